@@ -1,0 +1,96 @@
+"""Real servers for tests: PostgreSQL and NATS, started once a session and only when asked for."""
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from services.suite.nats import EmbeddedNats
+from services.suite.postgres import EmbeddedPostgres
+
+_MARKED_BY = {
+    "postgres": {"postgres_server", "database_url"},
+    "nats": {"nats_server", "nats_url"},
+}
+_TEMPLATE = "migrated"
+_numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in _MARKED_BY:
+        config.addinivalue_line("markers", f"{marker}: needs a real {marker} server")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever uses a server's fixture carries its marker."""
+    for item in items:
+        used = set(getattr(item, "fixturenames", ()))
+        for marker, fixtures in _MARKED_BY.items():
+            if used & fixtures:
+                item.add_marker(marker)
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """Not pytest's own folder: it keeps the last three, and a cluster is 60 MB."""
+    folder = Path(tempfile.mkdtemp(prefix="domainflow-test-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres_server(server_folder: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """Shared by all tests: whoever wants to kill a server starts his own."""
+    async with EmbeddedPostgres(server_folder / "postgres") as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def nats_server(server_folder: Path) -> AsyncIterator[EmbeddedNats]:
+    """Shared by all tests: use streams and subjects of your own."""
+    async with EmbeddedNats(server_folder / "nats") as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def migrated_template(postgres_server: EmbeddedPostgres) -> str:
+    """Name of a database with every migration applied, to be cloned and never connected to."""
+    from services.schema import migrate
+
+    await _execute(postgres_server.url, f"CREATE DATABASE {_TEMPLATE}")
+    await migrate(_of_database(postgres_server.url, _TEMPLATE))
+    return _TEMPLATE
+
+
+@pytest_asyncio.fixture
+async def database_url(
+    postgres_server: EmbeddedPostgres, migrated_template: str
+) -> AsyncIterator[str]:
+    """A migrated database of this test alone."""
+    name = f"test_{next(_numbers)}"
+    await _execute(postgres_server.url, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    yield _of_database(postgres_server.url, name)
+    await _execute(postgres_server.url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def nats_url(nats_server: EmbeddedNats) -> str:
+    return nats_server.url
+
+
+def _of_database(url: str, name: str) -> str:
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
