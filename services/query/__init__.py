@@ -1,0 +1,1 @@
+"""What is known: pages for people, streams for machines, figures from counters. Writes nothing."""
