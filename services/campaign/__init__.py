@@ -1,0 +1,1 @@
+"""What is to be done: campaigns, their phases, their names, their progress."""

@@ -1,0 +1,188 @@
+"""Refusals: why a call was not done. Plain Python; the server turns them into gRPC statuses.
+
+The outcome of a check on a domain name is never one of these: it is data.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One bad field of a request: its path as in the proto (`pattern.tlds[2]`) and what is wrong."""
+
+    field: str
+    description: str
+
+
+class ServiceError(Exception):
+    """A refused call. Subclasses name the status `code` and the `reason` from ErrorReason.
+
+    `metadata` holds the facts of this case (strings; see error_reason.proto for the keys). `retry_after`
+    is in seconds, set where trying again makes sense.
+    """
+
+    code: ClassVar[str]
+    reason: ClassVar[str]
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, **metadata: object
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+        self.violations: Sequence[FieldViolation] = ()
+
+
+class InvalidArgument(ServiceError):
+    """The caller's request is wrong whatever the state of the system."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class NotFound(ServiceError):
+    """What the request names does not exist."""
+
+    code = "NOT_FOUND"
+
+
+class AlreadyExists(ServiceError):
+    """What the request would make is there already."""
+
+    code = "ALREADY_EXISTS"
+
+
+class FailedPrecondition(ServiceError):
+    """The request is right but not in the present state."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class OutOfRange(ServiceError):
+    """The request is right but beyond what is there."""
+
+    code = "OUT_OF_RANGE"
+
+
+class ResourceExhausted(ServiceError):
+    """Too much at once; try again after `retry_after`."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class Unavailable(ServiceError):
+    """A part is away; try again after `retry_after`."""
+
+    code = "UNAVAILABLE"
+
+
+class DeadlineExceeded(ServiceError):
+    """The call's deadline ended before the answer was ready."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "DEADLINE"
+
+
+class InvalidFields(InvalidArgument):
+    """At least one field breaks a rule; all of them are named at once."""
+
+    reason = "INVALID_FIELDS"
+
+    def __init__(self, violations: Iterable[FieldViolation]) -> None:
+        violations = tuple(violations)
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+
+class InvalidToken(InvalidArgument):
+    """A page token or cursor is damaged, or belongs to another method or other arguments."""
+
+    reason = "INVALID_TOKEN"
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message, field=field)
+        self.violations = (FieldViolation(field, message),)
+
+
+class RequestIdReused(InvalidArgument):
+    """The request_id came before, with another request."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class CampaignNotFound(NotFound):
+    """No campaign has this id."""
+
+    reason = "CAMPAIGN_NOT_FOUND"
+
+    def __init__(self, campaign_id: object) -> None:
+        super().__init__(f"no campaign has the id {campaign_id}", campaign_id=campaign_id)
+
+
+class TransitionNotAllowed(FailedPrecondition):
+    """The transition table does not allow this step from the present status."""
+
+    reason = "TRANSITION_NOT_ALLOWED"
+
+
+class EarlierPhaseUnfinished(FailedPrecondition):
+    """An earlier phase is neither completed nor skipped."""
+
+    reason = "EARLIER_PHASE_UNFINISHED"
+
+
+class PhaseNotConfigured(FailedPrecondition):
+    """The phase has no configuration."""
+
+    reason = "PHASE_NOT_CONFIGURED"
+
+
+class WrongNameSource(FailedPrecondition):
+    """The campaign takes its names from another source than the call serves."""
+
+    reason = "WRONG_NAME_SOURCE"
+
+
+class UploadClosed(FailedPrecondition):
+    """The campaign has another upload, or its upload is finished."""
+
+    reason = "UPLOAD_CLOSED"
+
+
+class UploadOffsetStored(AlreadyExists):
+    """Lines at this offset are stored already."""
+
+    reason = "UPLOAD_OFFSET_STORED"
+
+
+class UploadOffsetGap(OutOfRange):
+    """Lines before this offset are missing."""
+
+    reason = "UPLOAD_OFFSET_GAP"
+
+
+class RevisionOutOfRange(OutOfRange):
+    """The revision to resume from is after the newest event, or not kept any more."""
+
+    reason = "REVISION_OUT_OF_RANGE"
+
+
+class TooManyCalls(ResourceExhausted):
+    """The process has as many calls in progress as it admits."""
+
+    reason = "TOO_MANY_CALLS"
+
+
+class PartUnavailable(Unavailable):
+    """A part this call needs is away."""
+
+    reason = "PART_UNAVAILABLE"
+
+
+class InternalFault(ServiceError):
+    """A fault of ours. The message carries a trace id; the rest stands in the log only."""
+
+    code = "INTERNAL"
+    reason = "INTERNAL"

@@ -1,0 +1,89 @@
+"""The queue: connect, declare the stream of tasks, publish. The tables stay the truth; the queue may be lost at any time."""
+
+import asyncio
+import logging
+import time
+
+import nats
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
+
+log = logging.getLogger(__name__)
+
+TASK_STREAM = "domainflow-tasks"
+TASK_SUBJECT = "domainflow.validation.task.ready.v1"
+# Core NATS, may be lost: "there is a new event of this campaign"; the payload is the campaign's number.
+EVENT_SUBJECT = "domainflow.campaign.event.appended.v1"
+
+# What the client raises while the server restarts or is away.
+AWAY = (
+    OSError,
+    nats.errors.Error,
+    nats.js.errors.APIError,
+    TimeoutError,
+)
+
+
+def task_subject(pool: str) -> str:
+    """Subject of the tasks of one worker pool, such as "dns"."""
+    return f"{TASK_SUBJECT}.{pool}"
+
+
+async def connect(url: str, *, name: str, wait: float = 60) -> Client:
+    """Connect and keep reconnecting for ever afterwards; wait up to `wait` seconds for the first connection."""
+    give_up = time.monotonic() + wait
+
+    async def on_error(error: Exception) -> None:
+        log.warning("NATS: %s", error)
+
+    while True:
+        try:
+            return await nats.connect(
+                url,
+                name=name,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.25,
+                connect_timeout=2,
+                error_cb=on_error,
+                # While the server is away a publish fails instead of piling up: the tables bring it back.
+                pending_size=0,
+            )
+        except AWAY as error:
+            if time.monotonic() > give_up:
+                raise
+            log.info("waiting for NATS: %s", error)
+            await asyncio.sleep(0.25)
+
+
+async def ensure_task_stream(jetstream: JetStreamContext, *, replicas: int = 1) -> None:
+    """Declare the stream of tasks. Idempotent; also brings it back after its store was lost."""
+    await jetstream.add_stream(
+        StreamConfig(
+            name=TASK_STREAM,
+            subjects=[f"{TASK_SUBJECT}.>"],
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=StorageType.FILE,
+            num_replicas=replicas,
+        )
+    )
+
+
+async def ensure_pool_consumer(
+    jetstream: JetStreamContext, pool: str, *, ack_wait: float, max_ack_pending: int
+) -> str:
+    """Declare the durable consumer that all workers of a pool share, and return its name."""
+    durable = f"{pool}-workers"
+    await jetstream.add_consumer(
+        TASK_STREAM,
+        ConsumerConfig(
+            durable_name=durable,
+            filter_subject=task_subject(pool),
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=ack_wait,
+            max_ack_pending=max_ack_pending,
+        ),
+    )
+    return durable

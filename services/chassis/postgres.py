@@ -1,0 +1,65 @@
+"""Opens the connection pool of a service."""
+
+import asyncio
+import logging
+import time
+
+import asyncpg
+
+log = logging.getLogger(__name__)
+
+Pool = asyncpg.Pool[asyncpg.Record]
+Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+
+# What the server or the driver raises while PostgreSQL restarts, is away, or shut us out. Safe to try again when
+# the work is idempotent.
+AWAY = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InterfaceError,
+    asyncpg.TooManyConnectionsError,
+)
+
+
+async def open_pool(
+    url: str,
+    *,
+    application_name: str,
+    max_size: int = 10,
+    read_only: bool = False,
+    statement_timeout: float = 60,
+    wait: float = 60,
+) -> Pool:
+    """Open a pool, waiting up to `wait` seconds for a server that is not up yet.
+
+    `statement_timeout` in seconds ends runaway statements. Raises what the last try raised.
+    """
+    settings = {
+        "application_name": application_name,
+        "statement_timeout": str(int(statement_timeout * 1000)),
+        "idle_in_transaction_session_timeout": "60000",
+        "jit": "off",
+        # Parallel workers cost more than they bring for short keyset queries on few cores.
+        "max_parallel_workers_per_gather": "0",
+    }
+    if read_only:
+        settings["default_transaction_read_only"] = "on"
+    give_up = time.monotonic() + wait
+    while True:
+        try:
+            return await asyncpg.create_pool(
+                url,
+                min_size=1,
+                max_size=max_size,
+                server_settings=settings,
+                max_inactive_connection_lifetime=300,
+                timeout=10,
+            )
+        except AWAY as error:
+            if time.monotonic() > give_up:
+                raise
+            log.info("waiting for PostgreSQL: %s", error)
+            await asyncio.sleep(0.25)
