@@ -103,7 +103,8 @@ class EmbeddedNats:
         await self.stop()
 
     async def _is_ready(self) -> bool:
-        return await probe.request(self.monitoring_port, "/healthz?js-enabled-only=true") == 200
+        status, _ = await probe.http(self.monitoring_port, "/healthz?js-enabled-only=true")
+        return status == 200
 
 
 def binary() -> Path:
