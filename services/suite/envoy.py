@@ -80,8 +80,8 @@ class EmbeddedEnvoy:
         if not self._descriptors.exists():
             raise StartFailed(f"{self._descriptors} is missing: run `make gen`")
         self._folder.mkdir(parents=True, exist_ok=True)
-        self.port = self._ports.claim("envoy", fixed=self._fixed_port, preferred=8080)
-        self.admin_port = self._ports.claim("envoy-admin")
+        self.port = await self._ports.claim("envoy", fixed=self._fixed_port, preferred=8080)
+        self.admin_port = await self._ports.claim("envoy-admin")
         configuration = self._folder / "envoy.yaml"
         write_private(configuration, self.render(TEMPLATE.read_text()))
         self._process = Process(

@@ -62,8 +62,8 @@ class EmbeddedNats:
     async def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._password = kept_secret(self._folder / "password")
-        self.port = self._ports.claim("nats")
-        self.monitoring_port = self._ports.claim("nats-monitoring")
+        self.port = await self._ports.claim("nats")
+        self.monitoring_port = await self._ports.claim("nats-monitoring")
         configuration = self._folder / "nats.conf"
         write_private(
             configuration,

@@ -1,5 +1,6 @@
 """Ports of one data folder: chosen once, kept in a file, so that a second start uses the same."""
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -18,18 +19,27 @@ class PortTaken(Exception):
 
 
 class Ports:
-    """Hands out loopback ports by the name of their user."""
+    """Hands out loopback ports by the name of their user.
 
-    def __init__(self, file: Path) -> None:
+    `patience`: seconds to wait for last time's port, which a predecessor killed just now may
+    still hold while it leaves.
+    """
+
+    def __init__(self, file: Path, *, patience: float = 2.0) -> None:
         self._file = file
+        self._patience = patience
         self._ports: dict[str, int] = {}
         with contextlib.suppress(FileNotFoundError, ValueError):
             stored = json.loads(file.read_text())
             self._ports = {str(name): int(port) for name, port in stored.items()}
 
-    def claim(self, name: str, *, fixed: int | None = None, preferred: int | None = None) -> int:
+    async def claim(
+        self, name: str, *, fixed: int | None = None, preferred: int | None = None
+    ) -> int:
         """The port of `name`: `fixed` or PortTaken; else last time's, `preferred` or the next
         free one above it, or any free one."""
+        if name in self._ports and fixed in (None, self._ports[name]):
+            await self._wait_for(self._ports[name])
         if fixed is not None:
             if not is_free(fixed):
                 raise PortTaken(f"port {fixed} ({name}) is taken{_by(fixed)}")
@@ -43,6 +53,14 @@ class Ports:
             if port not in others and is_free(port):
                 return self._remember(name, port)
         raise PortTaken(f"no free port found for {name}")
+
+    async def _wait_for(self, port: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):
+                while True:
+                    if is_free(port):
+                        return
+                    await asyncio.sleep(0.05)
 
     def _remember(self, name: str, port: int) -> int:
         self._ports[name] = port

@@ -4,7 +4,6 @@ The wheel's Python code is never imported: it opens parent folders as root, trus
 user and leaves servers behind.
 """
 
-import asyncio
 import contextlib
 import hashlib
 import importlib.util
@@ -23,7 +22,7 @@ import asyncpg
 
 from services.suite.ports import Ports
 from services.suite.private import kept_secret, write_private
-from services.suite.process import Account, Process, Report, Spec, StartFailed, guarded, log_tail
+from services.suite.process import Account, Process, Report, Spec, StartFailed, log_tail, run_once
 
 NAME = "domainflow"
 _ADMINISTRATOR = "postgres"
@@ -115,7 +114,7 @@ class EmbeddedPostgres:
         _give(self._folder / "password", self._account)
         if not self._data.exists():
             await self._initialise(programs / "initdb")
-        self.port = self._ports.claim("postgres")
+        self.port = await self._ports.claim("postgres")
         self._socket_folder = _socket_folder(self._folder, self.port, self._account)
         self._process = Process(
             Spec(
@@ -183,22 +182,13 @@ class EmbeddedPostgres:
             "--data-checksums",
             "--no-instructions",
         ]
-        child = await asyncio.create_subprocess_exec(
-            *guarded(command, self._account),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            cwd=self._folder,
-            env=_ENVIRONMENT,
+        await run_once(
+            "initdb",
+            command,
+            environment=_ENVIRONMENT,
+            folder=self._folder,
+            account=self._account,
         )
-        try:
-            output, _ = await child.communicate()
-        finally:
-            if child.returncode is None:
-                child.kill()
-                await child.wait()
-        if child.returncode:
-            raise StartFailed(f"initdb failed:\n{output.decode(errors='replace')}")
         (unfinished / "conf.d").mkdir(mode=0o700)
         _give(unfinished / "conf.d", self._account)
         unfinished.replace(self._data)

@@ -2,16 +2,15 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 
-def kept_secret(file: Path) -> str:
-    """A random password made once and kept in a file only its owner can read."""
-    try:
-        return file.read_text().strip()
-    except FileNotFoundError:
-        write_private(file, secrets.token_hex(24) + "\n")
-        return file.read_text().strip()
+def kept_secret(file: Path, make: Callable[[], str] = lambda: secrets.token_hex(24)) -> str:
+    """A random secret made once and kept in a file only its owner can read."""
+    if not file.exists():
+        write_private(file, make() + "\n")
+    return file.read_text().strip()
 
 
 def write_private(file: Path, text: str) -> None:

@@ -55,6 +55,12 @@ class Backoff:
     limit: float = 5.0
     healthy_after: float = 30.0
 
+    def pause(self, previous: float, uptime: float) -> float:
+        """The next pause, after one of `previous` seconds (0: none yet) and `uptime` seconds up."""
+        if previous == 0 or uptime >= self.healthy_after:
+            return self.first
+        return min(previous * 2, self.limit)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
@@ -153,18 +159,17 @@ class Process:
 
     async def _keep_alive(self) -> None:
         loop = asyncio.get_running_loop()
-        pause = self._spec.backoff.first
+        pause = 0.0
         while True:
             began = loop.time()
             status = await self._watch()
-            if loop.time() - began >= self._spec.backoff.healthy_after:
-                pause = self._spec.backoff.first
+            uptime = loop.time() - began
             detail = f"{_exit_text(status)}\n{log_tail(self._spec.log)}"
             while True:
                 self._restarts += 1
                 self._become(State.RESTARTING, detail)
+                pause, uptime = self._spec.backoff.pause(pause, uptime), 0.0
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, self._spec.backoff.limit)
                 try:
                     await self._launch()
                 except (StartFailed, OSError) as failure:
@@ -197,7 +202,7 @@ class Process:
                     tail = log_tail(spec.log)
                     again = spec.retry is not None and spec.retry(tail)
                     if not again or loop.time() >= deadline:
-                        raise StartFailed(self._failure(f"{_exit_text(self._status())}"))
+                        raise StartFailed(self._failure(_exit_text(self._status())))
                     await asyncio.sleep(0.1)
                     await self._spawn()
                 if await self._is_ready():
@@ -289,6 +294,36 @@ def guarded(
             capability = _reading_capability()
             options += [f"--inh-caps=+{capability}", f"--ambient-caps=+{capability}"]
     return [setpriv, *options, "/bin/sh", "-c", _STILL_OURS, str(os.getpid()), *command]
+
+
+async def run_once(
+    name: str,
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    folder: Path,
+    account: Account | None = None,
+) -> str:
+    """Run a command to its end and return what it printed; StartFailed when it fails."""
+    child = await asyncio.create_subprocess_exec(
+        *guarded(command, account),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=folder,
+        env=dict(environment),
+        start_new_session=True,
+    )
+    try:
+        output, _ = await child.communicate()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    text = output.decode(errors="replace")
+    if child.returncode:
+        raise StartFailed(f"{name} {_exit_text(child.returncode)}:\n{text}")
+    return text
 
 
 def _reading_capability() -> str:

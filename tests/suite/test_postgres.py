@@ -1,0 +1,182 @@
+"""The embedded PostgreSQL: every row through every kind of death, closed to strangers."""
+
+import asyncio
+import os
+import signal
+import stat
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from services.suite.postgres import EmbeddedPostgres
+from services.suite.process import Account, guarded
+from tests.suite.living import gone, owner
+
+pytestmark = pytest.mark.postgres
+
+_SUPERVISOR = """
+import asyncio, sys
+from pathlib import Path
+from services.suite.postgres import EmbeddedPostgres
+
+async def supervise():
+    async with EmbeddedPostgres(Path(sys.argv[1])) as server:
+        print(server.process.pid, server.url, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(supervise())
+"""
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(statement)
+    await connection.close()
+
+
+async def _value(url: str, query: str) -> object:
+    connection = await asyncpg.connect(url)
+    value = await connection.fetchval(query)
+    await connection.close()
+    return value
+
+
+async def _fill(url: str) -> None:
+    await _execute(url, "CREATE TABLE kept AS SELECT generate_series(1, 1000)")
+
+
+async def _count(url: str) -> object:
+    return await _value(url, "SELECT count(*) FROM kept")
+
+
+async def test_rows_survive_a_killed_server(tmp_path: Path) -> None:
+    async with EmbeddedPostgres(tmp_path) as server:
+        await _fill(server.url)
+        assert server.process.pid
+
+        os.kill(server.process.pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            await server.process.restarted(after=0)
+
+        assert await _count(server.url) == 1000
+
+
+async def test_rows_survive_a_killed_supervisor_and_nothing_runs_on(tmp_path: Path) -> None:
+    supervisor = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _SUPERVISOR, str(tmp_path)),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    assert supervisor.stdout
+    pid, url = (await supervisor.stdout.readline()).decode().split()
+    await _fill(url)
+
+    supervisor.kill()
+    await supervisor.wait()
+
+    async with EmbeddedPostgres(tmp_path) as server:
+        assert server.url == url
+        assert await _count(server.url) == 1000
+    await gone(int(pid))
+
+
+async def test_second_start_has_the_rows_and_url_of_the_first(tmp_path: Path) -> None:
+    async with EmbeddedPostgres(tmp_path) as server:
+        await _fill(server.url)
+        url = server.url
+
+    async with EmbeddedPostgres(tmp_path) as server:
+        assert await _count(server.url) == 1000
+        assert server.url == url
+
+
+async def test_starts_below_a_folder_shut_to_others(tmp_path: Path) -> None:
+    shut = tmp_path / "shut"
+    shut.mkdir(mode=0o700)
+
+    async with EmbeddedPostgres(shut / "postgres") as server:
+        assert await _value(server.url, "SELECT 1") == 1
+
+        assert owner(server.process.pid)[0] != 0
+        assert stat.S_IMODE(shut.stat().st_mode) == 0o700
+
+
+async def test_socket_moves_when_its_path_would_be_too_long(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+
+    async with EmbeddedPostgres(folder) as server:
+        assert await _value(server.socket_url, "SELECT 1") == 1
+
+
+async def test_pid_file_of_another_program_does_not_stop_the_start(tmp_path: Path) -> None:
+    async with EmbeddedPostgres(tmp_path) as server:
+        await _fill(server.url)
+        uid, gid = owner(server.process.pid)
+    account = Account(uid, gid) if os.geteuid() == 0 else None
+    stranger = await asyncio.create_subprocess_exec(*guarded(["/bin/sleep", "1000"], account))
+    pid_file = tmp_path / "data" / "postmaster.pid"
+    pid_file.write_text(f"{stranger.pid}\n{tmp_path / 'data'}\n1700000000\n5432\n\n127.0.0.1\n")
+    os.chown(pid_file, uid, gid)
+
+    try:
+        async with EmbeddedPostgres(tmp_path) as server:
+            assert await _count(server.url) == 1000
+    finally:
+        stranger.kill()
+        await stranger.wait()
+
+
+async def test_half_written_pid_file_does_not_stop_the_start(tmp_path: Path) -> None:
+    async with EmbeddedPostgres(tmp_path) as server:
+        await _fill(server.url)
+    (tmp_path / "data" / "postmaster.pid").write_text("")
+
+    async with EmbeddedPostgres(tmp_path) as server:
+        assert await _count(server.url) == 1000
+
+
+async def test_interrupted_first_start_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "data.new" / "base").mkdir(parents=True)
+    (tmp_path / "data.new" / "PG_VERSION").write_text("18\n")
+
+    async with EmbeddedPostgres(tmp_path) as server:
+        assert await _value(server.url, "SELECT 1") == 1
+
+
+async def test_wrong_password_is_refused(postgres_server: EmbeddedPostgres) -> None:
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(postgres_server.url, password="guess")
+
+
+async def test_product_role_is_no_superuser(postgres_server: EmbeddedPostgres) -> None:
+    query = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
+
+    assert await _value(postgres_server.url, query) is False
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("data_checksums", "on"),
+        ("fsync", "on"),
+        ("synchronous_commit", "on"),
+        ("wal_compression", "pglz"),
+        ("max_wal_size", "4GB"),
+        ("server_encoding", "UTF8"),
+    ],
+)
+async def test_setting_is_as_recommended(
+    postgres_server: EmbeddedPostgres, setting: str, value: str
+) -> None:
+    assert await _value(postgres_server.url, f"SHOW {setting}") == value
+
+
+async def test_setting_in_conf_d_wins(tmp_path: Path) -> None:
+    async with EmbeddedPostgres(tmp_path):
+        pass
+    (tmp_path / "data" / "conf.d" / "mine.conf").write_text("work_mem = '48MB'\n")
+
+    async with EmbeddedPostgres(tmp_path) as server:
+        assert await _value(server.url, "SHOW work_mem") == "48MB"
