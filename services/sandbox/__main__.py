@@ -1,0 +1,100 @@
+"""`python -m services.sandbox`: the sandbox as a process, until SIGTERM or SIGINT.
+
+Prints one JSON line with the addresses on stdout once all of them answer.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from .dns_server import Faults, SandboxDns, SandboxDnsSettings
+
+PR_SET_PDEATHSIG = 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags; fractions are of UDP questions."""
+    flags = argparse.ArgumentParser(prog="python -m services.sandbox", description=__doc__)
+    add = flags.add_argument
+    add("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
+    add("--dns-port", type=int, default=0, help="port of the first DNS server, 0 to choose one")
+    add("--dns-servers", type=int, default=1, help="how many, on ports that follow (default: 1)")
+    add("--seed", type=int, default=1, help="chooses the truth about every name (default: 1)")
+    add("--fault-seed", type=int, default=1, help="chooses which packets faults hit")
+    add("--loss", type=_fraction, default=0.01, help="unanswered (default: %(default)s)")
+    add("--delay", type=float, default=0.0, help="seconds added to every answer (default: 0)")
+    add("--servfail", type=_fraction, default=0.005, help="passing SERVFAIL (default: %(default)s)")
+    add("--late", type=_fraction, default=0.002, help="0.1-1.5 s late (default: %(default)s)")
+    add("--truncate", type=_fraction, default=0.0, help="TC without need (default: 0)")
+    add("--bogus", type=_fraction, default=0.002, help="forged before (default: %(default)s)")
+    add("--lying", action="store_true", help="names that do not exist get an address")
+    add("--fold-case", action="store_true", help="echo names in lower case")
+    add("--die-with-parent", action="store_true", help="end when the starting process ends (Linux)")
+    return flags
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a fraction of 0-1")
+    return value
+
+
+def _die_with_parent() -> None:
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        # The parent may have ended before the request was made.
+        if os.getppid() != parent or parent == 1:
+            sys.exit("the starting process has ended")
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Serve until told to stop."""
+    stop = asyncio.Event()
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(kind, stop.set)
+    faults = Faults(
+        loss=options.loss,
+        delay=options.delay,
+        servfail=options.servfail,
+        late=options.late,
+        truncate=options.truncate,
+        bogus=options.bogus,
+        lying=options.lying,
+        fold_case=options.fold_case,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        addresses = []
+        for number in range(options.dns_servers):
+            settings = SandboxDnsSettings(
+                host=options.host,
+                port=options.dns_port + number if options.dns_port else 0,
+                seed=options.seed,
+                fault_seed=options.fault_seed + number,
+                faults=faults,
+            )
+            host, port = (await stack.enter_async_context(SandboxDns(settings))).address
+            addresses.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        sys.stdout.write(json.dumps({"dns": addresses, "seed": options.seed}) + "\n")
+        sys.stdout.flush()
+        await stop.wait()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    if options.die_with_parent:
+        _die_with_parent()
+    uvloop.run(serve(options))
+
+
+if __name__ == "__main__":
+    main()

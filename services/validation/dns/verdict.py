@@ -1,0 +1,96 @@
+"""What DNS said about a name, and how sure an answer makes us. Pure: answers in, verdicts out."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import NamedTuple
+
+NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
+
+
+class Verdict(IntEnum):
+    """The numbers are those of domainflow.validation.v1.DnsVerdict."""
+
+    RESOLVED = 1
+    NXDOMAIN = 2
+    NO_DATA = 3
+    SERVFAIL = 4
+    REFUSED = 5
+    TIMEOUT = 6
+    WILDCARD = 7
+    BOGUS = 8
+    CNAME_LOOP = 9
+    # Answers came, and none was usable: FORMERR, NOTIMP, malformed, a referral, another rcode.
+    ERROR = 10
+
+
+class Outcome(NamedTuple):
+    """A verdict with its evidence. A tuple because a million of them are built a minute."""
+
+    name: str
+    verdict: Verdict
+    # Of the answer that decided; -1 when no readable answer ever came.
+    rcode: int
+    # In the order of the answer, text form.
+    addresses: tuple[str, ...]
+    # Targets of the CNAME records in the order followed, without the name itself, lower case.
+    chain: tuple[str, ...]
+    # Seconds, the lowest among the records the verdict rests on; -1 when there were none.
+    ttl: int
+    # "ip:port" of the resolver that decided, or of the last one asked.
+    resolver: str
+    # Questions sent, at least 1 unless the name could not be asked for at all.
+    attempts: int
+    # From the first question to the verdict, in microseconds.
+    duration_us: int
+    # Whether the deciding answer came over TCP.
+    tcp: bool
+
+
+class Answer(NamedTuple):
+    """What one well-formed response says about the name asked for."""
+
+    rcode: int
+    truncated: bool
+    addresses: tuple[str, ...]
+    chain: tuple[str, ...]
+    ttl: int
+    # The CNAME chain returns to a name it has passed, or is longer than any resolver follows.
+    looped: bool
+    # NOERROR without an answer, pointing at other servers: the one asked does not recurse.
+    referral: bool
+
+
+# SERVFAIL speaks about the name, REFUSED about us, an unusable answer about the resolver.
+_WEIGHT = {Verdict.ERROR: 1, Verdict.REFUSED: 2, Verdict.SERVFAIL: 3}
+
+
+def judge(answer: Answer) -> Verdict:
+    """The verdict this one answer supports. A truncated answer supports none: ask over TCP."""
+    if answer.rcode == NOERROR:
+        if answer.looped:
+            return Verdict.CNAME_LOOP
+        if answer.addresses:
+            return Verdict.RESOLVED
+        return Verdict.ERROR if answer.referral or answer.truncated else Verdict.NO_DATA
+    if answer.rcode == NXDOMAIN:
+        return Verdict.NXDOMAIN
+    if answer.rcode == SERVFAIL:
+        return Verdict.SERVFAIL
+    return Verdict.REFUSED if answer.rcode == REFUSED else Verdict.ERROR
+
+
+def is_final(verdict: Verdict) -> bool:
+    """Whether asking again could not tell more."""
+    return verdict not in _WEIGHT and verdict is not Verdict.TIMEOUT
+
+
+def conclude(heard: Mapping[Verdict, int]) -> Verdict:
+    """The verdict on a name that never got a final answer, from how often each other one came.
+
+    The most frequent counts, so that one passing failure does not hide what the resolvers keep
+    saying; of equally frequent ones, the more informative. Silence speaks about the path only:
+    TIMEOUT is the verdict when every attempt was mute, whatever their number.
+    """
+    if not heard:
+        return Verdict.TIMEOUT
+    return max(heard, key=lambda verdict: (heard[verdict], _WEIGHT[verdict]))
