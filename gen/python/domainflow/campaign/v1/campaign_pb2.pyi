@@ -565,7 +565,7 @@ class Receipt(_message.Message):
     campaign_id: _builtins.str
     """The campaign."""
     balanced: _builtins.bool
-    """True when every phase is over and, in each completed one, the outcomes sum to the names that it had to settle."""
+    """True when every phase is completed or skipped and, in each completed one, the outcomes sum to the campaign's names."""
     @_builtins.property
     def read_time(self) -> _timestamp_pb2.Timestamp:
         """When the figures were read."""

@@ -459,7 +459,7 @@ export type Receipt = Message<"domainflow.campaign.v1.Receipt"> & {
   phases: PhaseReceipt[];
 
   /**
-   * True when every phase is over and, in each completed one, the outcomes sum to the names that it had to settle.
+   * True when every phase is completed or skipped and, in each completed one, the outcomes sum to the campaign's names.
    *
    * @generated from field: bool balanced = 4;
    */
