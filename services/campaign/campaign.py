@@ -52,7 +52,8 @@ class Mode(StrEnum):
     FULL_SEQUENCE = "FULL_SEQUENCE"
 
 
-# The one table. What the suite itself does (complete, fail) is not an action of a caller: it follows from the ledger.
+# The one table. What the suite itself does (complete, fail) is not an action of a caller: it
+# follows from the ledger.
 TRANSITIONS: dict[tuple[Status, Action], Status] = {
     (Status.CONFIGURED, Action.START): Status.RUNNING,
     (Status.RUNNING, Action.PAUSE): Status.PAUSED,
@@ -128,7 +129,8 @@ class Step:
 
 
 def step(campaign: Campaign, action: Action, phase: Phase | None = None) -> Step:
-    """Check that `action` may be done to `phase` (default: the current one) and say what it leads to.
+    """Check that `action` may be done to `phase` (default: the current one) and say what it leads
+    to.
 
     Raises EarlierPhaseUnfinished, PhaseNotConfigured or TransitionNotAllowed.
     """
@@ -158,7 +160,7 @@ def available(campaign: Campaign) -> Iterator[tuple[Phase, Action, Status]]:
 
 
 def next_start(campaign: Campaign) -> Phase | None:
-    """The phase that starts by itself now, in mode FULL_SEQUENCE after another one was completed."""
+    """The phase that starts by itself now: in FULL_SEQUENCE, after another was completed."""
     state = campaign.current
     if campaign.mode is Mode.FULL_SEQUENCE and state.status is Status.CONFIGURED:
         return state.phase

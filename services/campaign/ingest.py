@@ -1,6 +1,7 @@
 """Names -> rows of the domains table in COPY's binary format, and their digest. Pure.
 
-The format is written here because the driver's own encoder takes twice the time per row (docs/performance.md).
+The format is written here because the driver's own encoder takes twice the time per row
+(docs/performance.md).
 """
 
 import hashlib
@@ -21,10 +22,13 @@ def copy_rows(campaign_no: int, first_position: int, names: Sequence[bytes]) -> 
         pack(3, 4, campaign_no, 4, position, len(name))
         for position, name in enumerate(names, first_position)
     )
-    return b"".join(chain((_HEADER,), chain.from_iterable(zip(heads, names, strict=True)), (_TRAILER,)))
+    return b"".join(
+        chain((_HEADER,), chain.from_iterable(zip(heads, names, strict=True)), (_TRAILER,))
+    )
 
 
 def digest(names: Iterable[bytes]) -> bytes:
-    """SHA-256 over a line "name GENERATED\\n" per name: the content hash of a chunk (proto PhaseReceipt)."""
+    """SHA-256 over a line "name GENERATED\\n" per name: the content hash of a chunk (proto
+    PhaseReceipt)."""
     lines = b" GENERATED\n".join(names)
     return hashlib.sha256(lines + b" GENERATED\n").digest()

@@ -1,7 +1,9 @@
 """A pattern is a numbered set of names: offset -> name and name -> offset in O(1). Pure.
 
-The offset is written in mixed radix, most significant place first: the variable characters from left to right, then the
-TLD. A place where a hyphen would stand at the edge of the label leaves the hyphen out of its alphabet.
+The offset is written in mixed radix, most significant place first: the variable characters from
+left to right, then the
+TLD. A place where a hyphen would stand at the edge of the label leaves the hyphen out of its
+alphabet.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +24,8 @@ from services.chassis.domain_name import (
 from services.chassis.errors import FieldViolation
 
 LDH = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
-# Names of the least significant places are kept ready, up to this many, and joined to what stands before them.
+# Names of the least significant places are kept ready, up to this many, and joined to what stands
+# before them.
 TAIL_LIMIT = 1 << 15
 
 
@@ -36,7 +39,8 @@ class PatternType(StrEnum):
 
 @dataclass(frozen=True)
 class Pattern:
-    """A checked pattern: build it with `parse`, which refuses everything that could make an invalid name."""
+    """A checked pattern: build it with `parse`, which refuses everything that could make an
+    invalid name."""
 
     prefix_length: int
     suffix_length: int
@@ -88,7 +92,8 @@ class Pattern:
         return offset * len(self.tlds) + self.tlds.index(tld)
 
     def names(self, offset: int, count: int) -> Iterator[Sequence[str]]:
-        """The `count` names from `offset` on, in slices of at most TAIL_LIMIT. O(1) to begin anywhere."""
+        """The `count` names from `offset` on, in slices of at most TAIL_LIMIT. O(1) to begin
+        anywhere."""
         tails = self._tails
         end = offset + count
         while offset < end:
@@ -121,7 +126,8 @@ class Pattern:
         ]
 
     def _head(self, block: int) -> str:
-        """What stands before the tails: the more significant places, and the constant where it lies among them."""
+        """What stands before the tails: the more significant places, and the constant where it
+        lies among them."""
         kept = len(self.places) - self._tail_places
         characters = []
         for alphabet in reversed(self.places[:kept]):

@@ -12,9 +12,7 @@ class BadEnvironment(Exception):
     """Variables are missing or unreadable; the message names all of them."""
 
 
-def read_settings(
-    kind: type[Settings], environment: Mapping[str, str] | None = None
-) -> Settings:
+def read_settings(kind: type[Settings], environment: Mapping[str, str] | None = None) -> Settings:
     """Build the dataclass `kind` from variables named like its fields in upper case.
 
     Fields are str, int or float; one without a default is required. Raises BadEnvironment.

@@ -1,4 +1,5 @@
-"""What a DNS name is here (RFC 1035, 1123, 5891): LDH labels of 1-63, 253 in all, at least two labels. Pure."""
+"""What a DNS name is here (RFC 1035, 1123, 5891): LDH labels of 1-63, 253 in all, at least two
+labels. Pure."""
 
 import re
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One bad field of a request: its path as in the proto (`pattern.tlds[2]`) and what is wrong."""
+    """One bad field: its path as in the proto (`pattern.tlds[2]`) and what is wrong."""
 
     field: str
     description: str
@@ -19,7 +19,8 @@ class FieldViolation:
 class ServiceError(Exception):
     """A refused call. Subclasses name the status `code` and the `reason` from ErrorReason.
 
-    `metadata` holds the facts of this case (strings; see error_reason.proto for the keys). `retry_after`
+    `metadata` holds the facts of this case (strings; see error_reason.proto for the keys).
+    `retry_after`
     is in seconds, set where trying again makes sense.
     """
 

@@ -1,4 +1,5 @@
-"""The queue: connect, declare the stream of tasks, publish. The tables stay the truth; the queue may be lost at any time."""
+"""The queue: connect, declare the stream of tasks, publish. The tables stay the truth; the queue
+may be lost at any time."""
 
 import asyncio
 import logging
@@ -15,7 +16,8 @@ log = logging.getLogger(__name__)
 
 TASK_STREAM = "domainflow-tasks"
 TASK_SUBJECT = "domainflow.validation.task.ready.v1"
-# Core NATS, may be lost: "there is a new event of this campaign"; the payload is the campaign's number.
+# Core NATS, may be lost: "there is a new event of this campaign"; the payload is the campaign's
+# number.
 EVENT_SUBJECT = "domainflow.campaign.event.appended.v1"
 
 # What the client raises while the server restarts or is away.
@@ -33,7 +35,8 @@ def task_subject(pool: str) -> str:
 
 
 async def connect(url: str, *, name: str, wait: float = 60) -> Client:
-    """Connect and keep reconnecting for ever afterwards; wait up to `wait` seconds for the first connection."""
+    """Connect and keep reconnecting for ever afterwards; wait up to `wait` seconds for the first
+    connection."""
     give_up = time.monotonic() + wait
 
     async def on_error(error: Exception) -> None:
@@ -48,7 +51,8 @@ async def connect(url: str, *, name: str, wait: float = 60) -> Client:
                 reconnect_time_wait=0.25,
                 connect_timeout=2,
                 error_cb=on_error,
-                # While the server is away a publish fails instead of piling up: the tables bring it back.
+                # While the server is away a publish fails instead of piling up: the tables bring it
+                # back.
                 pending_size=0,
             )
         except AWAY as error:

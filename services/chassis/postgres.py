@@ -11,8 +11,8 @@ log = logging.getLogger(__name__)
 Pool = asyncpg.Pool[asyncpg.Record]
 Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
-# What the server or the driver raises while PostgreSQL restarts, is away, or shut us out. Safe to try again when
-# the work is idempotent.
+# What the server or the driver raises while PostgreSQL restarts, is away, or shut us out. Safe to
+# try again when the work is idempotent.
 AWAY = (
     OSError,
     asyncpg.PostgresConnectionError,

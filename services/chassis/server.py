@@ -1,6 +1,7 @@
 """serve(): one gRPC service as a process, from its first health check to its drained end.
 
-Every call passes one guard: admission, trace, rules of the contract, errors. Nothing below it deals with those.
+Every call passes one guard: admission, trace, rules of the contract, errors. Nothing below it deals
+with those.
 """
 
 import asyncio
@@ -34,7 +35,8 @@ from services.chassis.errors import (
 log = logging.getLogger(__name__)
 
 ERROR_DOMAIN = "domainflow"
-# The server answers this much before the caller's deadline, so that the specific error still gets out.
+# The server answers this much before the caller's deadline, so that the specific error still gets
+# out.
 DEADLINE_MARGIN = 0.02
 READY_PERIOD = 2.0
 UNGUARDED = ("/grpc.health.v1.Health/", "/grpc.reflection.")
@@ -49,8 +51,8 @@ OPTIONS = [
 ]
 
 Register = Callable[[grpc.aio.Server], None]
-# What the contract's own rules cannot say about a request: request type -> its violations. Runs beside those rules, so
-# that every bad field is named at once; it must bear fields that break them.
+# What the contract's own rules cannot say about a request: request type -> its violations. Runs
+# beside those rules, so that every bad field is named at once; it must bear fields that break them.
 Rules = Mapping[type[Message], Callable[[Any], Iterable[FieldViolation]]]
 
 
@@ -70,9 +72,11 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
 
-    `ready` is polled; while it raises, health says NOT_SERVING. `max_calls` unary calls and `max_streams`
+    `ready` is polled; while it raises, health says NOT_SERVING. `max_calls` unary calls and
+    `max_streams`
     streams are admitted at once, the next is refused with TOO_MANY_CALLS. Draining: health says
-    NOT_SERVING for `drain_delay` seconds, streams are told to come back (UNAVAILABLE), calls get `grace`
+    NOT_SERVING for `drain_delay` seconds, streams are told to come back (UNAVAILABLE), calls get
+    `grace`
     seconds to end.
     """
     guard = CallGuard(rules=rules or {}, max_calls=max_calls, max_streams=max_streams)
@@ -131,10 +135,11 @@ async def _poll_ready(
         await asyncio.sleep(READY_PERIOD if serving else 0.2)
 
 
-class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class CallGuard(grpc.aio.ServerInterceptor):
     """Admission, trace, contract rules and errors of every call but health and reflection.
 
-    grpcio's own `maximum_concurrent_rpcs` can be bypassed (grpc#41531), so admission is counted here.
+    grpcio's own `maximum_concurrent_rpcs` can be bypassed (grpc#41531), so admission is counted
+    here.
     """
 
     def __init__(self, *, rules: Rules, max_calls: int, max_streams: int) -> None:
@@ -154,10 +159,10 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def intercept_service(
         self,
         continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
         ],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or method.startswith(UNGUARDED):
@@ -233,7 +238,7 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if kind == "streams":
             self._streams.add(task)
         try:
-            with telemetry.call_span(method, context.invocation_metadata() or ()):
+            with telemetry.call_span(method, context.invocation_metadata()):
                 try:
                     yield
                 except asyncio.CancelledError:
@@ -269,7 +274,8 @@ def _as_refusal(error: Exception) -> ServiceError:
 
 
 def to_status(error: ServiceError) -> Any:
-    """The gRPC status of a refusal: code, message, ErrorInfo and, where they apply, BadRequest and RetryInfo."""
+    """The gRPC status of a refusal: code, message, ErrorInfo and, where they apply, BadRequest and
+    RetryInfo."""
     details: list[Message] = [
         error_details_pb2.ErrorInfo(
             reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata

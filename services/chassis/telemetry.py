@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from opentelemetry import trace
@@ -26,9 +26,9 @@ def set_up(service_name: str, *, json_logs: bool = False, level: str = "INFO") -
     )
 
 
-def call_span(method: str, metadata: Sequence[tuple[str, Any]]) -> Any:
+def call_span(method: str, metadata: Iterable[tuple[str, Any]] | None) -> Any:
     """Start the span of an incoming call, continuing the caller's W3C trace if there is one."""
-    carrier = {key: value for key, value in metadata if isinstance(value, str)}
+    carrier = {key: value for key, value in metadata or () if isinstance(value, str)}
     return TRACER.start_as_current_span(
         method, context=extract(carrier), kind=trace.SpanKind.SERVER, record_exception=False
     )

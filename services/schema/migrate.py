@@ -11,22 +11,26 @@ ADVISORY_LOCK = 7_216_604
 
 
 class MigrationChanged(Exception):
-    """A migration that this database has applied reads differently now. Applied files are never edited."""
+    """A migration that this database has applied reads differently now. Applied files are never
+    edited."""
 
 
 async def migrate(database_url: str) -> list[str]:
     """Bring the database up to date and return the names of the migrations applied now.
 
-    Safe to call from several processes at once: they take turns. Raises MigrationChanged, and asyncpg's own errors.
+    Safe to call from several processes at once: they take turns. Raises MigrationChanged, and
+    asyncpg's own errors.
     """
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute("SELECT pg_advisory_lock($1)", ADVISORY_LOCK)
         await connection.execute(
             """CREATE TABLE IF NOT EXISTS migrations (
-                name text PRIMARY KEY, sha256 text NOT NULL, apply_time timestamptz NOT NULL DEFAULT now())"""
+                name text PRIMARY KEY, sha256 text NOT NULL, apply_time timestamptz NOT NULL DEFAULT
+                now())"""
         )
-        known = dict(await connection.fetch("SELECT name, sha256 FROM migrations"))
+        rows = await connection.fetch("SELECT name, sha256 FROM migrations")
+        known = {row["name"]: row["sha256"] for row in rows}
         applied = []
         for path in sorted(MIGRATIONS.glob("[0-9]*.sql")):
             sql = path.read_text()

@@ -1,0 +1,96 @@
+"""The campaign service as a process: `python -m services.campaign`."""
+
+import asyncio
+import logging
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from nats.aio.msg import Msg
+
+from domainflow.campaign.v1 import campaign_service_pb2, campaign_service_pb2_grpc
+from services.campaign.configuration import check_create
+from services.campaign.dispatcher import Dispatcher
+from services.campaign.service import CampaignService
+from services.campaign.store import Store
+from services.campaign.watch import Hub
+from services.chassis import jetstream, telemetry
+from services.chassis.config import BadEnvironment, read_settings
+from services.chassis.postgres import open_pool
+from services.chassis.seal import BadKey, Seal, parse_keys
+from services.chassis.server import serve
+
+SERVICE = "domainflow.campaign.v1.CampaignService"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Environment of this process; names in upper case."""
+
+    database_url: str
+    nats_url: str
+    # host:port to listen on.
+    campaign_address: str
+    # Base64 of 32 bytes; several, comma-separated, to rotate: the first seals.
+    page_token_key: str
+    log_format: str = "text"
+
+
+async def run(settings: Settings) -> None:
+    """Serve and dispatch until a signal ends it."""
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(
+            settings.database_url, application_name="domainflow-campaign", max_size=12
+        )
+        stack.push_async_callback(pool.close)
+        queue = await jetstream.connect(settings.nats_url, name="campaign")
+        stack.push_async_callback(queue.close)
+
+        store = Store(pool)
+        hub = Hub(store)
+        dispatcher = Dispatcher(store=store, queue=queue)
+
+        def wake() -> None:
+            dispatcher.wake()
+            hub.wake()
+
+        async def on_event(message: Msg) -> None:
+            wake()
+
+        await queue.subscribe(jetstream.EVENT_SUBJECT, cb=on_event)
+        service = CampaignService(
+            store=store, hub=hub, seal=Seal(parse_keys(settings.page_token_key)), wake=wake
+        )
+        async with asyncio.TaskGroup() as group:
+            loops = [group.create_task(dispatcher.dispatch()), group.create_task(hub.follow())]
+            await serve(
+                settings.campaign_address,
+                service_name=SERVICE,
+                register=lambda server: (
+                    campaign_service_pb2_grpc.add_CampaignServiceServicer_to_server(service, server)
+                ),
+                ready=store.ping,
+                rules={campaign_service_pb2.CreateCampaignRequest: check_create},
+            )
+            for loop in loops:
+                loop.cancel()
+
+
+def main() -> int:
+    try:
+        settings = read_settings(Settings)
+        parse_keys(settings.page_token_key)
+    except (BadEnvironment, BadKey) as problem:
+        sys.stderr.write(f"{problem}\n")
+        return 2
+    telemetry.set_up("campaign", json_logs=settings.log_format == "json")
+    try:
+        asyncio.run(run(settings))
+    except Exception:
+        logging.getLogger(__name__).exception("the campaign service ended")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

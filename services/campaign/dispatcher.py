@@ -1,0 +1,146 @@
+"""Moves running phases on: starts generators, plans ledgers, hands chunks to the queue no faster
+than they settle,
+takes back what was lost, completes what is done. Everything it knows stands in the tables; the
+queue may vanish at any time.
+"""
+
+import asyncio
+import logging
+from datetime import timedelta
+from math import ceil
+
+import nats.js.errors
+from nats.aio.client import Client
+
+from domainflow.validation.v1 import task_pb2
+from services.campaign.campaign import Phase
+from services.campaign.configuration import chunk_size, pattern_range
+from services.campaign.generation import generate
+from services.campaign.store import ChunkKey, RunningPhase, Store
+from services.chassis import jetstream, postgres
+
+log = logging.getLogger(__name__)
+
+# Phases whose chunks go to a pool of workers.
+POOLS = {Phase.DNS_VALIDATION: "dns"}
+# Chunks that wait on the queue unclaimed: enough that no worker runs dry within a round, few enough
+# that a change of priority or a pause is felt at once.
+WAITING_TARGET = 64
+ROUND = 0.2
+# How long a chunk may wait on the queue before anybody asks whether its task still exists.
+QUEUE_LEASE = timedelta(seconds=30)
+QUEUE_GRACE = timedelta(seconds=2)
+REQUEST_AGE = timedelta(hours=24)
+
+
+class Dispatcher:
+    """One per campaign service. Several at once do no harm: every step is decided by a row."""
+
+    def __init__(self, *, store: Store, queue: Client) -> None:
+        self._store = store
+        self._queue = queue
+        self._jetstream = queue.jetstream(timeout=2)
+        self._generators: dict[int, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something changed: look at once."""
+        self._wake.set()
+
+    async def dispatch(self) -> None:
+        """Run until cancelled."""
+        forget_at = 0.0
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                try:
+                    await self._round(group)
+                    if loop.time() >= forget_at:
+                        await self._store.forget_requests(REQUEST_AGE)
+                        forget_at = loop.time() + 3600
+                except (*postgres.AWAY, *jetstream.AWAY) as error:
+                    log.warning("dispatching waits: %s: %s", type(error).__name__, error)
+                    await asyncio.sleep(0.5)
+                try:
+                    async with asyncio.timeout(ROUND):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+
+    async def _round(self, group: asyncio.TaskGroup) -> None:
+        pooled = []
+        for running in await self._store.running_phases():
+            if running.phase is Phase.DOMAIN_GENERATION:
+                await self._move_generation(group, running)
+            elif await self._has_work(running):
+                pooled.append(running)
+        await self._store.take_back_expired()
+        await self._hand_out(pooled)
+
+    async def _move_generation(self, group: asyncio.TaskGroup, running: RunningPhase) -> None:
+        if running.planned:
+            await self._store.complete(running)
+        elif pattern_range(running.configuration) and running.campaign_no not in self._generators:
+            task = group.create_task(self._generate(running))
+            self._generators[running.campaign_no] = task
+
+    async def _generate(self, running: RunningPhase) -> None:
+        try:
+            source = pattern_range(running.configuration)
+            assert source is not None
+            await generate(self._store, running, *source)
+        except postgres.AWAY as error:
+            log.warning("generation waits: %s: %s", type(error).__name__, error)
+        finally:
+            del self._generators[running.campaign_no]
+            self.wake()
+
+    async def _has_work(self, running: RunningPhase) -> bool:
+        """Plan the ledger first, complete the phase last; in between there is work."""
+        if not running.planned:
+            size = chunk_size(running.configuration)
+            await self._store.plan(running, running.campaign_name_count, size)
+            return True
+        if await self._store.has_open_chunk(running):
+            return True
+        await self._store.complete(running)
+        self.wake()
+        return False
+
+    async def _hand_out(self, phases: list[RunningPhase]) -> None:
+        if not phases:
+            return
+        # The queue is counted before the tables: tasks only leave it in between, so a shortage is
+        # real.
+        on_queue = await self._count_tasks()
+        _, unclaimed = await self._store.waiting_tasks()
+        if on_queue < unclaimed:
+            lost = await self._store.take_back_lost(QUEUE_LEASE - QUEUE_GRACE)
+            if lost:
+                log.warning("the queue lost %d tasks; handing them out again", lost)
+                unclaimed -= lost
+        if unclaimed > WAITING_TARGET // 2:
+            return
+        share = ceil((WAITING_TARGET - unclaimed) / len(phases))
+        for key in await self._store.hand_out(phases, share, QUEUE_LEASE):
+            await self._publish(key)
+
+    async def _count_tasks(self) -> int:
+        try:
+            info = await self._jetstream.stream_info(jetstream.TASK_STREAM)
+        except nats.js.errors.NotFoundError:
+            await jetstream.ensure_task_stream(self._jetstream)
+            return 0
+        return info.state.messages
+
+    async def _publish(self, key: ChunkKey) -> None:
+        """Publish a reference to a chunk. Should it get lost, `_hand_out` notices."""
+        task = task_pb2.ChunkTask(
+            campaign_no=key.campaign_no,
+            phase=key.phase,
+            run=key.run,
+            first_position=key.first_position,
+        )
+        subject = jetstream.task_subject(POOLS[Phase(key.phase)])
+        await self._jetstream.publish(subject, task.SerializeToString())

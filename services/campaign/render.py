@@ -1,0 +1,45 @@
+"""Campaigns as protobuf messages."""
+
+from domainflow.campaign.v1 import campaign_pb2
+from services.campaign.campaign import Campaign, PhaseState
+from services.campaign.events import proto_phase, proto_status
+
+
+def campaign_to_pb(campaign: Campaign, *, full: bool) -> campaign_pb2.Campaign:
+    """The campaign; with its configuration when `full`."""
+    message = campaign_pb2.Campaign(
+        campaign_id=str(campaign.id),
+        name=campaign.name,
+        mode=campaign_pb2.CampaignMode.Value(f"CAMPAIGN_MODE_{campaign.mode}"),
+        initial_phase=proto_phase(campaign.phases[0].phase),
+        final_phase=proto_phase(campaign.phases[-1].phase),
+        current_phase=proto_phase(campaign.current.phase),
+        status=proto_status(campaign.current.status),
+        phases=[phase_to_pb(state) for state in campaign.phases],
+        name_count=campaign.name_count,
+        # Every change of a campaign appends an event, so its revision is its version.
+        etag=f'"{campaign.revision}"',
+        revision=campaign.revision,
+    )
+    message.create_time.FromDatetime(campaign.create_time)
+    message.update_time.FromDatetime(campaign.update_time)
+    if full:
+        message.configuration.ParseFromString(campaign.configuration)
+    return message
+
+
+def phase_to_pb(state: PhaseState) -> campaign_pb2.PhaseState:
+    """One phase of the campaign."""
+    message = campaign_pb2.PhaseState(
+        phase=proto_phase(state.phase),
+        status=proto_status(state.status),
+        run=state.run,
+        name_count=state.name_count,
+        settled_count=state.settled_count,
+        failure=state.failure,
+    )
+    if state.start_time is not None:
+        message.start_time.FromDatetime(state.start_time)
+    if state.end_time is not None:
+        message.end_time.FromDatetime(state.end_time)
+    return message

@@ -1,0 +1,251 @@
+"""CampaignService: one short method per RPC, protobuf in and out."""
+
+import hashlib
+import os
+import struct
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+from google.protobuf.message import Message
+
+from domainflow.campaign.v1 import campaign_pb2
+from domainflow.campaign.v1 import campaign_service_pb2 as pb
+from domainflow.campaign.v1 import campaign_service_pb2_grpc as pb_grpc
+from services.campaign.campaign import Action, Campaign, Mode, Phase, available
+from services.campaign.configuration import pattern_range, phases
+from services.campaign.events import proto_phase, proto_status
+from services.campaign.outcomes import balances, phase_receipt
+from services.campaign.render import campaign_to_pb, phase_to_pb
+from services.campaign.store import NewCampaign, RequestKey, Store
+from services.campaign.upload import Uploader, upload_to_pb
+from services.campaign.watch import Hub
+from services.chassis.errors import FieldViolation, InvalidFields, InvalidToken
+from services.chassis.seal import Seal, binding
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
+_PAGE = struct.Struct(">Bi")
+_PAGE_VERSION = 1
+_PAGE_BINDING = binding("ListCampaigns", b"")
+
+Context = Any
+# The answers to transitions: all of one shape, one message each (contracts grow apart).
+Transitioned = TypeVar(
+    "Transitioned",
+    pb.StartCampaignResponse,
+    pb.PauseCampaignResponse,
+    pb.ResumeCampaignResponse,
+    pb.CancelCampaignResponse,
+    pb.TransitionCampaignResponse,
+)
+
+
+class CampaignService(pb_grpc.CampaignServiceServicer):
+    """What is to be done. See campaign_service.proto for every RPC's contract."""
+
+    def __init__(self, *, store: Store, hub: Hub, seal: Seal, wake: Callable[[], None]) -> None:
+        self._store = store
+        self._hub = hub
+        self._seal = seal
+        self._wake = wake
+
+    async def CreateCampaign(
+        self, request: pb.CreateCampaignRequest, context: Context
+    ) -> pb.CreateCampaignResponse:
+        new = NewCampaign(
+            id=_uuid7(),
+            name=request.name,
+            mode=_mode(request.mode),
+            phases=phases(request),
+            configuration=request.configuration.SerializeToString(),
+        )
+
+        def answer(campaign: Campaign) -> bytes:
+            message = campaign_to_pb(campaign, full=True)
+            return pb.CreateCampaignResponse(campaign=message).SerializeToString()
+
+        response = await self._store.create(new, _request_key(request), answer)
+        return pb.CreateCampaignResponse.FromString(response)
+
+    async def GetCampaign(
+        self, request: pb.GetCampaignRequest, context: Context
+    ) -> pb.GetCampaignResponse:
+        campaign = await self._store.get(UUID(request.campaign_id))
+        return pb.GetCampaignResponse(campaign=campaign_to_pb(campaign, full=True))
+
+    async def ListCampaigns(
+        self, request: pb.ListCampaignsRequest, context: Context
+    ) -> pb.ListCampaignsResponse:
+        size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        # One more than asked for tells whether there is a next page.
+        campaigns = await self._store.page(self._page_start(request.page_token), size + 1)
+        response = pb.ListCampaignsResponse(
+            campaigns=[campaign_to_pb(campaign, full=False) for campaign in campaigns[:size]]
+        )
+        if len(campaigns) > size:
+            payload = _PAGE.pack(_PAGE_VERSION, campaigns[size - 1].no)
+            response.next_page_token = self._seal.seal(payload, _PAGE_BINDING)
+        return response
+
+    def _page_start(self, token: str) -> int | None:
+        if not token:
+            return None
+        payload = self._seal.open(token, _PAGE_BINDING, field="page_token")
+        if len(payload) != _PAGE.size or payload[0] != _PAGE_VERSION:
+            raise InvalidToken("is of a kind this version does not know", field="page_token")
+        no: int = _PAGE.unpack(payload)[1]
+        return no
+
+    async def GetCampaignPhases(
+        self, request: pb.GetCampaignPhasesRequest, context: Context
+    ) -> pb.GetCampaignPhasesResponse:
+        campaign = await self._store.get(UUID(request.campaign_id))
+        return pb.GetCampaignPhasesResponse(
+            current_phase=proto_phase(campaign.current.phase),
+            status=proto_status(campaign.current.status),
+            phases=[phase_to_pb(state) for state in campaign.phases],
+            available_transitions=[
+                pb.AvailableTransition(
+                    phase=proto_phase(phase),
+                    action=campaign_pb2.PhaseAction.Value(f"PHASE_ACTION_{action}"),
+                    to_status=proto_status(to_status),
+                )
+                for phase, action, to_status in available(campaign)
+            ],
+        )
+
+    async def StartCampaign(
+        self, request: pb.StartCampaignRequest, context: Context
+    ) -> pb.StartCampaignResponse:
+        return await self._transition(request, Action.START, pb.StartCampaignResponse)
+
+    async def PauseCampaign(
+        self, request: pb.PauseCampaignRequest, context: Context
+    ) -> pb.PauseCampaignResponse:
+        return await self._transition(request, Action.PAUSE, pb.PauseCampaignResponse)
+
+    async def ResumeCampaign(
+        self, request: pb.ResumeCampaignRequest, context: Context
+    ) -> pb.ResumeCampaignResponse:
+        return await self._transition(request, Action.RESUME, pb.ResumeCampaignResponse)
+
+    async def CancelCampaign(
+        self, request: pb.CancelCampaignRequest, context: Context
+    ) -> pb.CancelCampaignResponse:
+        return await self._transition(request, Action.CANCEL, pb.CancelCampaignResponse)
+
+    async def TransitionCampaign(
+        self, request: pb.TransitionCampaignRequest, context: Context
+    ) -> pb.TransitionCampaignResponse:
+        target = Phase(request.target_phase)
+        return await self._transition(
+            request, Action.START, pb.TransitionCampaignResponse, phase=target
+        )
+
+    async def _transition(
+        self,
+        request: Any,
+        action: Action,
+        response_type: type[Transitioned],
+        *,
+        phase: Phase | None = None,
+    ) -> Transitioned:
+        def answer(campaign: Campaign) -> bytes:
+            message = campaign_to_pb(campaign, full=False)
+            return response_type(campaign=message).SerializeToString()
+
+        response = await self._store.transition(
+            UUID(request.campaign_id),
+            action,
+            phase=phase,
+            reason=request.reason,
+            key=_request_key(request),
+            answer=answer,
+        )
+        self._wake()
+        return response_type.FromString(response)
+
+    async def UploadNames(
+        self, request: AsyncIterator[pb.UploadNamesRequest], context: Context
+    ) -> pb.UploadNamesResponse:
+        uploader: Uploader | None = None
+        async for part in request:
+            if uploader is None:
+                _require_ids(part)
+                uploader = await Uploader.open(
+                    self._store, UUID(part.campaign_id), UUID(part.upload_id)
+                )
+            await uploader.store(part.offset, part.lines)
+            if part.finish:
+                await uploader.finish()
+                self._wake()
+        if uploader is None:
+            raise InvalidFields([FieldViolation("campaign_id", "no message was sent")])
+        return uploader.response()
+
+    async def GetUpload(
+        self, request: pb.GetUploadRequest, context: Context
+    ) -> pb.GetUploadResponse:
+        campaign = await self._store.get(UUID(request.campaign_id))
+        upload = await self._store.upload(campaign.no)
+        return pb.GetUploadResponse(upload=upload_to_pb(upload) if upload else None)
+
+    async def GetReceipt(
+        self, request: pb.GetReceiptRequest, context: Context
+    ) -> pb.GetReceiptResponse:
+        campaign = await self._store.get(UUID(request.campaign_id))
+        is_upload = pattern_range(campaign.configuration) is None
+        upload = await self._store.upload(campaign.no) if is_upload else None
+        receipt = campaign_pb2.Receipt(campaign_id=str(campaign.id))
+        receipt.read_time.GetCurrentTime()
+        for state in campaign.phases:
+            tally = await self._store.tally(campaign.no, state.phase, state.run)
+            digests = await self._store.chunk_digests(campaign.no, state.phase, state.run)
+            own_upload = upload if state.phase is Phase.DOMAIN_GENERATION else None
+            entry = phase_receipt(state, tally, digests, own_upload)
+            if state.start_time is not None:
+                end = state.end_time or receipt.read_time.ToDatetime(state.start_time.tzinfo)
+                entry.elapsed.FromTimedelta(end - state.start_time)
+            receipt.phases.append(entry)
+        receipt.balanced = balances(campaign, receipt.phases)
+        return pb.GetReceiptResponse(receipt=receipt)
+
+    async def WatchCampaigns(
+        self, request: pb.WatchCampaignsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchCampaignsResponse]:
+        resume = {UUID(key): value for key, value in request.resume_revisions.items()}
+        ids = [UUID(campaign_id) for campaign_id in request.campaign_ids]
+        async for message in self._hub.watch(ids, resume, until_finished=request.until_finished):
+            yield message
+
+
+def _mode(mode: campaign_pb2.CampaignMode.ValueType) -> Mode:
+    if mode == campaign_pb2.CAMPAIGN_MODE_FULL_SEQUENCE:
+        return Mode.FULL_SEQUENCE
+    return Mode.STEP_BY_STEP
+
+
+def _request_key(request: Any) -> RequestKey | None:
+    """The request's key for idempotence: its id, and a digest of everything it says."""
+    if not request.request_id:
+        return None
+    name = request.DESCRIPTOR.full_name
+    body = Message.SerializeToString(request, deterministic=True)
+    return RequestKey(UUID(request.request_id), name, hashlib.sha256(body).digest())
+
+
+def _require_ids(part: pb.UploadNamesRequest) -> None:
+    missing = [field for field in ("campaign_id", "upload_id") if not getattr(part, field)]
+    if missing:
+        raise InvalidFields(
+            FieldViolation(field, "is required in the first message") for field in missing
+        )
+
+
+def _uuid7() -> UUID:
+    """A UUID version 7 (RFC 9562): milliseconds since 1970, then random bits."""
+    value = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) | 0x7 << 76
+    return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
