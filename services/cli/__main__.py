@@ -1,0 +1,41 @@
+"""`domainflow`: the command groups, and nothing else."""
+
+import typer
+
+from services.cli import campaign, domains
+from services.cli.demo import demo
+from services.cli.doctor import doctor
+from services.cli.up import up
+
+HELP = """Bulk domain campaigns: generate names, ask DNS about every one, explain every verdict.
+
+Data goes to standard output; progress and messages go to standard error.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage, or the service refused an argument; 3 the campaign was
+cancelled; 4 a phase failed; 5 the suite is not reachable; 130 interrupted.
+"""
+
+
+def app() -> typer.Typer:
+    """The whole command line, made anew."""
+    made = typer.Typer(
+        name="domainflow",
+        help=HELP,
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+    )
+    made.command()(up)
+    made.command()(demo)
+    made.command()(doctor)
+    made.add_typer(campaign.group(), name="campaign")
+    made.add_typer(domains.group(), name="domains")
+    return made
+
+
+def main() -> None:
+    app()()
+
+
+if __name__ == "__main__":
+    main()

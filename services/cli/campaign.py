@@ -1,0 +1,220 @@
+"""`domainflow campaign ...`: steer, look, account for. Creating has a file of its own."""
+
+import uuid
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
+from services.cli import receipt as receipts
+from services.cli import terminal
+from services.cli.connection import (
+    DATA_FOLDER,
+    DEADLINE,
+    DataOption,
+    ServerOption,
+    connected,
+    locate,
+    run,
+)
+from services.cli.create import create, upload_names
+from services.cli.exits import ExitCode, Failure
+from services.cli.follow import follow
+from services.cli.progress import phase_label, status_label
+from services.cli.watch import FINAL_STATUSES
+
+CampaignArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="Campaign id, as `campaign create` prints it.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+ReasonOption = Annotated[str, typer.Option(help="Kept in the campaign's history.")]
+
+
+def group() -> typer.Typer:
+    """The commands below `domainflow campaign`."""
+    made = typer.Typer(no_args_is_help=True, help="Create, steer and watch campaigns.")
+    made.command("create")(create)
+    made.command("upload")(upload_names)
+    made.command("start", help="Start the current phase.")(
+        _step(campaign_service_pb2.StartCampaignRequest, "StartCampaign")
+    )
+    made.command("pause", help="Stop handing out work; what is settled stays settled.")(
+        _step(campaign_service_pb2.PauseCampaignRequest, "PauseCampaign")
+    )
+    made.command("resume", help="Go on with a paused phase.")(
+        _step(campaign_service_pb2.ResumeCampaignRequest, "ResumeCampaign")
+    )
+    made.command("cancel", help="End the campaign for good; what is settled stays readable.")(
+        _step(campaign_service_pb2.CancelCampaignRequest, "CancelCampaign")
+    )
+    made.command("list")(list_campaigns)
+    made.command("watch")(watch)
+    made.command("phases")(phases)
+    made.command("receipt")(receipt)
+    return made
+
+
+def _step(request_type: Callable[..., object], rpc: str) -> Callable[..., None]:
+    """One command of the four that differ in nothing but the RPC."""
+
+    def command(
+        campaign_id: CampaignArgument,
+        reason: ReasonOption = "",
+        json: JsonOption = False,
+        server: ServerOption = "",
+        data: DataOption = DATA_FOLDER,
+    ) -> None:
+        async def work() -> None:
+            request = request_type(
+                campaign_id=campaign_id, reason=reason, request_id=str(uuid.uuid4())
+            )
+            async with connected(locate(server, data)) as channel:
+                stub: Any = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+                campaign = (await getattr(stub, rpc)(request, timeout=DEADLINE)).campaign
+            phase, status = phase_label(campaign.current_phase), status_label(campaign.status)
+            terminal.say(f"{phase}: {status}")
+            if json:
+                terminal.emit(terminal.as_json(campaign))
+
+        run(work())
+
+    return command
+
+
+def list_campaigns(
+    limit: Annotated[int, typer.Option(min=1, help="Most campaigns to show.")] = 50,
+    json: JsonOption = False,
+    server: ServerOption = "",
+    data: DataOption = DATA_FOLDER,
+) -> None:
+    """List campaigns, newest first: a table on a terminal, NDJSON otherwise."""
+
+    async def work() -> None:
+        campaigns: list[campaign_pb2.Campaign] = []
+        token = ""
+        async with connected(locate(server, data)) as channel:
+            stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+            while len(campaigns) < limit:
+                page = await stub.ListCampaigns(
+                    campaign_service_pb2.ListCampaignsRequest(
+                        page_size=limit - len(campaigns), page_token=token
+                    ),
+                    timeout=DEADLINE,
+                )
+                campaigns += page.campaigns
+                token = page.next_page_token
+                if not token:
+                    break
+        if json or not terminal.is_watched():
+            for campaign in campaigns:
+                terminal.emit(terminal.as_json(campaign))
+            return
+        headings = ("id", "name", "phase", "status", "names", "created")
+        shown = terminal.table("", headings, right=("names",))
+        for campaign in campaigns:
+            shown.add_row(
+                campaign.campaign_id,
+                campaign.name,
+                phase_label(campaign.current_phase),
+                status_label(campaign.status),
+                f"{campaign.name_count:,}",
+                f"{campaign.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC",
+            )
+        terminal.show(shown)
+
+    run(work())
+
+
+def watch(
+    campaign_id: CampaignArgument,
+    json: Annotated[
+        bool, typer.Option("--json", help="Every message as NDJSON on standard output.")
+    ] = False,
+    server: ServerOption = "",
+    data: DataOption = DATA_FOLDER,
+) -> None:
+    """Watch a campaign to its end; Ctrl-C leaves it running.
+
+    A cut connection is taken up where it was cut; no event is shown twice. Exit code 0 when the
+    campaign completed, 3 when it was cancelled, 4 when a phase failed.
+    """
+
+    async def work() -> ExitCode:
+        async with connected(locate(server, data)) as channel:
+            stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+            return await follow(stub, campaign_id, json=json)
+
+    code = run(
+        work(),
+        lambda: f"the campaign goes on; look again: domainflow campaign watch {campaign_id}",
+    )
+    raise typer.Exit(code)
+
+
+def phases(
+    campaign_id: CampaignArgument,
+    json: JsonOption = False,
+    server: ServerOption = "",
+    data: DataOption = DATA_FOLDER,
+) -> None:
+    """Show where every phase stands and what can be done now."""
+
+    async def work() -> None:
+        async with connected(locate(server, data)) as channel:
+            stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+            answer = await stub.GetCampaignPhases(
+                campaign_service_pb2.GetCampaignPhasesRequest(campaign_id=campaign_id),
+                timeout=DEADLINE,
+            )
+        if json or not terminal.is_watched():
+            terminal.emit(terminal.as_json(answer))
+            return
+        headings = ("phase", "status", "run", "settled", "names", "possible now")
+        shown = terminal.table("", headings, right=("run", "settled", "names"))
+        for state in answer.phases:
+            possible = [
+                terminal.label(campaign_pb2.PhaseAction.Name(step.action), "PHASE_ACTION_")
+                for step in answer.available_transitions
+                if step.phase == state.phase
+            ]
+            status = status_label(state.status)
+            shown.add_row(
+                phase_label(state.phase),
+                f"{status}: {state.failure}" if state.failure else status,
+                str(state.run),
+                f"{state.settled_count:,}",
+                f"{state.name_count:,}",
+                ", ".join(possible),
+            )
+        terminal.show(shown)
+
+    run(work())
+
+
+def receipt(
+    campaign_id: CampaignArgument,
+    json: JsonOption = False,
+    server: ServerOption = "",
+    data: DataOption = DATA_FOLDER,
+) -> None:
+    """Account for every name: outcomes, their sum, and a hash over names and outcomes.
+
+    Exit code 1 when the receipt of a campaign that is over does not balance.
+    """
+
+    async def work() -> None:
+        async with connected(locate(server, data)) as channel:
+            stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+            answer = await stub.GetReceipt(
+                campaign_service_pb2.GetReceiptRequest(campaign_id=campaign_id), timeout=DEADLINE
+            )
+        if json or not terminal.is_watched():
+            terminal.emit(terminal.as_json(answer.receipt))
+        else:
+            terminal.show(receipts.as_table(answer.receipt))
+        over = all(phase.status in FINAL_STATUSES for phase in answer.receipt.phases)
+        if over and not answer.receipt.balanced:
+            raise Failure("the receipt does not balance")
+
+    run(work())

@@ -1,0 +1,269 @@
+"""`domainflow campaign create` and `upload`: from options to a campaign with names."""
+
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn
+
+from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
+from services.cli import terminal, upload
+from services.cli.connection import (
+    DATA_FOLDER,
+    DEADLINE,
+    DataOption,
+    ServerOption,
+    connected,
+    locate,
+    run,
+)
+from services.cli.exits import ExitCode
+from services.cli.follow import follow
+from services.cli.retry import Patience
+
+if TYPE_CHECKING:
+    from domainflow.campaign.v1.campaign_service_pb2_grpc import CampaignServiceAsyncStub
+
+
+class PatternType(StrEnum):
+    PREFIX = "PREFIX"
+    SUFFIX = "SUFFIX"
+    BOTH = "BOTH"
+
+
+class Mode(StrEnum):
+    FULL_SEQUENCE = "FULL_SEQUENCE"
+    STEP_BY_STEP = "STEP_BY_STEP"
+
+
+def create(
+    name: Annotated[str, typer.Option(help="What people call it; 1 to 200 characters.")],
+    pattern: Annotated[
+        PatternType | None,
+        typer.Option(
+            case_sensitive=False,
+            help="Make names: variable characters before the constant, after it, or both.",
+        ),
+    ] = None,
+    prefix_length: Annotated[
+        int, typer.Option(min=0, max=63, help="Variable characters before the constant.")
+    ] = 0,
+    suffix_length: Annotated[
+        int, typer.Option(min=0, max=63, help="Variable characters after the constant.")
+    ] = 0,
+    chars: Annotated[
+        str, typer.Option(help="Characters to vary over, in this order: a-z, 0-9 and the hyphen.")
+    ] = "abcdefghijklmnopqrstuvwxyz",
+    constant: Annotated[str, typer.Option(help="Fixed part of the label.")] = "",
+    tld: Annotated[
+        list[str] | None, typer.Option(help="TLD or parent domain such as .com; repeat for more.")
+    ] = None,
+    first_offset: Annotated[int, typer.Option(min=0, help="Number of the first name.")] = 0,
+    count: Annotated[
+        int, typer.Option(min=0, help="How many names to make; 0 for all from the first on.")
+    ] = 0,
+    from_file: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|-", help="Upload names instead, one per line; - is standard input."
+        ),
+    ] = "",
+    dns: Annotated[bool, typer.Option("--dns/--no-dns", help="Ask DNS about every name.")] = True,
+    resolver: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IP[:PORT]",
+            help="Recursive resolver to ask; repeat for more. Default: those of each worker's"
+            " machine.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds one query waits for its answer, 0.05 to 30; 0: default.")
+    ] = 0,
+    attempts: Annotated[
+        int, typer.Option(min=0, max=20, help="Queries per name before TIMEOUT; 0: default, 6.")
+    ] = 0,
+    chunk_size: Annotated[
+        int, typer.Option(help="Names per unit of work, 100 to 5,000; 0: default, 2,000.")
+    ] = 0,
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            case_sensitive=False, help="Whether each phase starts by itself after the one before."
+        ),
+    ] = Mode.FULL_SEQUENCE,
+    start: Annotated[bool, typer.Option(help="Start it at once.")] = True,
+    watch: Annotated[bool, typer.Option(help="Then watch it to its end.")] = False,
+    request_id: Annotated[
+        str,
+        typer.Option(
+            metavar="UUID",
+            help="Makes repeats of this very command harmless: same id, same campaign, and an"
+            " upload goes on where it stopped. Default: a new one.",
+        ),
+    ] = "",
+    server: ServerOption = "",
+    data: DataOption = DATA_FOLDER,
+) -> None:
+    """Create a campaign, print its id on standard output, and start it.
+
+    Names are made from a pattern (--pattern) or uploaded (--from-file). With --pattern PREFIX
+    --prefix-length 3 --constant shop --tld .com --tld .net the names run from aaashop.com,
+    aaashop.net, aabshop.com to zzzshop.net: 35,152 of them.
+
+    Examples:
+
+        domainflow campaign create --name shops --watch \\
+            --pattern PREFIX --prefix-length 3 --constant shop --tld .com
+
+        zcat names.gz | domainflow campaign create --name list --from-file -
+    """
+    if (pattern is None) == (not from_file):
+        raise typer.BadParameter("give either --pattern or --from-file")
+    if pattern is not None and not tld:
+        raise typer.BadParameter("--pattern needs at least one --tld")
+    if not dns and resolver:
+        raise typer.BadParameter("--resolver means nothing with --no-dns")
+    try:
+        base = uuid.UUID(request_id) if request_id else uuid.uuid4()
+    except ValueError:
+        raise typer.BadParameter(f"--request-id {request_id!r} is no UUID") from None
+    generation = campaign_pb2.GenerationConfiguration(upload=campaign_pb2.UploadSource())
+    if pattern is not None:
+        generation = campaign_pb2.GenerationConfiguration(
+            pattern=campaign_pb2.PatternSource(
+                type=campaign_pb2.PatternType.Value(f"PATTERN_TYPE_{pattern}"),
+                prefix_length=prefix_length,
+                suffix_length=suffix_length,
+                character_set=chars,
+                constant=constant,
+                tlds=tld,
+                first_offset=first_offset,
+                name_count=count,
+            )
+        )
+    configuration = campaign_pb2.CampaignConfiguration(generation=generation)
+    if dns:
+        configuration.dns.SetInParent()
+        configuration.dns.resolvers.extend(resolver or [])
+        configuration.dns.attempt_limit = attempts
+        configuration.dns.chunk_size = chunk_size
+        if timeout:
+            configuration.dns.timeout.FromNanoseconds(round(timeout * 1e9))
+    request = campaign_service_pb2.CreateCampaignRequest(
+        name=name,
+        configuration=configuration,
+        mode=campaign_pb2.CampaignMode.Value(f"CAMPAIGN_MODE_{mode}"),
+        request_id=str(base),
+    )
+    created: list[str] = []
+
+    async def work() -> ExitCode:
+        # Opened before anything is created: a wrong path must not leave a campaign behind.
+        descriptor = _open(from_file) if from_file else -1
+        async with connected(locate(server, data)) as channel:
+            stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+            answer = await stub.CreateCampaign(request, timeout=DEADLINE)
+            campaign_id = answer.campaign.campaign_id
+            created.append(campaign_id)
+            terminal.emit(campaign_id)
+            if not start:
+                terminal.say(f"not started; next: domainflow campaign start {campaign_id}")
+                return ExitCode.OK
+            await stub.StartCampaign(
+                campaign_service_pb2.StartCampaignRequest(
+                    campaign_id=campaign_id, request_id=str(uuid.uuid5(base, "start"))
+                ),
+                timeout=DEADLINE,
+            )
+            if from_file:
+                await _send(stub, campaign_id, str(uuid.uuid5(base, "upload")), descriptor)
+            if watch:
+                return await follow(stub, campaign_id)
+            terminal.say(f"started; next: domainflow campaign watch {campaign_id}")
+            return ExitCode.OK
+
+    def how_to_go_on() -> str:
+        if not created:
+            return "interrupted; nothing is known to have been created"
+        if from_file:
+            return f"interrupted; go on with: domainflow campaign upload {created[0]} {from_file}"
+        return f"interrupted; the campaign goes on: domainflow campaign watch {created[0]}"
+
+    raise typer.Exit(run(work(), how_to_go_on))
+
+
+def upload_names(
+    campaign_id: Annotated[str, typer.Argument(metavar="ID", help="Campaign id.")],
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="The whole list, one per line.")],
+    server: ServerOption = "",
+    data: DataOption = DATA_FOLDER,
+) -> None:
+    """Supply the names of a campaign created without them, or go on with a cut upload.
+
+    Always name the whole list: lines that the service has already are skipped.
+    """
+
+    async def work() -> None:
+        descriptor = _open(file)
+        async with connected(locate(server, data)) as channel:
+            stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+            answer = await stub.GetUpload(
+                campaign_service_pb2.GetUploadRequest(campaign_id=campaign_id), timeout=DEADLINE
+            )
+            upload_id = answer.upload.upload_id or str(uuid.uuid4())
+            await _send(stub, campaign_id, upload_id, descriptor)
+
+    run(work(), lambda: "interrupted; the same command goes on")
+
+
+def _open(file: str) -> int:
+    """A descriptor that stays open until the process ends."""
+    return sys.stdin.fileno() if file == "-" else os.open(file, os.O_RDONLY)
+
+
+async def _send(
+    stub: "CampaignServiceAsyncStub", campaign_id: str, upload_id: str, descriptor: int
+) -> None:
+    """Upload with a bar, then say what became of the lines."""
+    console = terminal.eyes()
+    size = os.fstat(descriptor).st_size
+    columns = (
+        TextColumn("upload"),
+        BarColumn(28),
+        TextColumn("{task.fields[lines]:,} lines"),
+        TextColumn("{task.fields[trouble]}", style="yellow"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=size or None, lines=0, trouble="")
+        patience = Patience(
+            on_wait=lambda cause: bar.update(task, trouble=f"cut ({cause.code.name}), trying again")
+        )
+
+        async def groups() -> AsyncIterator[list[str]]:
+            async for lines, read in upload.read_lines(descriptor):
+                bar.update(task, completed=read)
+                yield lines
+
+        outcome = await upload.upload(
+            stub,
+            campaign_id,
+            upload_id,
+            groups(),
+            patience,
+            on_progress=lambda now: bar.update(task, lines=now.upload.next_offset, trouble=""),
+        )
+    done = outcome.upload
+    terminal.say(
+        f"uploaded {done.next_offset:,} lines: {done.accepted_count:,} names,"
+        f" {done.duplicate_count:,} repeated, {done.rejected_count:,} rejected"
+    )
+    for line in outcome.rejected_lines:
+        terminal.say(f"  line {line.offset + 1:,}: {line.reason}: {line.line}")
+    unnamed = done.rejected_count - len(outcome.rejected_lines)
+    if unnamed > 0:
+        terminal.say(f"  and {unnamed:,} rejected lines more")

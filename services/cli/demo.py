@@ -1,0 +1,279 @@
+"""`domainflow demo`: a whole campaign against an internet whose every answer is known beforehand.
+
+Nothing leaves the machine. Each verdict that comes back is compared with the truth.
+"""
+
+import asyncio
+import json
+import signal
+import string
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+
+from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
+from domainflow.query.v1 import query_service_pb2_grpc
+from services.cli import export, receipt, suite_state, terminal
+from services.cli.connection import DATA_FOLDER, DEADLINE, DataOption, connected, run
+from services.cli.exits import ExitCode, Failure
+from services.cli.follow import follow
+from services.cli.retry import Patience
+from services.cli.startup import Startup
+from services.cli.suite_state import data_argument
+from services.sandbox.truth import Mix, truth
+from services.suite.suite import Options, Suite
+
+CHARACTERS = string.ascii_lowercase + string.digits
+CONSTANT = "demo"
+TLDS = (".com", ".net", ".org")
+_SHOWN_MISTAKES = 10
+
+
+def demo(
+    names: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="How many names to check.")
+    ] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the truth about every name.")] = 1,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the suite running at the end, until Ctrl-C.")
+    ] = False,
+    data: DataOption = DATA_FOLDER,
+) -> None:
+    """Prove it: run a campaign against a sandbox of known truth and check every verdict.
+
+    Starts the suite on the data folder unless it runs there already, and a DNS server on loopback
+    that loses, delays, truncates and forges answers. Exit code 0 only if the receipt balances, its
+    sum is the number of names, and no verdict and no address is wrong.
+    """
+
+    async def work() -> ExitCode:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        began = time.monotonic()
+        async with AsyncExitStack() as stack:
+            address, started = await _door(stack, data)
+            resolver = await stack.enter_async_context(_sandbox(seed))
+            code = await _perform(address, resolver, names, seed, began)
+            _say_how_to_go_on(data, kept=keep or not started)
+            if keep and started:
+                terminal.say("the suite goes on; Ctrl-C stops it")
+                await asyncio.Event().wait()
+            return code
+
+    raise typer.Exit(run(work()))
+
+
+async def _door(stack: AsyncExitStack, data: Path) -> tuple[str, bool]:
+    """The door of the suite on `data`, and whether we started it."""
+    state = suite_state.read(data)
+    if state is not None and state.is_running:
+        return suite_state.door(data), False
+    console = terminal.eyes()
+    with Startup(console) as startup:
+        suite = Suite(data, Options.from_environment(), on_change=startup.take)
+        await stack.enter_async_context(suite)
+    return suite.address, True
+
+
+@asynccontextmanager
+async def _sandbox(seed: int) -> AsyncIterator[str]:
+    """A process of its own, so that the servers' work does not slow the check; its address."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "services.sandbox",
+        "--die-with-parent",
+        "--seed",
+        str(seed),
+        stdout=asyncio.subprocess.PIPE,
+        # Ctrl-C in the terminal is ours; the sandbox answers until the suite has stopped.
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            line = await process.stdout.readline()
+        if not line:
+            raise Failure(f"the sandbox did not start (exit status {await process.wait()})")
+        yield str(json.loads(line)["dns"][0])
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+
+
+async def _perform(address: str, resolver: str, names: int, seed: int, began: float) -> ExitCode:
+    async with connected(address) as channel:
+        campaigns = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+        answer = await campaigns.CreateCampaign(request(names, resolver), timeout=DEADLINE)
+        campaign_id = answer.campaign.campaign_id
+        terminal.say(f"\ncampaign {campaign_id}: {names:,} names, resolver {resolver}")
+        await campaigns.StartCampaign(
+            campaign_service_pb2.StartCampaignRequest(
+                campaign_id=campaign_id, request_id=str(uuid.uuid4())
+            ),
+            timeout=DEADLINE,
+        )
+        code = await follow(campaigns, campaign_id)
+        if code is not ExitCode.OK:
+            return code
+        account = (
+            await campaigns.GetReceipt(
+                campaign_service_pb2.GetReceiptRequest(campaign_id=campaign_id), timeout=DEADLINE
+            )
+        ).receipt
+        check = await _check(channel, campaign_id, names, seed)
+    terminal.eyes().print(receipt.as_table(account))
+    mistakes = check.mistakes + accounting_errors(account, names, check.verdicts)
+    for mistake in mistakes:
+        terminal.complain(mistake)
+    terminal.say(f"{check.wrong:,} wrong of {names:,}; {time.monotonic() - began:.1f} s in all")
+    terminal.emit(
+        json.dumps(
+            {
+                "campaign_id": campaign_id,
+                "names": names,
+                "wrong": check.wrong,
+                "balanced": account.balanced,
+                "elapsed_seconds": round(time.monotonic() - began, 3),
+            }
+        )
+    )
+    return ExitCode.FAILURE if mistakes or check.wrong else ExitCode.OK
+
+
+def prefix_length(names: int) -> int:
+    """The fewest variable characters that make at least so many names."""
+    length = 1
+    while len(CHARACTERS) ** length * len(TLDS) < names:
+        length += 1
+    return length
+
+
+def request(names: int, resolver: str) -> campaign_service_pb2.CreateCampaignRequest:
+    pattern = campaign_pb2.PatternSource(
+        type=campaign_pb2.PATTERN_TYPE_PREFIX,
+        prefix_length=prefix_length(names),
+        character_set=CHARACTERS,
+        constant=CONSTANT,
+        tlds=TLDS,
+        name_count=names,
+    )
+    return campaign_service_pb2.CreateCampaignRequest(
+        name=f"demo of {names:,} names",
+        mode=campaign_pb2.CAMPAIGN_MODE_FULL_SEQUENCE,
+        configuration=campaign_pb2.CampaignConfiguration(
+            generation=campaign_pb2.GenerationConfiguration(pattern=pattern),
+            dns=campaign_pb2.DnsConfiguration(resolvers=[resolver]),
+        ),
+        request_id=str(uuid.uuid4()),
+    )
+
+
+def expected_names(names: int) -> Iterator[str]:
+    """The names the pattern stands for, in order, made without the suite's own code."""
+    length = prefix_length(names)
+    base = len(CHARACTERS)
+    for position in range(names):
+        number, tld = divmod(position, len(TLDS))
+        label = ""
+        for _ in range(length):
+            number, digit = divmod(number, base)
+            label = CHARACTERS[digit] + label
+        yield f"{label}{CONSTANT}{TLDS[tld]}"
+
+
+@dataclass(slots=True)
+class Check:
+    """The comparison, name by name. `wrong` counts missing and surplus names too."""
+
+    expected: Iterator[str]
+    seed: int
+    mix: Mix = field(default_factory=Mix)
+    seen: int = 0
+    wrong: int = 0
+    mistakes: list[str] = field(default_factory=list)
+    verdicts: Counter[str] = field(default_factory=Counter)
+
+    def take(self, batch: export.Batch) -> None:
+        expected = list(islice(self.expected, batch.domain_count))
+        surplus = batch.domain_count - len(expected)
+        if surplus:
+            self._mistake(f"{surplus:,} names more than there should be", surplus)
+        self.seen += batch.domain_count
+        columns = zip(batch.names, batch.dns_verdicts, batch.addresses, strict=True)
+        for right, (name, verdict, addresses) in zip(expected, columns, strict=False):
+            self.verdicts[export.verdict_name(verdict)] += 1
+            true = truth(right, self.seed, self.mix)
+            if name != right:
+                self._mistake(f"{name} stands where {right} should")
+            elif verdict != true.verdict:
+                said, due = export.verdict_name(verdict), export.verdict_name(true.verdict)
+                self._mistake(f"{name} is {due}, not {said or 'without verdict'}")
+            elif addresses != ",".join(true.addresses):
+                self._mistake(f"{name} has {','.join(true.addresses)}, not {addresses}")
+
+    def finish(self) -> None:
+        missing = sum(1 for _ in self.expected)
+        if missing:
+            self._mistake(f"{missing:,} names are missing", missing)
+
+    def _mistake(self, text: str, count: int = 1) -> None:
+        self.wrong += count
+        if len(self.mistakes) < _SHOWN_MISTAKES:
+            self.mistakes.append(text)
+
+
+async def _check(channel: grpc.aio.Channel, campaign_id: str, names: int, seed: int) -> Check:
+    """Stream everything back through the door and compare."""
+    check = Check(expected_names(names), seed)
+    asked = export.request([campaign_id], export.DEFAULT_COLUMNS)
+    stub = query_service_pb2_grpc.QueryServiceStub(channel)
+    async for batch in export.stream(stub, asked, Patience()):
+        check.take(batch)
+    check.finish()
+    return check
+
+
+def accounting_errors(
+    account: campaign_pb2.Receipt, names: int, verdicts: Counter[str]
+) -> list[str]:
+    """What is wrong with the receipt; nothing is what one wants to hear."""
+    found = [] if account.balanced else ["the receipt does not balance"]
+    for phase in account.phases:
+        settled = receipt.settled(phase)
+        if settled != names or phase.name_count != names or phase.unsettled_count:
+            found.append(
+                f"{campaign_pb2.Phase.Name(phase.phase)}: {settled:,} outcomes for"
+                f" {phase.name_count:,} names, {phase.unsettled_count:,} unsettled, of {names:,}"
+            )
+        if phase.phase == campaign_pb2.PHASE_DNS_VALIDATION:
+            counted = {outcome.outcome: outcome.count for outcome in phase.outcomes}
+            if counted != dict(verdicts):
+                found.append(f"the receipt says {counted}, the rows say {dict(verdicts)}")
+    if campaign_pb2.PHASE_DNS_VALIDATION not in {phase.phase for phase in account.phases}:
+        found.append("the receipt has no DNS phase")
+    return found
+
+
+def _say_how_to_go_on(data: Path, *, kept: bool) -> None:
+    argument = data_argument(data)
+    lines = [f"  domainflow up{argument}"] if not kept else []
+    lines += [
+        f"  domainflow campaign list{argument}",
+        "  domainflow campaign create --name shops --pattern PREFIX --prefix-length 2"
+        f" --constant shop --tld .com --watch{argument}",
+    ]
+    where = "the data stays; go on with" if not kept else "the suite runs; go on with"
+    terminal.say(f"\n{where}:\n\n" + "\n".join(lines) + "\n")

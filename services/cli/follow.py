@@ -1,0 +1,61 @@
+"""Follows one campaign to its end, on a terminal or as NDJSON, and says how it ended."""
+
+from typing import TYPE_CHECKING
+
+from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2
+from services.cli import terminal
+from services.cli.connection import DEADLINE
+from services.cli.exits import ExitCode
+from services.cli.progress import Display, phase_label
+from services.cli.refusal import Refusal
+from services.cli.retry import Patience, cut
+from services.cli.watch import is_over, watch
+
+if TYPE_CHECKING:
+    from domainflow.campaign.v1.campaign_service_pb2_grpc import CampaignServiceAsyncStub
+
+
+async def follow(
+    stub: "CampaignServiceAsyncStub",
+    campaign_id: str,
+    *,
+    json: bool = False,
+    patience: Patience | None = None,
+) -> ExitCode:
+    """Returns once the campaign is over; the code says how it ended."""
+    with Display(terminal.eyes()) as display:
+
+        def lost(cause: Refusal) -> None:
+            display.trouble(f"connection lost ({cause.message}), trying again")
+
+        patience = patience or Patience(on_wait=lost)
+        while True:
+            async for message in watch(stub, [campaign_id], patience):
+                display.take(message)
+                if json:
+                    terminal.emit(terminal.as_json(message))
+            # The stream ended in good order; the campaign itself has the last word.
+            answer = await stub.GetCampaign(
+                campaign_service_pb2.GetCampaignRequest(campaign_id=campaign_id), timeout=DEADLINE
+            )
+            if is_over(answer.campaign):
+                break
+            await patience.wait(cut("the watch ended before the campaign"))
+    return verdict(answer.campaign)
+
+
+def verdict(campaign: campaign_pb2.Campaign) -> ExitCode:
+    """Say how the campaign ended."""
+    phase = phase_label(campaign.current_phase)
+    if campaign.status == campaign_pb2.PHASE_STATUS_CANCELLED:
+        terminal.say(f"cancelled in {phase}")
+        return ExitCode.CANCELLED
+    if campaign.status == campaign_pb2.PHASE_STATUS_FAILED:
+        failures = [p.failure for p in campaign.phases if p.phase == campaign.current_phase]
+        terminal.complain(f"{phase} failed: {' '.join(failures) or 'no cause was given'}")
+        return ExitCode.PHASE_FAILED
+    terminal.say(
+        f"completed; next: domainflow campaign receipt {campaign.campaign_id}"
+        f" | domainflow domains export {campaign.campaign_id}"
+    )
+    return ExitCode.OK

@@ -1,0 +1,198 @@
+"""A watched campaign as one moving line on a terminal, or as plain lines where nobody looks."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, event_pb2
+from services.cli.terminal import label, span
+
+# Seconds between plain lines when standard error is no terminal.
+PLAIN_INTERVAL = 5.0
+
+
+@dataclass(slots=True)
+class Picture:
+    """What is known of one campaign's running phase, folded from the messages of a watch."""
+
+    name: str = ""
+    phase: "campaign_pb2.Phase.ValueType" = campaign_pb2.PHASE_UNSPECIFIED
+    status: "campaign_pb2.PhaseStatus.ValueType" = campaign_pb2.PHASE_STATUS_UNSPECIFIED
+    failure: str = ""
+    name_count: int = 0
+    settled_count: int = 0
+    names_per_second: float = 0.0
+    remaining: float | None = None
+    drawn_at: float = 0.0
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+    def take(self, message: campaign_service_pb2.WatchCampaignsResponse, now: float) -> str:
+        """Fold one message in; the answer is a line worth keeping on the screen, or empty."""
+        match message.WhichOneof("kind"):
+            case "state":
+                self._take_state(message.state)
+            case "progress":
+                self._take_progress(message.progress, now)
+            case "event":
+                return self._take_event(message.event)
+        return ""
+
+    def remaining_at(self, now: float) -> float | None:
+        """The last estimate less the time that has passed since: an ETA that counts."""
+        if self.remaining is None:
+            return None
+        return max(0.0, self.remaining - (now - self.drawn_at))
+
+    def _take_state(self, state: campaign_pb2.Campaign) -> None:
+        self.name = state.name
+        self.phase, self.status = state.current_phase, state.status
+        for phase in state.phases:
+            if phase.phase == state.current_phase:
+                self.name_count, self.settled_count = phase.name_count, phase.settled_count
+                self.failure = phase.failure
+
+    def _take_progress(self, progress: event_pb2.Progress, now: float) -> None:
+        self.phase, self.status = progress.phase, progress.status
+        self.name_count, self.settled_count = progress.name_count, progress.settled_count
+        self.names_per_second = progress.names_per_second
+        self.outcomes = {o.outcome: o.count for o in progress.outcomes}
+        known = progress.HasField("remaining")
+        self.remaining = progress.remaining.ToTimedelta().total_seconds() if known else None
+        self.drawn_at = now
+
+    def _take_event(self, event: event_pb2.Event) -> str:
+        match event.WhichOneof("kind"):
+            case "phase_changed":
+                changed = event.phase_changed
+                if changed.phase != self.phase:
+                    self.name_count = self.settled_count = 0
+                    self.outcomes, self.remaining, self.names_per_second = {}, None, 0.0
+                self.phase, self.status = changed.phase, changed.to_status
+                if changed.to_status == campaign_pb2.PHASE_STATUS_FAILED:
+                    self.failure = changed.reason
+                because = f" ({changed.reason})" if changed.reason else ""
+                return f"{phase_label(changed.phase)}: {status_label(changed.to_status)}{because}"
+            case "chunk_retried":
+                retried = event.chunk_retried
+                because = f": {retried.cause}" if retried.cause else ""
+                return f"chunk at {retried.first_position:,} is tried again{because}"
+        return ""
+
+
+def plain(picture: Picture, now: float) -> str:
+    """`DNS validation  12,000 of 100,000  9,500/s  0:09 left  RESOLVED 7,000, NXDOMAIN 5,000`."""
+    parts = [phase_label(picture.phase)]
+    if picture.name_count:
+        parts.append(f"{picture.settled_count:,} of {picture.name_count:,}")
+    else:
+        parts.append(f"{picture.settled_count:,}")
+    if picture.status != campaign_pb2.PHASE_STATUS_RUNNING:
+        parts.append(status_label(picture.status))
+    if picture.names_per_second:
+        parts.append(f"{picture.names_per_second:,.0f}/s")
+    left = picture.remaining_at(now)
+    if left is not None:
+        parts.append(f"{span(left)} left")
+    if picture.outcomes:
+        parts.append(outcomes_text(picture.outcomes))
+    return "  ".join(parts)
+
+
+def outcomes_text(outcomes: dict[str, int]) -> str:
+    """Largest first; equal ones by name, so that the line does not flicker."""
+    ranked = sorted(outcomes.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{outcome} {count:,}" for outcome, count in ranked)
+
+
+def phase_label(phase: "campaign_pb2.Phase.ValueType") -> str:
+    return label(campaign_pb2.Phase.Name(phase), "PHASE_")
+
+
+def status_label(status: "campaign_pb2.PhaseStatus.ValueType") -> str:
+    return label(campaign_pb2.PhaseStatus.Name(status), "PHASE_STATUS_")
+
+
+class Display:
+    """`with Display(console) as display:` then `display.take(message)` for each message."""
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        interval: float = PLAIN_INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console
+        self._interval = interval
+        self._clock = clock
+        self._said_at = clock()
+        self._trouble = ""
+        self._live: Live | None = None
+        self.picture = Picture()
+
+    def take(self, message: campaign_service_pb2.WatchCampaignsResponse) -> None:
+        now = self._clock()
+        self._trouble = ""
+        note = self.picture.take(message, now)
+        if note:
+            self.note(note)
+        if self._live is None and now - self._said_at >= self._interval:
+            self.note(plain(self.picture, now))
+            self._said_at = now
+
+    def note(self, line: str) -> None:
+        """A line that stays."""
+        self._console.print(escape(line))
+
+    def trouble(self, line: str) -> None:
+        """Say once that the connection is lost; on a terminal until the next message comes."""
+        if self._live is None and not self._trouble:
+            self.note(line)
+        self._trouble = line
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._render,
+                refresh_per_second=5,
+                transient=True,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self.picture.settled_count or self.picture.name_count:
+            self.note(plain(self.picture, self._clock()))
+
+    def _render(self) -> RenderableType:
+        picture = self.picture
+        grid = Table.grid(padding=(0, 2))
+        if self._trouble:
+            grid.add_row(Text(self._trouble, style="yellow"))
+            return grid
+        bar = ProgressBar(
+            total=picture.name_count or None,
+            completed=picture.settled_count,
+            width=28,
+            pulse=not picture.name_count,
+        )
+        grid.add_row(bar, Text(plain(picture, self._clock())))
+        return grid

@@ -1,0 +1,103 @@
+"""`domainflow up`: the whole suite in the foreground, until told to stop."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Annotated
+
+import typer
+
+from services.cli import terminal
+from services.cli.connection import DATA_FOLDER, DataOption, run
+from services.cli.exits import ExitCode
+from services.cli.startup import Startup
+from services.cli.suite_state import data_argument
+from services.suite.suite import Options, Suite
+
+
+def up(
+    data: DataOption = DATA_FOLDER,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port of the door. Default: 8080 or the next free one."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that ask DNS.")] = 1,
+) -> None:
+    """Run the suite on this machine: PostgreSQL, NATS, the services, and Envoy as the only door.
+
+    Stays in the foreground. Ctrl-C or SIGTERM stops everything in order, a second one at once.
+    All data is below the data folder and survives, also a kill -9. The door's address is printed
+    on standard output once everything is ready.
+
+    With DATABASE_URL or NATS_URL set, the servers that they name are used instead.
+    """
+    suite: Suite | None = None
+
+    async def serve() -> None:
+        nonlocal suite
+        with Startup(terminal.eyes()) as startup:
+            suite = Suite(
+                data, Options.from_environment(port=port, workers=workers), on_change=startup.take
+            )
+            await suite.start()
+        try:
+            terminal.emit(f"http://{suite.address}")
+            terminal.say(_next_commands(data_argument(data)))
+            await asyncio.Event().wait()
+        finally:
+            await suite.stop()
+
+    def at_once() -> None:
+        for name, process in (suite.processes if suite else {}).items():
+            if process.pid is not None:
+                # PostgreSQL's immediate shutdown takes its backends along; the log is replayed.
+                how = signal.SIGQUIT if name == "postgres" else signal.SIGKILL
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, how)
+        os._exit(ExitCode.INTERRUPTED)
+
+    run(until_signalled(serve(), at_once))
+
+
+async def until_signalled(
+    work: Coroutine[object, object, None], at_once: Callable[[], None]
+) -> None:
+    """Run `work`; a signal cancels it, which is a good end here, and a second one means at once."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+    signalled = False
+
+    def stop() -> None:
+        nonlocal signalled
+        if signalled:
+            at_once()
+        signalled = True
+        terminal.say("stopping; once more stops at once")
+        task.cancel()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not signalled:
+            raise
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+    terminal.say("stopped")
+
+
+def _next_commands(data: str) -> str:
+    return (
+        "\nThe suite is ready; Ctrl-C stops it. Next, in another terminal:\n\n"
+        f"  domainflow demo{data}\n"
+        "  domainflow campaign create --name shops --pattern PREFIX --prefix-length 2"
+        f" --constant shop --tld .com --watch{data}\n"
+        f"  domainflow campaign list{data}\n"
+    )
