@@ -1,26 +1,10 @@
-"""Page tokens and stream cursors: positions that only this service can read, write and redirect.
+"""Where a page begins and where a stream goes on, as sealed tokens."""
 
-Sealed with AES-GCM and bound to a method and its arguments: a token says where to go on, never
-what to show.
-"""
-
-import base64
-import binascii
-import hashlib
-import os
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from services.chassis.errors import InvalidToken
-
-KEY_SIZE = 32
-# Random nonces are safe for 2^32 seals under one key: with a cursor every 5,000 names, 2 x 10^13
-# names.
-NONCE_SIZE = 12
+from services.chassis.seal import Seal
 
 # The first byte is kind and version of the rest, for the day a layout changes while tokens of
 # yesterday are still out.
@@ -30,16 +14,24 @@ _CURSOR = struct.Struct(">BIqq")
 _CURSOR_KIND = 2
 
 
-class BadKey(Exception):
-    """A key that is not base64 of 32 bytes."""
-
-
 @dataclass(frozen=True, slots=True)
 class PagePlace:
     """Where a page begins: at `position` going forward, just below it going backward."""
 
     forward: bool
     position: int
+
+    def seal(self, seal: Seal, bound: bytes) -> str:
+        return seal.seal(_PAGE.pack(_PAGE_KIND, self.forward, self.position), bound)
+
+    @classmethod
+    def open(cls, seal: Seal, token: str, bound: bytes) -> "PagePlace":
+        """Raises InvalidToken."""
+        payload = seal.open(token, bound, field="page_token")
+        if len(payload) != _PAGE.size or payload[0] != _PAGE_KIND:
+            raise _unknown("page_token")
+        _, forward, position = _PAGE.unpack(payload)
+        return cls(forward, position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,82 +45,17 @@ class StreamPlace:
     position: int
     end: int
 
+    def seal(self, seal: Seal, bound: bytes) -> str:
+        return seal.seal(_CURSOR.pack(_CURSOR_KIND, self.index, self.position, self.end), bound)
 
-def binding(method: str, arguments: bytes) -> bytes:
-    """What a token is bound to: the method, and every argument that must not change."""
-    return hashlib.sha256(method.encode() + b"\0" + arguments).digest()
-
-
-def parse_keys(text: str) -> list[bytes]:
-    """Keys from a comma-separated list of base64 texts. Raises BadKey."""
-    keys = []
-    for number, part in enumerate(text.split(","), start=1):
-        try:
-            key = base64.b64decode(part.strip(), validate=True)
-        except (binascii.Error, ValueError):
-            raise BadKey(f"key {number} is not base64") from None
-        if len(key) != KEY_SIZE:
-            raise BadKey(f"key {number} has {len(key)} bytes, not {KEY_SIZE}")
-        keys.append(key)
-    return keys
-
-
-class Seal:
-    """Makes and reads tokens. The first key seals, every key opens: prepend a key to rotate."""
-
-    def __init__(self, keys: Sequence[bytes]) -> None:
-        self._ciphers = [AESGCM(key) for key in keys]
-
-    def page(self, place: PagePlace, bound: bytes) -> str:
-        return self._seal(_PAGE.pack(_PAGE_KIND, place.forward, place.position), bound)
-
-    def open_page(self, token: str, bound: bytes, *, field: str) -> PagePlace:
+    @classmethod
+    def open(cls, seal: Seal, token: str, bound: bytes) -> "StreamPlace":
         """Raises InvalidToken."""
-        payload = self._open(token, bound, field)
-        if len(payload) != _PAGE.size or payload[0] != _PAGE_KIND:
-            raise _unknown(field)
-        _, forward, position = _PAGE.unpack(payload)
-        return PagePlace(forward, position)
-
-    def cursor(self, place: StreamPlace, bound: bytes) -> str:
-        return self._seal(_CURSOR.pack(_CURSOR_KIND, place.index, place.position, place.end), bound)
-
-    def open_cursor(self, token: str, bound: bytes, *, field: str) -> StreamPlace:
-        """Raises InvalidToken."""
-        payload = self._open(token, bound, field)
+        payload = seal.open(token, bound, field="cursor")
         if len(payload) != _CURSOR.size or payload[0] != _CURSOR_KIND:
-            raise _unknown(field)
+            raise _unknown("cursor")
         _, index, position, end = _CURSOR.unpack(payload)
-        return StreamPlace(index, position, end)
-
-    def _seal(self, payload: bytes, bound: bytes) -> str:
-        nonce = os.urandom(NONCE_SIZE)
-        sealed = self._ciphers[0].encrypt(nonce, payload, bound)
-        return base64.urlsafe_b64encode(nonce + sealed).rstrip(b"=").decode()
-
-    def _open(self, token: str, bound: bytes, field: str) -> bytes:
-        sealed = _decode(token, field)
-        for cipher in self._ciphers:
-            try:
-                return cipher.decrypt(sealed[:NONCE_SIZE], sealed[NONCE_SIZE:], bound)
-            except InvalidTag:
-                continue
-        raise InvalidToken(
-            "is damaged, or belongs to another method, other arguments or a retired key",
-            field=field,
-        )
-
-
-def _decode(token: str, field: str) -> bytes:
-    try:
-        encoded = token.encode("ascii")
-        sealed = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), b"-_", validate=True)
-    except (UnicodeEncodeError, binascii.Error):
-        sealed = b""
-    # Base64 has spellings that decode alike; only the one that was handed out is taken.
-    if len(sealed) <= NONCE_SIZE or base64.urlsafe_b64encode(sealed).rstrip(b"=") != encoded:
-        raise InvalidToken("is not a token of this service", field=field)
-    return sealed
+        return cls(index, position, end)
 
 
 def _unknown(field: str) -> InvalidToken:

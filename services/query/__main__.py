@@ -1,0 +1,70 @@
+"""Runs the query service: `python -m services.query`."""
+
+import asyncio
+import gc
+import sys
+from dataclasses import dataclass
+
+from domainflow.query.v1.query_service_pb2_grpc import add_QueryServiceServicer_to_server
+from services.chassis import telemetry
+from services.chassis.config import BadEnvironment, read_settings
+from services.chassis.postgres import open_pool
+from services.chassis.seal import BadKey, Seal, parse_keys
+from services.chassis.server import serve
+from services.query.service import RULES, QueryService
+from services.query.store import Store
+
+SERVICE = "domainflow.query.v1.QueryService"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Environment of this process, in upper case."""
+
+    database_url: str
+    # Base64 of 32 bytes; several, comma-separated, to rotate: the first seals.
+    page_token_key: str
+    # host:port to listen on.
+    query_address: str
+    log_format: str = "text"
+    query_connections: int = 10
+    query_statement_timeout: float = 15
+
+
+async def run(settings: Settings, seal: Seal) -> None:
+    pool = await open_pool(
+        settings.database_url,
+        application_name="domainflow-query",
+        max_size=settings.query_connections,
+        read_only=True,
+        statement_timeout=settings.query_statement_timeout,
+    )
+    async with pool:
+        store = Store(pool)
+        await serve(
+            settings.query_address,
+            service_name=SERVICE,
+            register=lambda server: add_QueryServiceServicer_to_server(
+                QueryService(store, seal), server
+            ),
+            ready=store.ready,
+            rules=RULES,
+        )
+
+
+def main() -> int:
+    try:
+        settings = read_settings(Settings)
+        seal = Seal(parse_keys(settings.page_token_key))
+    except (BadEnvironment, BadKey) as problem:
+        sys.stderr.write(f"{problem}\n")
+        return 2
+    telemetry.set_up("query", json_logs=settings.log_format == "json")
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 20)
+    asyncio.run(run(settings, seal))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
