@@ -92,6 +92,10 @@ class Dispatcher:
             await generate(self._store, running, *source)
         except postgres.AWAY as error:
             log.warning("generation waits: %s: %s", type(error).__name__, error)
+        except Exception as error:
+            # A fault in one campaign must not stop the others; its phase says what happened.
+            log.exception("generation of campaign %s failed", running.campaign_id)
+            await self._store.fail(running, f"{type(error).__name__}: {error}")
         finally:
             del self._generators[running.campaign_no]
             self.wake()

@@ -1,7 +1,8 @@
 """A pattern's range -> stored names, chunk by chunk, from exactly where the last commit ended."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from services.campaign import ingest
@@ -29,26 +30,11 @@ async def generate(
     True when all are stored; False when the phase stopped running or somebody else is generating.
     """
     await store.announce(running, name_count, planned=False)
-    # One block is made while the one before it is on its way to the database: two are in memory at
-    # most.
-    blocks: asyncio.Queue[_Block | None] = asyncio.Queue(1)
-
-    async def make_blocks() -> None:
-        for first in range(running.campaign_name_count, name_count, CHUNK_SIZE):
-            count = min(CHUNK_SIZE, name_count - first)
-            block = await asyncio.to_thread(
-                _make_block, pattern, first_offset + first, running.campaign_no, first, count
-            )
-            await blocks.put(block)
-        await blocks.put(None)
-
-    async with asyncio.TaskGroup() as group:
-        maker = group.create_task(make_blocks())
-        while (block := await blocks.get()) is not None:
+    async with aclosing(_blocks(running, pattern, first_offset, name_count)) as blocks:
+        async for block in blocks:
             if not await store.append_names(
                 running, block.first, block.rows, block.count, block.sha256
             ):
-                maker.cancel()
                 return False
     await store.announce(running, name_count, planned=True)
     return True
@@ -58,6 +44,31 @@ def encode_names(campaign_no: int, first: int, names: Sequence[str]) -> tuple[by
     """COPY rows and content hash of names at consecutive positions."""
     encoded = "\n".join(names).encode().split(b"\n")
     return ingest.copy_rows(campaign_no, first, encoded), ingest.digest(encoded)
+
+
+async def _blocks(
+    running: RunningPhase, pattern: Pattern, first_offset: int, name_count: int
+) -> AsyncGenerator[_Block, None]:
+    """Blocks in order; one is made while the one before it is on its way to the database."""
+
+    def make(first: int) -> "asyncio.Future[_Block]":
+        count = min(CHUNK_SIZE, name_count - first)
+        offset, no = first_offset + first, running.campaign_no
+        return asyncio.ensure_future(
+            asyncio.to_thread(_make_block, pattern, offset, no, first, count)
+        )
+
+    starts = range(running.campaign_name_count, name_count, CHUNK_SIZE)
+    following = make(starts[0]) if starts else None
+    try:
+        for start in starts:
+            assert following is not None
+            block = await following
+            following = make(start + CHUNK_SIZE) if start != starts[-1] else None
+            yield block
+    finally:
+        if following is not None:
+            following.cancel()
 
 
 def _make_block(pattern: Pattern, offset: int, campaign_no: int, first: int, count: int) -> _Block:

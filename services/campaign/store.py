@@ -527,6 +527,23 @@ class Store:
                 await _apply(connection, campaign, start, actor="dispatcher", reason="next phase")
             return True
 
+    async def fail(self, running: RunningPhase, failure: str) -> None:
+        """End the phase as failed, if it still runs."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            campaign = await _lock(connection, "k.no = $1", running.campaign_no)
+            if campaign is None:
+                return
+            state = campaign.state(running.phase)
+            if state.status is Status.RUNNING and state.run == running.run:
+                await connection.execute(
+                    "UPDATE phases SET failure = $3 WHERE campaign_no = $1 AND phase = $2",
+                    running.campaign_no,
+                    running.phase,
+                    failure,
+                )
+                failed = Step(running.phase, state.status, Status.FAILED)
+                await _apply(connection, campaign, failed, actor="dispatcher", reason=failure)
+
     # Progress and receipts.
 
     async def tally(self, campaign_no: int, phase: int, run: int) -> Tally:

@@ -46,8 +46,6 @@ SOFT_DELAY_LIMIT = 1.0
 # Seconds to leave the kernel alone when it takes no more.
 BLOCKED_FOR = 0.002
 CASE_TABLES = 1024
-# Echoes in the wrong case, and none in the right one, that show a resolver to fold case.
-FOLDED_LIMIT = 8
 NO_ANSWER = Answer(-1, False, (), (), -1, False, False)
 
 _new = tuple.__new__
@@ -505,7 +503,7 @@ class Engine:
                 self._finish(call)
         if settled:
             self._in_flight -= settled
-            channel.upstream.keeps_case = True
+            channel.upstream.exact += settled
             self._credit(channel.upstream, settled)
         self._fill()
 
@@ -542,7 +540,7 @@ class Engine:
                 self._ask_over_tcp(channel.upstream, query)
             return
         if echo is wire.Echo.SAME:
-            upstream.keeps_case = True
+            upstream.exact += 1
         try:
             answer = wire.read(datagram, query.question, self._settings.qtype)
         except wire.Malformed:
@@ -666,8 +664,7 @@ class Engine:
             upstream.silent += overdue
             if upstream.silent >= upstream.SILENT_LIMIT:
                 upstream.suspect = True
-            if upstream.folded >= FOLDED_LIMIT and not upstream.keeps_case:
-                upstream.folds_case = True
+            upstream.learn_case()
             self._close_retired(upstream, now)
         self._send_due(FIRST_FLIGHT)
         self._fill()

@@ -123,6 +123,8 @@ class Upstream:
     # So many attempts in a row without an answer make an upstream suspect: with 20% of packets
     # lost that happens by chance once in 10^11.
     SILENT_LIMIT = 16
+    # Echoes in the wrong case before any conclusion.
+    FOLDED_LIMIT = 8
     PROBE_INTERVAL_NS = 250_000_000
 
     def __init__(
@@ -142,9 +144,8 @@ class Upstream:
         self.suspect = False
         self.silent = 0
         self.sent = self.answered = self.timeouts = 0
-        # Echoes in another case than sent. A resolver that never once kept it is taken to fold.
-        self.folded = 0
-        self.keeps_case = False
+        # Echoes over UDP in another case than sent, and in the same.
+        self.folded = self.exact = 0
         self.folds_case = False
         self._sockets = sockets
         self._queries_per_socket = queries_per_socket
@@ -166,6 +167,15 @@ class Upstream:
         channel = self._open()
         self.channels.insert(self._turn, channel)
         return channel
+
+    def learn_case(self) -> None:
+        """Take a resolver to fold case if most echoes say so; some match by chance.
+
+        A forger cannot bring this about: he would have to guess id and port more often than the
+        resolver answers.
+        """
+        if self.folded >= self.FOLDED_LIMIT and self.folded > 2 * self.exact:
+            self.folds_case = True
 
     def probe_due(self, now: int) -> bool:
         """Whether a suspect upstream may be tried with one name again. `now` in nanoseconds."""

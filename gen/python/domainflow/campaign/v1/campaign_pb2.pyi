@@ -494,7 +494,7 @@ class DnsConfiguration(_message.Message):
     attempt_limit: _builtins.int
     """Queries sent for one name before its verdict is TIMEOUT. Default 6; 1 to 20."""
     window: _builtins.int
-    """Names in flight per worker process. Default 4,000; 1 to 50,000."""
+    """Names in flight per worker process. Default 4,000; 1 to 10,000."""
     chunk_size: _builtins.int
     """Names per chunk, the unit of work that is handed out, stored and acknowledged as one. Default 2,000; 100 to 5,000."""
     @_builtins.property

@@ -121,7 +121,7 @@ class DnsResult(_message.Message):
 
     @_builtins.property
     def check_time(self) -> _timestamp_pb2.Timestamp:
-        """When the verdict was reached."""
+        """When the verdict was stored: names are settled in chunks."""
 
     def __init__(
         self,

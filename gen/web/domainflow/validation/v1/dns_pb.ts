@@ -77,7 +77,7 @@ export type DnsResult = Message<"domainflow.validation.v1.DnsResult"> & {
   duration?: Duration | undefined;
 
   /**
-   * When the verdict was reached.
+   * When the verdict was stored: names are settled in chunks.
    *
    * @generated from field: google.protobuf.Timestamp check_time = 9;
    */

@@ -1,0 +1,90 @@
+"""ValidationService: check now, for somebody who waits."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from domainflow.validation.v1 import dns_pb2
+from domainflow.validation.v1 import validation_service_pb2 as pb
+from domainflow.validation.v1 import validation_service_pb2_grpc as pb_grpc
+from services.chassis.domain_name import NotADomainName, normalise
+from services.chassis.endpoint import BadEndpoint, parse_endpoint
+from services.chassis.errors import FieldViolation
+from services.validation.dns.engine import EngineSettings
+from services.validation.dns.verdict import Outcome
+from services.validation.engines import Engines
+from services.validation.store import Store
+
+Context = Any
+
+
+class ValidationService(pb_grpc.ValidationServiceServicer):
+    """How names are checked. See validation_service.proto for every RPC's contract."""
+
+    def __init__(self, *, store: Store, engines: Engines) -> None:
+        self._store = store
+        self._engines = engines
+
+    async def CheckNames(
+        self, request: pb.CheckNamesRequest, context: Context
+    ) -> pb.CheckNamesResponse:
+        names = [normalise(name) for name in request.names]
+        async with self._engines.use(request.resolvers, EngineSettings()) as engine:
+            outcomes = await engine.resolve(names)
+        now = time.time_ns()
+        return pb.CheckNamesResponse(
+            checked_names=[
+                pb.CheckedName(name=outcome.name, dns=outcome_to_pb(outcome, now))
+                for outcome in outcomes
+            ]
+        )
+
+    async def ListWorkers(
+        self, request: pb.ListWorkersRequest, context: Context
+    ) -> pb.ListWorkersResponse:
+        response = pb.ListWorkersResponse()
+        for row in await self._store.workers():
+            worker = response.workers.add(
+                worker_id=row.worker_id,
+                pool=row.pool,
+                host=row.host,
+                pid=row.pid,
+                chunks_in_flight=row.chunks_in_flight,
+                settled_count=row.settled_count,
+            )
+            worker.start_time.FromDatetime(row.start_time)
+            worker.report_time.FromDatetime(row.report_time)
+        return response
+
+
+def check_names(request: pb.CheckNamesRequest) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about CheckNames."""
+    for index, name in enumerate(request.names):
+        try:
+            normalise(name)
+        except NotADomainName as problem:
+            yield FieldViolation(f"names[{index}]", str(problem))
+    for index, resolver in enumerate(request.resolvers):
+        try:
+            parse_endpoint(resolver, default_port=53)
+        except BadEndpoint as problem:
+            yield FieldViolation(f"resolvers[{index}]", str(problem))
+
+
+def outcome_to_pb(outcome: Outcome, check_time_ns: int) -> dns_pb2.DnsResult:
+    """Verdict and evidence."""
+    result = dns_pb2.DnsResult(
+        verdict=dns_pb2.DnsVerdict.ValueType(outcome.verdict),
+        rcode=outcome.rcode,
+        addresses=outcome.addresses,
+        cname_chain=outcome.chain,
+        # Without an answer no resolver has decided anything.
+        resolver=outcome.resolver if outcome.rcode >= 0 else "",
+        attempt_count=outcome.attempts,
+        tcp=outcome.tcp,
+    )
+    if outcome.ttl >= 0:
+        result.ttl.FromSeconds(outcome.ttl)
+    result.duration.FromMicroseconds(outcome.duration_us)
+    result.check_time.FromNanoseconds(check_time_ns)
+    return result
