@@ -1,0 +1,170 @@
+"""The sandbox's DNS server, asked by dnspython."""
+
+import asyncio
+import json
+import signal
+import sys
+from asyncio.subprocess import PIPE
+
+import dns.asyncquery
+import dns.exception
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import pytest
+
+from services.sandbox.dns_server import Faults, SandboxDns, SandboxDnsSettings
+from services.sandbox.truth import Behaviour, Mix, truth
+
+MIX = Mix()
+RCODES = {
+    Behaviour.NXDOMAIN: dns.rcode.NXDOMAIN,
+    Behaviour.DANGLING: dns.rcode.NXDOMAIN,
+    Behaviour.SERVFAIL: dns.rcode.SERVFAIL,
+    Behaviour.REFUSED: dns.rcode.REFUSED,
+    Behaviour.UNUSABLE: dns.rcode.NOTIMP,
+}
+
+
+def named(behaviour: Behaviour, mix: Mix = MIX) -> str:
+    names = (f"name{number}.example" for number in range(100_000))
+    return next(name for name in names if truth(name, 1, mix).behaviour is behaviour)
+
+
+@pytest.fixture
+async def server():
+    async with SandboxDns() as opened:
+        yield opened
+
+
+async def ask(server, name, kind="A", *, tcp=False, timeout=3.0, **options):
+    host, port = server.address
+    query = dns.message.make_query(name, kind, **options)
+    send = dns.asyncquery.tcp if tcp else dns.asyncquery.udp
+    return await send(query, host, port=port, timeout=timeout)
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
+@pytest.mark.parametrize("behaviour", sorted(set(Behaviour) - {Behaviour.MUTE}))
+async def test_each_behaviour_is_answered_as_the_truth_says(server, behaviour, tcp):
+    name = named(behaviour)
+    known = truth(name, 1, MIX)
+
+    response = await ask(server, name, tcp=tcp, use_edns=0, payload=1232)
+
+    if behaviour is Behaviour.TRUNCATED and not tcp:
+        assert response.flags & dns.flags.TC
+        return
+    records = [(rrset.rdtype, item) for rrset in response.answer for item in rrset]
+    addresses = [item.address for kind, item in records if kind == dns.rdatatype.A]
+    targets = [item.target for kind, item in records if kind == dns.rdatatype.CNAME]
+    assert response.rcode() == RCODES.get(behaviour, dns.rcode.NOERROR)
+    assert sorted(addresses) == sorted(known.addresses)
+    assert tuple(target.to_text(omit_final_dot=True) for target in targets) == known.chain
+    assert not response.flags & dns.flags.TC
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
+async def test_a_mute_name_is_not_answered(server, tcp):
+    with pytest.raises(dns.exception.Timeout):
+        await ask(server, named(Behaviour.MUTE), tcp=tcp, timeout=0.2)
+
+
+async def test_a_large_answer_without_edns_is_truncated(server):
+    response = await ask(server, named(Behaviour.LARGE))
+
+    assert response.flags & dns.flags.TC
+
+
+@pytest.mark.parametrize("kind", ["AAAA", "MX", "TXT", "NS"])
+async def test_other_types_agree_on_existence(server, kind):
+    present = await ask(server, named(Behaviour.RESOLVES), kind)
+    absent = await ask(server, named(Behaviour.NXDOMAIN), kind)
+
+    assert (present.rcode(), present.answer) == (dns.rcode.NOERROR, [])
+    assert absent.rcode() == dns.rcode.NXDOMAIN
+    assert present.authority[0].rdtype == dns.rdatatype.SOA
+
+
+async def test_the_case_of_the_question_is_kept_unless_told_otherwise(server):
+    name = named(Behaviour.RESOLVES).upper()
+    assert name in (await ask(server, name)).question[0].to_text()
+
+    async with SandboxDns(SandboxDnsSettings(faults=Faults(fold_case=True))) as folding:
+        assert name.lower() in (await ask(folding, name)).question[0].to_text()
+
+
+async def test_a_liar_answers_for_names_that_do_not_exist():
+    async with SandboxDns(SandboxDnsSettings(faults=Faults(lying=True))) as liar:
+        response = await ask(liar, named(Behaviour.NXDOMAIN))
+
+    assert response.rcode() == dns.rcode.NOERROR
+    assert response.answer[0][0].address == "203.0.113.80"
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [b"", b"\0" * 5, b"\0" * 12, b"\xff" * 40, b"\0\0\1\0\0\1\0\0\0\0\0\0\3abc",
+     b"\0\0\x81\0\0\1\0\0\0\0\0\0\1a\0\0\1\0\1"],
+    ids=["empty", "short", "no question", "ones", "cut off", "an answer"],
+)  # fmt: skip
+async def test_what_is_not_a_question_gets_no_answer(server, noise):
+    loop = asyncio.get_running_loop()
+    received: list[bytes] = []
+
+    class Client(asyncio.DatagramProtocol):
+        def datagram_received(self, data, addr):
+            received.append(data)
+
+    transport, _ = await loop.create_datagram_endpoint(Client, remote_addr=server.address)
+    transport.sendto(noise)
+    await ask(server, named(Behaviour.RESOLVES))
+    transport.close()
+
+    assert received == []
+    assert server.stats.answers == 1
+
+
+async def test_loss_takes_the_fraction_asked_for():
+    settings = SandboxDnsSettings(faults=Faults(loss=0.5), mix=Mix(mute=0, slow=0))
+    async with SandboxDns(settings) as server:
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=server.address
+        )
+        for number in range(400):
+            transport.sendto(dns.message.make_query(f"name{number}.example", "A").to_wire())
+        while server.stats.questions < 400:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        transport.close()
+
+    assert 150 < server.stats.answers < 250
+
+
+async def test_two_servers_of_one_seed_agree():
+    async with SandboxDns() as first, SandboxDns(SandboxDnsSettings(fault_seed=9)) as second:
+        name = named(Behaviour.RESOLVES)
+        assert (await ask(first, name)).answer == (await ask(second, name)).answer
+
+
+async def test_the_process_says_where_it_listens_and_ends_when_told():
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.sandbox", "--dns-servers", "2", "--seed", "1",
+        "--loss", "0", "--servfail", "0", "--die-with-parent", stdout=PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        ready = json.loads(await process.stdout.readline())
+        assert len(ready["dns"]) == 2
+        for address in ready["dns"]:
+            host, port = address.split(":")
+            query = dns.message.make_query(named(Behaviour.RESOLVES), "A")
+            response = await dns.asyncquery.udp(query, host, port=int(port), timeout=3)
+            assert response.answer
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

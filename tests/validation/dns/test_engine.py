@@ -1,0 +1,460 @@
+"""The engine against the sandbox's truth, and against servers that misbehave on purpose."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from itertools import count
+from socket import inet_aton
+from typing import Any
+
+import pytest
+import uvloop
+
+from services.sandbox.dns_server import Faults, SandboxDns, SandboxDnsSettings
+from services.sandbox.truth import Behaviour, Mix, truth
+from services.validation.dns import wire
+from services.validation.dns.engine import Engine, EngineClosed, EngineSettings
+from services.validation.dns.resolvers import Resolver
+from services.validation.dns.verdict import Outcome, Verdict
+
+HARD = (
+    "nodata", "servfail", "refused", "mute", "slow", "chain",
+    "dangling", "loop", "wildcard", "large", "unusable",
+)  # fmt: skip
+QUICK = EngineSettings(timeout=0.15, tries=3)
+LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+
+
+def run(loop, work: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(work)
+
+
+async def until(fact: Callable[[], object]) -> None:
+    """Let the loop turn until `fact` holds; the time limit of the test is the limit."""
+    for _ in count():
+        if fact():
+            return
+        await asyncio.sleep(0)
+
+
+def names(total: int, suffix: str = "example") -> list[str]:
+    return [f"name{number}.{suffix}" for number in range(total)]
+
+
+def wrong(outcomes: list[Outcome], mix: Mix, seed: int = 1) -> list[Outcome]:
+    """Outcomes that differ from the truth in verdict, addresses or chain."""
+    found = []
+    for outcome in outcomes:
+        right = truth(outcome.name, seed, mix)
+        evidence = (outcome.verdict, sorted(outcome.addresses), outcome.chain)
+        if evidence != (right.verdict, sorted(right.addresses), right.chain):
+            found.append(outcome)
+    return found
+
+
+def reply(question: bytes, address: str | None = None, rcode: int = 0) -> bytes:
+    """An answer with one address or none. Without EDNS, whatever the question had."""
+    end = question.index(b"\0", 12) + 5
+    flags = bytes((0x81, 0x80 | rcode)) + b"\0\1" + (b"\0\1" if address else b"\0\0") + bytes(4)
+    record = wire.A_RECORD + b"\0\0\0\x3c\0\4" + inet_aton(address) if address else b""
+    return question[:2] + flags + question[12:end] + record
+
+
+# Truth
+
+
+async def check_heavy_faults() -> None:
+    # Mute names cost all time-outs of all tries; the few here keep the test short.
+    mix = Mix(mute=0.05)
+    faults = Faults(loss=0.2, servfail=0.05, late=0.05, truncate=0.05, bogus=0.05)
+    settings = EngineSettings(timeout=0.15, tries=13, soft_tries=9, soft_delay=0.002)
+    asked = names(10_000) + names(10_000, "child.co.example")
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(
+                SandboxDns(SandboxDnsSettings(mix=mix, faults=faults, fault_seed=number))
+            )
+            for number in (1, 2)
+        ]
+        resolvers = [Resolver(*server.address) for server in servers]
+        engine = await stack.enter_async_context(Engine(resolvers, settings))
+        batches = await asyncio.gather(
+            *(engine.resolve(asked[at : at + 2000]) for at in range(0, len(asked), 2000))
+        )
+        outcomes = [outcome for batch in batches for outcome in batch]
+
+        assert [outcome.name for outcome in outcomes] == asked
+        assert wrong(outcomes, mix) == []
+        assert {outcome.verdict for outcome in outcomes} >= set(Verdict) - {
+            Verdict.WILDCARD,
+            Verdict.BOGUS,
+        }
+        assert any(outcome.tcp for outcome in outcomes)
+        assert engine.stats().in_flight == 0
+
+
+def test_20000_names_through_heavy_faults_get_the_right_verdicts():
+    run(uvloop.new_event_loop, check_heavy_faults())
+
+
+async def check_one_of_two_dead(dead: Resolver) -> None:
+    mix = Mix(mute=0)
+    settings = EngineSettings(timeout=0.2, window=1000)
+    async with SandboxDns(SandboxDnsSettings(mix=mix)) as server:
+        async with Engine([dead, Resolver(*server.address)], settings) as engine:
+            outcomes = await engine.resolve(names(5000))
+
+            assert wrong(outcomes, mix) == []
+            by_name = {it.resolver: it for it in engine.stats().resolvers}
+            assert by_name[str(dead)].suspect
+            assert by_name[str(dead)].sent < 1500
+
+
+@LOOPS
+def test_one_of_two_resolvers_mute_changes_no_verdict(loop, mute):
+    run(loop, check_one_of_two_dead(mute))
+
+
+@LOOPS
+def test_one_of_two_resolvers_refusing_changes_no_verdict(loop, dead_port):
+    run(loop, check_one_of_two_dead(dead_port))
+
+
+async def test_a_resolver_without_a_route_changes_no_verdict():
+    # 2001:db8::/32 is for documentation; here it has no route or no listener.
+    mix = Mix(mute=0, slow=0)
+    async with SandboxDns(SandboxDnsSettings(mix=mix)) as server:
+        nowhere = Resolver("2001:db8::1")
+        async with Engine([nowhere, Resolver(*server.address)], QUICK) as engine:
+            assert wrong(await engine.resolve(names(500)), mix) == []
+
+
+async def test_a_resolver_that_comes_back_is_used_again(scripted, dead_port):
+    async with scripted(lambda question: [reply(question, rcode=3)]) as alive:
+        async with Engine([dead_port, alive], QUICK) as engine:
+            await engine.resolve(names(200))
+            assert [it.suspect for it in engine.stats().resolvers] == [True, False]
+
+            loop = asyncio.get_running_loop()
+            async with SandboxDns(SandboxDnsSettings(port=dead_port.port, mix=Mix(mute=0))):
+                deadline = loop.time() + 5
+                while engine.stats().resolvers[0].suspect and loop.time() < deadline:
+                    await engine.resolve(names(200))
+                assert not engine.stats().resolvers[0].suspect
+
+
+@LOOPS
+def test_a_window_smaller_than_the_batch_is_enough(loop):
+    async def check() -> None:
+        mix = Mix(mute=0)
+        async with SandboxDns(SandboxDnsSettings(mix=mix)) as server:
+            settings = EngineSettings(window=10, sockets_per_resolver=2, queries_per_socket=100)
+            async with Engine([Resolver(*server.address)], settings) as engine:
+                batches = await asyncio.gather(*(engine.resolve(names(300)) for _ in range(4)))
+        assert [wrong(batch, mix) for batch in batches] == [[], [], [], []]
+
+    run(loop, check())
+
+
+async def test_ipv6_resolvers_are_asked():
+    mix = Mix(mute=0)
+    try:
+        server = await SandboxDns(SandboxDnsSettings(host="::1", mix=mix)).__aenter__()
+    except OSError:
+        pytest.skip("no IPv6 loopback here")
+    try:
+        async with Engine([Resolver(*server.address)], QUICK) as engine:
+            outcomes = await engine.resolve(names(300))
+    finally:
+        await server.__aexit__(None, None, None)
+
+    assert wrong(outcomes, mix) == []
+    assert outcomes[0].resolver.startswith("[::1]:")
+
+
+# Evidence
+
+
+async def test_a_truncated_answer_is_asked_for_over_tcp():
+    mix = Mix(nxdomain=0, resolves=0, truncated=1, **dict.fromkeys(HARD, 0))
+    async with SandboxDns(SandboxDnsSettings(mix=mix)) as server:
+        async with Engine([Resolver(*server.address)], QUICK) as engine:
+            outcomes = await engine.resolve(names(50))
+
+    assert wrong(outcomes, mix) == []
+    assert all(outcome.tcp and outcome.attempts == 1 for outcome in outcomes)
+    assert len(outcomes[0].addresses) == 90
+
+
+async def test_truncation_without_tcp_is_an_error(scripted):
+    def truncated(question: bytes) -> list[bytes]:
+        answer = reply(question)
+        return [answer[:2] + bytes((answer[2] | 2,)) + answer[3:]]
+
+    async with scripted(truncated) as resolver, Engine([resolver], QUICK) as engine:
+        (outcome,) = await engine.resolve(["x.example"])
+
+    assert (outcome.verdict, outcome.attempts) == (Verdict.ERROR, 3)
+
+
+async def test_the_outcome_carries_its_evidence(scripted):
+    async with scripted(lambda question: [reply(question, "192.0.2.7")]) as resolver:
+        async with Engine([resolver], QUICK) as engine:
+            (outcome,) = await engine.resolve(["www.x.example"])
+
+    assert outcome._replace(duration_us=0) == Outcome(
+        "www.x.example", Verdict.RESOLVED, 0, ("192.0.2.7",), (), 60, str(resolver), 1, 0, False
+    )
+    assert outcome.duration_us > 0
+
+
+async def test_silence_is_a_timeout_after_every_try(mute):
+    async with Engine([mute], QUICK) as engine:
+        (outcome,) = await engine.resolve(["x.example"])
+
+    assert (outcome.verdict, outcome.rcode, outcome.attempts) == (Verdict.TIMEOUT, -1, 3)
+    assert outcome.resolver == str(mute)
+
+
+@pytest.mark.parametrize(
+    ("rcode", "verdict"),
+    [(1, Verdict.ERROR), (2, Verdict.SERVFAIL), (4, Verdict.ERROR), (5, Verdict.REFUSED)],
+)
+async def test_a_lasting_failure_is_believed_after_some_tries(scripted, rcode, verdict):
+    asked = []
+
+    def fail(question: bytes) -> list[bytes]:
+        asked.append(question)
+        return [reply(question, rcode=rcode)]
+
+    async with scripted(fail) as resolver:
+        async with Engine([resolver], EngineSettings(soft_tries=3, soft_delay=0.01)) as engine:
+            (outcome,) = await engine.resolve(["x.example"])
+
+    assert (outcome.verdict, outcome.rcode, len(asked)) == (verdict, rcode, 3)
+
+
+async def test_a_server_that_knows_no_edns_is_asked_without(scripted):
+    def old(question: bytes) -> list[bytes]:
+        return [reply(question, rcode=1) if question[11] else reply(question, "192.0.2.1")]
+
+    async with scripted(old) as resolver, Engine([resolver], QUICK) as engine:
+        (outcome,) = await engine.resolve(["x.example"])
+
+    assert (outcome.verdict, outcome.attempts) == (Verdict.RESOLVED, 2)
+
+
+async def test_a_malformed_answer_counts_only_if_nothing_better_comes(scripted):
+    def broken(question: bytes) -> list[bytes]:
+        return [reply(question, "192.0.2.1")[:-2]]
+
+    async with scripted(broken) as resolver, Engine([resolver], QUICK) as engine:
+        (outcome,) = await engine.resolve(["x.example"])
+
+    assert outcome.verdict is Verdict.ERROR
+
+
+async def test_an_answer_to_an_earlier_attempt_still_counts(scripted):
+    held = []
+
+    def late(question: bytes) -> list[bytes]:
+        held.append(question)
+        # The second question brings the answer to the first.
+        return [reply(held[0], "192.0.2.1")] if len(held) == 2 else []
+
+    settings = EngineSettings(timeout=0.15, sockets_per_resolver=1)
+    async with scripted(late) as resolver, Engine([resolver], settings) as engine:
+        (outcome,) = await engine.resolve(["x.example"])
+
+    assert (outcome.verdict, outcome.attempts) == (Verdict.RESOLVED, 2)
+
+
+async def test_names_that_cannot_be_asked_are_errors_among_good_ones(scripted):
+    bad = ["", "a..b", "a" * 64 + ".example", "é.example", "a." * 127 + "b"]
+    async with scripted(lambda question: [reply(question, rcode=3)]) as resolver:
+        async with Engine([resolver], QUICK) as engine:
+            outcomes = await engine.resolve(["x.example", *bad, "y.example"])
+            only_bad = await engine.resolve(bad)
+
+    assert [outcome.verdict.name for outcome in outcomes] == [
+        "NXDOMAIN",
+        *["ERROR"] * 5,
+        "NXDOMAIN",
+    ]
+    assert [outcome.attempts for outcome in only_bad] == [0] * 5
+
+
+# Forgery
+
+
+def other_case(question: bytes) -> bytes:
+    return question[:12] + question[12:].swapcase()
+
+
+FORGERIES = {
+    "another id": lambda q: bytes((q[0] ^ 1, q[1])) + reply(q, "203.0.113.1")[2:],
+    "another name": lambda q: reply(q[:13] + b"z" + q[14:], "203.0.113.1"),
+    "another type": lambda q: reply(q, "203.0.113.1").replace(b"\0\1\0\1\xc0", b"\0\x0f\0\1\xc0"),
+    "another case": lambda q: reply(other_case(q), "203.0.113.1"),
+    "a question": lambda q: q,
+    "another opcode": lambda q: q[:2] + b"\xa9" + reply(q, "203.0.113.1")[3:],
+    "a bare header": lambda q: q[:2] + b"\x81\x83" + bytes(8),
+    "cut off": lambda q: reply(q, "203.0.113.1")[:-3],
+    "nothing": lambda q: b"",
+}
+
+
+@pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
+async def test_a_forged_answer_is_never_accepted(scripted, forge):
+    def script(question: bytes) -> list[bytes]:
+        return [forge(question), reply(question, "192.0.2.1")]
+
+    async with scripted(script) as resolver, Engine([resolver], QUICK) as engine:
+        outcomes = await engine.resolve(names(200, "long-enough-for-case.example"))
+
+    assert {outcome.addresses for outcome in outcomes} == {("192.0.2.1",)}
+
+
+async def test_an_answer_from_another_port_is_never_accepted():
+    loop = asyncio.get_running_loop()
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forger,
+    ):
+        for sock in (server, forger):
+            sock.setblocking(False)
+            sock.bind(("127.0.0.1", 0))
+        async with Engine([Resolver(*server.getsockname())], QUICK) as engine:
+            asking = asyncio.create_task(engine.resolve(["x.example"]))
+            question, client = await loop.sock_recvfrom(server, 512)
+            forger.sendto(reply(question, "203.0.113.1"), client)
+            server.sendto(reply(question, "192.0.2.1"), client)
+            (outcome,) = await asking
+
+    assert outcome.addresses == ("192.0.2.1",)
+
+
+@pytest.mark.parametrize("total", [1, 40, 2000])
+async def test_a_resolver_that_folds_case_is_still_used(total):
+    mix = Mix(mute=0, slow=0)
+    settings = SandboxDnsSettings(mix=mix, faults=Faults(fold_case=True))
+    async with SandboxDns(settings) as server:
+        async with Engine([Resolver(*server.address)], QUICK) as engine:
+            outcomes = await engine.resolve(names(total))
+
+    assert wrong(outcomes, mix) == []
+
+
+async def test_ids_and_case_vary_between_questions(scripted):
+    seen: list[bytes] = []
+
+    def record(question: bytes) -> list[bytes]:
+        seen.append(question)
+        return [reply(question, rcode=3)]
+
+    async with scripted(record) as resolver, Engine([resolver], QUICK) as engine:
+        await engine.resolve(["the-same-name.example"] * 400)
+
+    assert len({question[:2] for question in seen}) > 390
+    assert len({question[12:] for question in seen}) > 200
+
+
+# Calls
+
+
+@LOOPS
+def test_cancelling_one_call_leaves_the_others_right(loop):
+    async def check() -> None:
+        mix = Mix(mute=0)
+        async with SandboxDns(SandboxDnsSettings(mix=mix)) as server:
+            settings = EngineSettings(window=500)
+            async with Engine([Resolver(*server.address)], settings) as engine:
+                tasks = [asyncio.create_task(engine.resolve(names(1000))) for _ in range(5)]
+                await until(lambda: engine.stats().in_flight)
+                for task in (tasks[0], tasks[3]):
+                    task.cancel()
+                done = await asyncio.gather(*(tasks[at] for at in (1, 2, 4)))
+                await asyncio.wait(tasks)
+
+                assert [task.cancelled() for task in tasks] == [True, False, False, True, False]
+                assert [wrong(batch, mix) for batch in done] == [[], [], []]
+                assert (engine.stats().in_flight, engine.stats().waiting) == (0, 0)
+
+    run(loop, check())
+
+
+async def test_a_cancelled_call_gives_its_place_in_the_window_back(mute):
+    async with Engine([mute], EngineSettings(window=50, timeout=60)) as engine:
+        stuck = asyncio.create_task(engine.resolve(names(500)))
+        await until(lambda: engine.stats().in_flight)
+        assert (engine.stats().in_flight, engine.stats().waiting) == (50, 450)
+
+        stuck.cancel()
+        await asyncio.wait([stuck])
+
+        assert (engine.stats().in_flight, engine.stats().waiting) == (0, 0)
+
+
+async def test_a_call_cancelled_while_on_tcp_is_let_go():
+    mix = Mix(nxdomain=0, resolves=0, truncated=1, **dict.fromkeys(HARD, 0))
+    faults = Faults(delay=0.05)
+    async with SandboxDns(SandboxDnsSettings(mix=mix, faults=faults)) as server:
+        async with Engine([Resolver(*server.address)], EngineSettings()) as engine:
+            asking = asyncio.create_task(engine.resolve(names(20)))
+            await until(lambda: engine.stats().tcp)
+            asking.cancel()
+            await asyncio.wait([asking])
+            assert engine.stats().in_flight == 0
+
+            assert wrong(await engine.resolve(names(5)), mix) == []
+
+
+async def test_closing_the_engine_ends_its_calls(mute):
+    async with Engine([mute], EngineSettings(timeout=60)) as engine:
+        stuck = asyncio.create_task(engine.resolve(names(5)))
+        await until(lambda: engine.stats().in_flight)
+
+    with pytest.raises(EngineClosed):
+        await stuck
+    with pytest.raises(EngineClosed):
+        await engine.resolve(["x.example"])
+
+
+async def test_no_names_are_no_outcomes(mute):
+    async with Engine([mute]) as engine:
+        assert await engine.resolve([]) == []
+
+
+async def test_aaaa_of_the_sandbox_is_no_data():
+    mix = Mix(nxdomain=0, mute=0)
+    existing = [name for name in names(50) if truth(name, 1, mix).behaviour is Behaviour.RESOLVES]
+    async with SandboxDns(SandboxDnsSettings(mix=mix)) as server:
+        settings = EngineSettings(qtype=wire.AAAA)
+        async with Engine([Resolver(*server.address)], settings) as engine:
+            outcomes = await engine.resolve(existing)
+
+    assert existing
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.NO_DATA}
+
+
+@pytest.mark.parametrize(
+    "wrong_setting",
+    [
+        {"window": 0},
+        {"window": 10_001},
+        {"timeout": 0},
+        {"tries": 0},
+        {"tcp_limit": 0},
+        {"qtype": 5},
+    ],
+)
+def test_settings_out_of_their_limits_are_refused(wrong_setting):
+    with pytest.raises(ValueError, match=next(iter(wrong_setting))):
+        EngineSettings(**wrong_setting)
+
+
+def test_an_engine_without_resolvers_is_refused():
+    with pytest.raises(ValueError, match="at least one resolver"):
+        Engine([])
