@@ -1,5 +1,7 @@
 """Questions to a part on loopback: is it up? A part that is not answers False or an OSError."""
 
+from typing import Any
+
 import aiohttp
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -20,10 +22,10 @@ async def http(port: int, path: str, *, method: str = "GET") -> tuple[int, str]:
 async def is_serving(address: str) -> bool:
     """Whether a gRPC server reports SERVING for itself as a whole."""
     async with grpc.aio.insecure_channel(address) as channel:
+        # Generated at run time: typed by nobody.
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=1
-            )
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
         except grpc.aio.AioRpcError:
             return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -8,7 +8,7 @@ What the services are told, all by environment variables (the caller's own are p
 | NATS_URL | all | the embedded NATS or the caller's |
 | LOG_FORMAT | all | json |
 | CAMPAIGN_ADDRESS, VALIDATION_ADDRESS, QUERY_ADDRESS | all | host:port that service listens on |
-| PAGE_TOKEN_KEY | query | 32 bytes in base64, the same at every start |
+| PAGE_TOKEN_KEY | campaign, query | 32 bytes in base64, the same at every start |
 """
 
 import asyncio
@@ -91,6 +91,7 @@ class Suite:
         async with AsyncExitStack() as stack:
             lock = FolderLock(self._folder)
             stack.callback(lock.release)
+            stack.callback(self._say_stopped)
             ports = Ports(self._folder / "ports.json")
             self.database_url = await self._start_postgres(stack, ports)
             self.nats_url = await self._start_nats(stack, ports)
@@ -103,6 +104,9 @@ class Suite:
     async def stop(self) -> None:
         """Stop everything in the opposite order. Idempotent."""
         await self._stack.aclose()
+
+    def _say_stopped(self) -> None:
+        self._changed(Report("schema", State.STOPPED, None, 0))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -159,16 +163,14 @@ class Suite:
             "LOG_FORMAT": "json",
             **{f"{name.upper()}_ADDRESS": address for name, address in addresses.items()},
         }
-        page_token_key = kept_secret(self._folder / "page-token-key", _new_key)
+        sealing = {
+            **common,
+            "PAGE_TOKEN_KEY": kept_secret(self._folder / "page-token-key", _new_key),
+        }
         parts = [
-            self._service("campaign", ["services.campaign"], common, addresses),
+            self._service("campaign", ["services.campaign"], sealing, addresses),
             self._service("validation", ["services.validation", "serve"], common, addresses),
-            self._service(
-                "query",
-                ["services.query"],
-                {**common, "PAGE_TOKEN_KEY": page_token_key},
-                addresses,
-            ),
+            self._service("query", ["services.query"], sealing, addresses),
         ]
         for number in range(1, self._options.workers + 1):
             name = f"worker-{number}"

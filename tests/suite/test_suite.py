@@ -1,0 +1,135 @@
+"""The whole product under one supervisor: up, hurt in every part, killed, up again."""
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from services.suite.lock import FolderInUse
+from services.suite.process import StartFailed, State
+from services.suite.suite import Options, Suite
+from tests.suite.living import gone
+
+pytestmark = [pytest.mark.postgres, pytest.mark.nats]
+
+PARTS = {"postgres", "nats", "campaign", "validation", "query", "worker-1", "envoy"}
+_SUPERVISOR = """
+import asyncio, sys
+from pathlib import Path
+from services.suite.suite import Suite
+
+async def supervise():
+    async with Suite(Path(sys.argv[1])) as suite:
+        print(suite.address, flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(supervise())
+"""
+
+
+@pytest.fixture
+async def suite(tmp_path: Path) -> AsyncIterator[Suite]:
+    async with Suite(tmp_path) as suite:
+        yield suite
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "suite.json").read_text())
+
+
+async def _campaigns(address: str) -> int:
+    """HTTP status of a read that needs the door, a service and the database."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{address}/v1/campaigns") as answer,
+    ):
+        return answer.status
+
+
+async def test_started_suite_answers_and_tells_its_state(suite: Suite, tmp_path: Path) -> None:
+    state = _state(tmp_path)
+
+    assert await _campaigns(suite.address) == 200
+    assert state["address"] == suite.address
+    assert {name for name, part in state["parts"].items() if part["pid"]} == PARTS
+    assert {part["state"] for part in state["parts"].values()} == {"ready"}
+    assert stat.S_IMODE((tmp_path / "suite.json").stat().st_mode) == 0o600
+
+
+async def test_second_suite_on_the_folder_is_refused(suite: Suite, tmp_path: Path) -> None:
+    with pytest.raises(FolderInUse, match=str(os.getpid())):
+        await Suite(tmp_path).start()
+
+    assert await _campaigns(suite.address) == 200
+
+
+async def test_every_killed_part_comes_back(suite: Suite, tmp_path: Path) -> None:
+    for process in suite.processes.values():
+        assert process.pid
+        os.kill(process.pid, signal.SIGKILL)
+
+    async with asyncio.timeout(30):
+        for process in suite.processes.values():
+            await process.restarted(after=0)
+
+    assert await _campaigns(suite.address) == 200
+    assert {part["state"] for part in _state(tmp_path)["parts"].values()} == {"ready"}
+
+
+async def test_killed_supervisor_takes_all_along_and_can_start_again(tmp_path: Path) -> None:
+    supervisor = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _SUPERVISOR, str(tmp_path)),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), "gen/python"])},
+    )
+    assert supervisor.stdout
+    address = (await supervisor.stdout.readline()).decode().strip()
+    pids = {part["pid"] for part in _state(tmp_path)["parts"].values()} - {None}
+    assert len(pids) == len(PARTS)
+
+    supervisor.kill()
+    await supervisor.wait()
+    for pid in pids:
+        await gone(pid)
+
+    async with Suite(tmp_path) as suite:
+        assert suite.address == address
+        assert await _campaigns(suite.address) == 200
+
+
+async def test_stopped_suite_says_so(tmp_path: Path) -> None:
+    async with Suite(tmp_path) as suite:
+        pids = [process.pid for process in suite.processes.values()]
+
+    assert {part["state"] for part in _state(tmp_path)["parts"].values()} == {State.STOPPED}
+    for pid in pids:
+        assert pid
+        await gone(pid)
+
+
+async def test_failed_start_names_the_part_and_leaves_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "QUERY_CONNECTIONS": "many"}
+    suite = Suite(tmp_path, Options(environment=environment))
+
+    with pytest.raises(
+        StartFailed, match=r"query ended with exit status 2(.|\n)*QUERY_CONNECTIONS"
+    ):
+        await suite.start()
+
+    assert [process.pid for process in suite.processes.values() if process.pid] == []
+    async with Suite(tmp_path) as suite:
+        assert await _campaigns(suite.address) == 200
+
+
+async def test_own_database_is_used_instead(database_url: str, tmp_path: Path) -> None:
+    async with Suite(tmp_path, Options(database_url=database_url)) as suite:
+        assert await _campaigns(suite.address) == 200
+        assert "postgres" not in suite.processes
