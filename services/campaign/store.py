@@ -221,7 +221,7 @@ class Store:
 
     async def forget_requests(self, age: timedelta) -> None:
         """Drop stored answers older than `age`."""
-        await self._pool.execute("DELETE FROM requests WHERE create_time < now() - $1", age)
+        await self._pool.execute("DELETE FROM requests WHERE create_time < now() - $1::interval", age)
 
     async def get(self, campaign_id: UUID) -> Campaign:
         """Return a campaign. Raises CampaignNotFound."""
@@ -431,7 +431,7 @@ class Store:
                     # SKIP LOCKED: a second dispatcher takes other chunks instead of queueing behind
                     # this one.
                     """UPDATE chunks c SET state = 'queued', claim_time = NULL, worker = NULL,
-                           lease_expire_time = now() + $5
+                           lease_expire_time = now() + $5::interval
                        FROM (SELECT first_position FROM chunks
                              WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND state = 'ready'
                              ORDER BY first_position LIMIT $4 FOR UPDATE SKIP LOCKED) AS ready
@@ -455,7 +455,7 @@ class Store:
         status = await self._pool.execute(
             """UPDATE chunks SET state = 'ready', lease_expire_time = NULL
                WHERE state = 'queued' AND claim_time IS NULL
-                 AND lease_expire_time < now() + $1""",
+                 AND lease_expire_time < now() + $1::interval""",
             lease_left,
         )
         return int(status.split()[-1])

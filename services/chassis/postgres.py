@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import time
+from typing import TypeAlias
 
 import asyncpg
 
 log = logging.getLogger(__name__)
 
-Pool = asyncpg.Pool[asyncpg.Record]
-Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+# Generic in the stubs only.
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 # What the server or the driver raises while PostgreSQL restarts, is away, or shut us out. Safe to
 # try again when the work is idempotent.

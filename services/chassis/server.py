@@ -10,7 +10,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import protovalidate
@@ -50,6 +50,9 @@ OPTIONS = [
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
 ]
 
+# Generic in the stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Register = Callable[[grpc.aio.Server], None]
 # What the contract's own rules cannot say about a request: request type -> its violations. Runs
 # beside those rules, so that every bad field is named at once; it must bear fields that break them.
@@ -95,6 +98,8 @@ async def serve(
         loop.add_signal_handler(signal_number, stop.set)
 
     async with AsyncExitStack() as stack:
+        # Also when we are cancelled: a server must not outlive its loop.
+        stack.push_async_callback(server.stop, None)
         poll = asyncio.create_task(_poll_ready(ready, health_servicer, service_name))
         stack.push_async_callback(_cancelled, poll)
         await server.start()
@@ -158,11 +163,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> Handler:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or method.startswith(UNGUARDED):
@@ -184,7 +187,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(call, **codec)
 
     def _guard_call(self, method: str, behaviour: Any, check: Any, kind: str) -> Any:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def call(request: Any, context: Context) -> Any:
             async with self._answer(method, context, kind):
                 remaining = context.time_remaining() if kind == "calls" else None
                 timeout = None if remaining is None else max(0.0, remaining - DEADLINE_MARGIN)
@@ -194,9 +197,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return call
 
     def _guard_stream(self, method: str, behaviour: Any, check: Any) -> Any:
-        async def stream(
-            request: Any, context: grpc.aio.ServicerContext[Any, Any]
-        ) -> AsyncIterator[Any]:
+        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self._answer(method, context, "streams"):
                 async for message in behaviour(check(request), context):
                     yield message
@@ -220,9 +221,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             yield self._check(message)
 
     @asynccontextmanager
-    async def _answer(
-        self, method: str, context: grpc.aio.ServicerContext[Any, Any], kind: str
-    ) -> AsyncIterator[None]:
+    async def _answer(self, method: str, context: Context, kind: str) -> AsyncIterator[None]:
         """Count the call, trace it, and turn what it raises into a status."""
         task = asyncio.current_task()
         assert task is not None

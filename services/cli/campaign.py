@@ -20,8 +20,9 @@ from services.cli.connection import (
 )
 from services.cli.create import create, upload_names
 from services.cli.exits import ExitCode, Failure
-from services.cli.follow import follow
+from services.cli.follow import follow, say_next
 from services.cli.progress import phase_label, status_label
+from services.cli.suite_state import door_argument
 from services.cli.watch import FINAL_STATUSES
 
 CampaignArgument = Annotated[
@@ -140,14 +141,19 @@ def watch(
     campaign completed, 3 when it was cancelled, 4 when a phase failed.
     """
 
+    door = door_argument(server, data)
+
     async def work() -> ExitCode:
         async with connected(locate(server, data)) as channel:
             stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
-            return await follow(stub, campaign_id, json=json)
+            code = await follow(stub, campaign_id, json=json)
+            if code is ExitCode.OK:
+                say_next(campaign_id, door)
+            return code
 
     code = run(
         work(),
-        lambda: f"the campaign goes on; look again: domainflow campaign watch {campaign_id}",
+        lambda: f"the campaign goes on; look again: domainflow campaign watch {campaign_id}{door}",
     )
     raise typer.Exit(code)
 

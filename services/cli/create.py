@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
+import grpc
 import typer
-from rich.progress import BarColumn, Progress, TextColumn
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from services.cli import terminal, upload
@@ -21,9 +21,11 @@ from services.cli.connection import (
     locate,
     run,
 )
-from services.cli.exits import ExitCode
-from services.cli.follow import follow
+from services.cli.exits import ExitCode, Failure
+from services.cli.follow import follow, say_next
+from services.cli.progress import Tally
 from services.cli.retry import Patience
+from services.cli.suite_state import door_argument
 
 if TYPE_CHECKING:
     from domainflow.campaign.v1.campaign_service_pb2_grpc import CampaignServiceAsyncStub
@@ -161,6 +163,7 @@ def create(
         request_id=str(base),
     )
     created: list[str] = []
+    door = door_argument(server, data)
 
     async def work() -> ExitCode:
         # Opened before anything is created: a wrong path must not leave a campaign behind.
@@ -172,7 +175,7 @@ def create(
             created.append(campaign_id)
             terminal.emit(campaign_id)
             if not start:
-                terminal.say(f"not started; next: domainflow campaign start {campaign_id}")
+                terminal.say(f"not started; next: domainflow campaign start {campaign_id}{door}")
                 return ExitCode.OK
             await stub.StartCampaign(
                 campaign_service_pb2.StartCampaignRequest(
@@ -181,18 +184,28 @@ def create(
                 timeout=DEADLINE,
             )
             if from_file:
-                await _send(stub, campaign_id, str(uuid.uuid5(base, "upload")), descriptor)
-            if watch:
-                return await follow(stub, campaign_id)
-            terminal.say(f"started; next: domainflow campaign watch {campaign_id}")
-            return ExitCode.OK
+                try:
+                    await _send(stub, campaign_id, str(uuid.uuid5(base, "upload")), descriptor)
+                except (grpc.aio.AioRpcError, Failure):
+                    terminal.say(
+                        f"go on with: domainflow campaign upload {campaign_id} {from_file}{door}"
+                    )
+                    raise
+            if not watch:
+                terminal.say(f"started; next: domainflow campaign watch {campaign_id}{door}")
+                return ExitCode.OK
+            code = await follow(stub, campaign_id)
+            if code is ExitCode.OK:
+                say_next(campaign_id, door)
+            return code
 
     def how_to_go_on() -> str:
         if not created:
             return "interrupted; nothing is known to have been created"
         if from_file:
-            return f"interrupted; go on with: domainflow campaign upload {created[0]} {from_file}"
-        return f"interrupted; the campaign goes on: domainflow campaign watch {created[0]}"
+            step = f"domainflow campaign upload {created[0]} {from_file}{door}"
+            return f"interrupted; if not all was uploaded, go on with: {step}"
+        return f"interrupted; the campaign goes on: domainflow campaign watch {created[0]}{door}"
 
     raise typer.Exit(run(work(), how_to_go_on))
 
@@ -230,23 +243,12 @@ async def _send(
     stub: "CampaignServiceAsyncStub", campaign_id: str, upload_id: str, descriptor: int
 ) -> None:
     """Upload with a bar, then say what became of the lines."""
-    console = terminal.eyes()
     size = os.fstat(descriptor).st_size
-    columns = (
-        TextColumn("upload"),
-        BarColumn(28),
-        TextColumn("{task.fields[lines]:,} lines"),
-        TextColumn("{task.fields[trouble]}", style="yellow"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=size or None, lines=0, trouble="")
-        patience = Patience(
-            on_wait=lambda cause: bar.update(task, trouble=f"cut ({cause.code.name}), trying again")
-        )
+    with Tally(terminal.eyes(), "lines", total=size or None) as tally:
 
         async def groups() -> AsyncIterator[list[str]]:
             async for lines, read in upload.read_lines(descriptor):
-                bar.update(task, completed=read)
+                tally.move(done=read)
                 yield lines
 
         outcome = await upload.upload(
@@ -254,8 +256,8 @@ async def _send(
             campaign_id,
             upload_id,
             groups(),
-            patience,
-            on_progress=lambda now: bar.update(task, lines=now.upload.next_offset, trouble=""),
+            Patience(on_wait=tally.trouble),
+            on_progress=lambda now: tally.move(count=now.upload.next_offset),
         )
     done = outcome.upload
     terminal.say(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc
@@ -23,6 +22,7 @@ from services.cli.connection import (
     run,
 )
 from services.cli.exits import Failure
+from services.cli.progress import Tally
 from services.cli.retry import Patience
 
 VerdictOption = Annotated[
@@ -121,33 +121,26 @@ def export_domains(
     request = export.request(campaign_ids, wanted, _verdicts(verdict))
 
     async def work() -> None:
-        console = terminal.eyes()
-        shown = (TextColumn("{task.fields[rows]:,} rows"), TimeElapsedColumn())
-        trouble = TextColumn("{task.fields[trouble]}", style="yellow")
         summaries: list[query_service_pb2.StreamSummary] = []
         count = 0
+        # Rows that scroll by on the same terminal are progress enough.
+        live = output is not None or not terminal.is_watched()
         async with connected(locate(server, data)) as channel:
             stub = query_service_pb2_grpc.QueryServiceStub(channel)
-            visible = console.is_terminal and not (output is None and sys.stdout.isatty())
             with (
                 _destination(output) as sink,
-                Progress(
-                    *shown, trouble, console=console, transient=True, disable=not visible
-                ) as bar,
+                Tally(terminal.eyes(), "rows", live=live) as tally,
             ):
-                task = bar.add_task("", rows=0, trouble="")
-                patience = Patience(
-                    on_wait=lambda cause: bar.update(
-                        task, trouble=f"connection lost ({cause.message}), trying again"
-                    )
-                )
                 sink.write(export.header(format, wanted))
                 async for batch in export.stream(
-                    stub, request, patience, on_summary=summaries.append
+                    stub,
+                    request,
+                    Patience(on_wait=tally.trouble),
+                    on_summary=summaries.append,
                 ):
                     sink.write(export.rows(format, wanted, batch))
                     count += batch.domain_count
-                    bar.update(task, rows=count, trouble="")
+                    tally.move(count=count)
                 sink.flush()
         terminal.say(f"{count:,} rows")
         missing = [campaign_id for summary in summaries for campaign_id in summary.unreachable]

@@ -23,7 +23,9 @@ async def follow(
     patience: Patience | None = None,
 ) -> ExitCode:
     """Returns once the campaign is over; the code says how it ended."""
-    with Display(terminal.eyes()) as display:
+    # Two writers on one terminal would overwrite each other.
+    live = not (json and terminal.is_watched())
+    with Display(terminal.eyes(), live=live) as display:
 
         def lost(cause: Refusal) -> None:
             display.trouble(f"connection lost ({cause.message}), trying again")
@@ -45,7 +47,7 @@ async def follow(
 
 
 def verdict(campaign: campaign_pb2.Campaign) -> ExitCode:
-    """Say how the campaign ended."""
+    """The code for how the campaign ended; what went wrong is said."""
     phase = phase_label(campaign.current_phase)
     if campaign.status == campaign_pb2.PHASE_STATUS_CANCELLED:
         terminal.say(f"cancelled in {phase}")
@@ -54,8 +56,12 @@ def verdict(campaign: campaign_pb2.Campaign) -> ExitCode:
         failures = [p.failure for p in campaign.phases if p.phase == campaign.current_phase]
         terminal.complain(f"{phase} failed: {' '.join(failures) or 'no cause was given'}")
         return ExitCode.PHASE_FAILED
-    terminal.say(
-        f"completed; next: domainflow campaign receipt {campaign.campaign_id}"
-        f" | domainflow domains export {campaign.campaign_id}"
-    )
     return ExitCode.OK
+
+
+def say_next(campaign_id: str, door: str) -> None:
+    """What one does with a completed campaign."""
+    terminal.say(
+        f"completed; next: domainflow campaign receipt {campaign_id}{door}"
+        f" or domainflow domains export {campaign_id}{door}"
+    )

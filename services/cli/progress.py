@@ -9,11 +9,13 @@ from typing import Self
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, event_pb2
+from services.cli.refusal import Refusal
 from services.cli.terminal import label, span
 
 # Seconds between plain lines when standard error is no terminal.
@@ -128,10 +130,12 @@ class Display:
         self,
         console: Console,
         *,
+        live: bool = True,
         interval: float = PLAIN_INTERVAL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
+        self._wants_live = live and console.is_terminal
         self._interval = interval
         self._clock = clock
         self._said_at = clock()
@@ -160,12 +164,15 @@ class Display:
         self._trouble = line
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._wants_live:
             self._live = Live(
                 console=self._console,
                 get_renderable=self._render,
                 refresh_per_second=5,
                 transient=True,
+                # Standard output is data and often not the terminal that standard error is.
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
             self._live.start()
         return self
@@ -196,3 +203,66 @@ class Display:
         )
         grid.add_row(bar, Text(plain(picture, self._clock())))
         return grid
+
+
+class Tally:
+    """A count that moves: a bar on a terminal, a plain line at intervals elsewhere."""
+
+    def __init__(
+        self,
+        console: Console,
+        unit: str,
+        *,
+        total: int | None = None,
+        live: bool = True,
+        interval: float = PLAIN_INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console
+        self._unit = unit
+        self._interval = interval
+        self._clock = clock
+        self._said_at = clock()
+        self._live = live and console.is_terminal
+        self._bar = Progress(
+            BarColumn(28),
+            TextColumn("{task.fields[count]:,} " + unit),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[trouble]}", style="yellow"),
+            console=console,
+            transient=True,
+            disable=not self._live,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._bar.add_task("", total=total, count=0, trouble="")
+
+    def move(self, *, count: int | None = None, done: int | None = None) -> None:
+        """`count` is what is shown, `done` what the bar measures against the total."""
+        self._bar.update(self._task, trouble="")
+        if done is not None:
+            self._bar.update(self._task, completed=done)
+        if count is not None:
+            self._bar.update(self._task, count=count)
+            now = self._clock()
+            if not self._live and now - self._said_at >= self._interval:
+                self._console.print(f"{count:,} {self._unit}")
+                self._said_at = now
+
+    def trouble(self, cause: Refusal) -> None:
+        text = f"connection lost ({cause.message}), trying again"
+        self._bar.update(self._task, trouble=text)
+        if not self._live:
+            self._console.print(escape(text))
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()

@@ -45,7 +45,10 @@ class Startup:
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live = Live(
-                console=self._console, get_renderable=self._render, refresh_per_second=10
+                console=self._console,
+                get_renderable=self._render,
+                refresh_per_second=10,
+                redirect_stdout=False,
             )
             self._live.start()
         return self

@@ -73,6 +73,11 @@ def door(data: Path) -> str:
     return state.address
 
 
+def door_argument(server: str, data: Path) -> str:
+    """` --server ...` or ` --data ...` where a printed command needs it to work when typed."""
+    return f" --server {server}" if server else data_argument(data)
+
+
 def data_argument(data: Path) -> str:
-    """` --data DIR` where a printed command needs it to work when typed."""
+    """` --data DIR`, or nothing for the default."""
     return "" if data == DATA_FOLDER else f" --data {data}"

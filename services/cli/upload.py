@@ -34,7 +34,6 @@ class Outcome:
     """How far the list is; the counts are the service's."""
 
     upload: campaign_service_pb2.Upload
-    size: int = 0
     rejected_lines: list[campaign_service_pb2.RejectedLine] = field(default_factory=list)
 
 
@@ -47,8 +46,7 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> list[str]:
         *whole, self._rest = (self._rest + data).split(b"\n")
-        # Keep one byte more than the limit: it shows later that the line was longer.
-        self._rest = self._rest[: _LINE_LIMIT + 1]
+        self._rest = self._rest[:_LINE_LIMIT]
         return [self._text(line) for line in whole]
 
     def finish(self) -> list[str]:
@@ -140,20 +138,22 @@ async def upload(
     window = Window(lines_per_message * messages_per_stream)
     async for lines in groups:
         window.add(lines)
-        outcome.size = window.end
         window.acknowledge(max(outcome.upload.next_offset, window.offset))
-        while window.is_full:
+        while window.is_full and not outcome.upload.finished:
             await _send(stub, campaign_id, upload_id, window, outcome, patience, lines_per_message)
             if on_progress:
                 on_progress(outcome)
+        if outcome.upload.finished and window.end > outcome.upload.next_offset:
+            break
     window.complete = True
-    if outcome.upload.finished and outcome.upload.next_offset != window.end:
-        raise Failure(
-            f"this upload was finished with {outcome.upload.next_offset:,} lines, the list has"
-            f" {window.end:,}: it is not the same list"
-        )
     while not outcome.upload.finished:
         await _send(stub, campaign_id, upload_id, window, outcome, patience, lines_per_message)
+    if outcome.upload.next_offset != window.end:
+        raise Failure(
+            f"the upload was finished with {outcome.upload.next_offset:,} lines and the list has"
+            f" {'more' if window.end > outcome.upload.next_offset else 'fewer'}: it is not the"
+            " same list"
+        )
     if on_progress:
         on_progress(outcome)
     return outcome
@@ -198,8 +198,10 @@ async def _send(
     except grpc.aio.AioRpcError as error:
         before = outcome.upload.next_offset
         outcome.upload.CopyFrom(await _after_cut(stub, campaign_id, upload_id, error, patience))
-        if outcome.upload.next_offset > before:
+        if outcome.upload.next_offset > before or outcome.upload.finished:
             patience.progressed()
+        elif outcome.upload.next_offset == before and not refusal.read(error).is_passing:
+            raise
     else:
         patience.progressed()
         outcome.upload.CopyFrom(answer.upload)
@@ -218,10 +220,7 @@ async def _after_cut(
     """How far the service is after a broken stream; raises what cannot be mended."""
     misplaced = {"UPLOAD_OFFSET_STORED", "UPLOAD_OFFSET_GAP", "UPLOAD_CLOSED"}
     if refusal.read(error).reason in misplaced:
-        upload = await _progress(stub, campaign_id, upload_id)
-        if upload.next_offset or upload.finished:
-            return upload
-        raise error
+        return await _progress(stub, campaign_id, upload_id)
     while True:
         await patience.wait(error)
         try:
