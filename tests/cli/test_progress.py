@@ -1,0 +1,144 @@
+import io
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from rich.console import Console
+
+from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, event_pb2
+from services.cli.progress import Display, Picture, Tally, plain
+from services.cli.refusal import Refusal
+from services.cli.terminal import span
+
+Message = campaign_service_pb2.WatchCampaignsResponse
+
+
+def progress(settled: int, **more: Any) -> Message:
+    return Message(
+        progress=event_pb2.Progress(
+            phase=campaign_pb2.PHASE_DNS_VALIDATION,
+            status=campaign_pb2.PHASE_STATUS_RUNNING,
+            name_count=100_000,
+            settled_count=settled,
+            names_per_second=9_500.4,
+            remaining=Duration(seconds=9),
+            **more,
+        )
+    )
+
+
+def changed(status: "campaign_pb2.PhaseStatus.ValueType", reason: str = "") -> Message:
+    return Message(
+        event=event_pb2.Event(
+            phase_changed=event_pb2.PhaseChanged(
+                phase=campaign_pb2.PHASE_DNS_VALIDATION, to_status=status, reason=reason
+            )
+        )
+    )
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_line_tells_phase_counts_rate_time_left_and_outcomes() -> None:
+    picture = Picture()
+    outcomes = [
+        campaign_pb2.OutcomeCount(outcome="NXDOMAIN", count=5_000),
+        campaign_pb2.OutcomeCount(outcome="RESOLVED", count=7_000),
+    ]
+
+    picture.take(progress(12_000, outcomes=outcomes), now=0.0)
+
+    assert plain(picture, now=0.0) == (
+        "DNS validation  12,000 of 100,000  9,500/s  0:09 left  RESOLVED 7,000, NXDOMAIN 5,000"
+    )
+
+
+def test_time_left_counts_down_between_messages() -> None:
+    picture = Picture()
+
+    picture.take(progress(12_000), now=10.0)
+
+    assert [picture.remaining_at(now) for now in (10.0, 14.0, 30.0)] == [9.0, 5.0, 0.0]
+
+
+def test_next_phase_begins_at_zero() -> None:
+    picture = Picture(
+        phase=campaign_pb2.PHASE_DOMAIN_GENERATION, settled_count=7, outcomes={"GENERATED": 7}
+    )
+
+    note = picture.take(changed(campaign_pb2.PHASE_STATUS_RUNNING), now=0.0)
+
+    assert note == "DNS validation: running"
+    assert plain(picture, now=0.0) == "DNS validation  0"
+
+
+def test_failed_phase_keeps_its_cause() -> None:
+    picture = Picture()
+
+    picture.take(changed(campaign_pb2.PHASE_STATUS_FAILED, "every resolver is mute"), now=0.0)
+
+    assert picture.failure == "every resolver is mute"
+
+
+def test_without_a_terminal_lines_come_at_intervals_only() -> None:
+    out, clock = io.StringIO(), Clock()
+
+    with Display(Console(file=out, width=200), interval=5.0, clock=clock) as display:
+        for settled in range(0, 100_000, 10_000):
+            display.take(progress(settled))
+            clock.now += 1.0
+
+    lines = out.getvalue().splitlines()
+    assert [line.split("  ")[1].split()[0] for line in lines] == ["50,000", "90,000"]
+    assert "\x1b" not in out.getvalue()
+
+
+def test_lost_connection_is_said_once() -> None:
+    out = io.StringIO()
+
+    with Display(Console(file=out), clock=Clock()) as display:
+        for _ in range(5):
+            display.trouble("connection lost")
+
+    assert out.getvalue() == "connection lost\n"
+
+
+def test_terminal_gets_a_moving_line() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120)
+
+    with Display(console, clock=Clock()) as display:
+        display.take(progress(12_000))
+
+    assert "\x1b[" in out.getvalue()
+    assert "12,000 of 100,000" in out.getvalue()
+
+
+def test_tally_without_a_terminal_says_counts_and_trouble() -> None:
+    out, clock = io.StringIO(), Clock()
+
+    with Tally(Console(file=out), "rows", interval=5.0, clock=clock) as tally:
+        for count in range(0, 10_000, 1_000):
+            tally.move(count=count)
+            clock.now += 1.0
+        tally.trouble(Refusal(grpc.StatusCode.UNAVAILABLE, "the door is closing"))
+
+    assert out.getvalue().splitlines() == [
+        "5,000 rows",
+        "connection lost (the door is closing), trying again",
+    ]
+
+
+def test_span_reads_as_a_clock() -> None:
+    assert [span(seconds) for seconds in (-1, 7.4, 754, 11_045)] == [
+        "0:00",
+        "0:07",
+        "12:34",
+        "3:04:05",
+    ]
