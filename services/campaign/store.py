@@ -221,7 +221,9 @@ class Store:
 
     async def forget_requests(self, age: timedelta) -> None:
         """Drop stored answers older than `age`."""
-        await self._pool.execute("DELETE FROM requests WHERE create_time < now() - $1::interval", age)
+        await self._pool.execute(
+            "DELETE FROM requests WHERE create_time < now() - $1::interval", age
+        )
 
     async def get(self, campaign_id: UUID) -> Campaign:
         """Return a campaign. Raises CampaignNotFound."""
