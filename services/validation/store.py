@@ -151,7 +151,9 @@ class Store:
 
     async def workers(self) -> list[WorkerRow]:
         """Return the workers seen within the last minute, oldest first, and forget the others."""
-        await self._pool.execute("DELETE FROM workers WHERE report_time < now() - $1::interval", SEEN_WITHIN)
+        await self._pool.execute(
+            "DELETE FROM workers WHERE report_time < now() - $1::interval", SEEN_WITHIN
+        )
         rows = await self._pool.fetch(
             """SELECT worker_id, pool, host, pid, start_time, report_time, chunks_in_flight,
                    settled_count
