@@ -218,7 +218,7 @@ def receipt(
         if json or not terminal.is_watched():
             terminal.emit(terminal.as_json(answer.receipt))
         else:
-            terminal.show(receipts.as_table(answer.receipt))
+            receipts.show(answer.receipt, terminal.paper())
         over = all(phase.status in FINAL_STATUSES for phase in answer.receipt.phases)
         if over and not answer.receipt.balanced:
             raise Failure("the receipt does not balance")

@@ -137,22 +137,23 @@ async def _perform(address: str, resolver: str, names: int, seed: int, began: fl
             )
         ).receipt
         check = await _check(channel, campaign_id, names, seed)
-    terminal.eyes().print(receipt.as_table(account))
+    receipt.show(account, terminal.eyes())
     mistakes = check.mistakes + accounting_errors(account, names, check.verdicts)
     for mistake in mistakes:
         terminal.complain(mistake)
     terminal.say(f"{check.wrong:,} wrong of {names:,}; {time.monotonic() - began:.1f} s in all")
-    terminal.emit(
-        json.dumps(
-            {
-                "campaign_id": campaign_id,
-                "names": names,
-                "wrong": check.wrong,
-                "balanced": account.balanced,
-                "elapsed_seconds": round(time.monotonic() - began, 3),
-            }
+    if not terminal.is_watched():
+        terminal.emit(
+            json.dumps(
+                {
+                    "campaign_id": campaign_id,
+                    "names": names,
+                    "wrong": check.wrong,
+                    "balanced": account.balanced,
+                    "elapsed_seconds": round(time.monotonic() - began, 3),
+                }
+            )
         )
-    )
     return ExitCode.FAILURE if mistakes or check.wrong else ExitCode.OK
 
 

@@ -40,6 +40,8 @@ async def follow(
             answer = await stub.GetCampaign(
                 campaign_service_pb2.GetCampaignRequest(campaign_id=campaign_id), timeout=DEADLINE
             )
+            # Its counts too: the last progress may be older than the end.
+            display.take(campaign_service_pb2.WatchCampaignsResponse(state=answer.campaign))
             if is_over(answer.campaign):
                 break
             await patience.wait(cut("the watch ended before the campaign"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -35,6 +35,7 @@ class Picture:
     names_per_second: float = 0.0
     remaining: float | None = None
     drawn_at: float = 0.0
+    revision: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
 
     def take(self, message: campaign_service_pb2.WatchCampaignsResponse, now: float) -> str:
@@ -55,7 +56,7 @@ class Picture:
         return max(0.0, self.remaining - (now - self.drawn_at))
 
     def _take_state(self, state: campaign_pb2.Campaign) -> None:
-        self.name = state.name
+        self.name, self.revision = state.name, state.revision
         self.phase, self.status = state.current_phase, state.status
         for phase in state.phases:
             if phase.phase == state.current_phase:
@@ -63,7 +64,7 @@ class Picture:
                 self.failure = phase.failure
 
     def _take_progress(self, progress: event_pb2.Progress, now: float) -> None:
-        self.phase, self.status = progress.phase, progress.status
+        self.phase, self.status, self.revision = progress.phase, progress.status, progress.revision
         self.name_count, self.settled_count = progress.name_count, progress.settled_count
         self.names_per_second = progress.names_per_second
         self.outcomes = {o.outcome: o.count for o in progress.outcomes}
@@ -83,6 +84,13 @@ class Picture:
                     self.failure = changed.reason
                 because = f" ({changed.reason})" if changed.reason else ""
                 return f"{phase_label(changed.phase)}: {status_label(changed.to_status)}{because}"
+            case "chunk_settled":
+                # Progress is sent now and then; what was settled since the last one comes on top.
+                if event.chunk_settled.phase == self.phase and event.revision > self.revision:
+                    self.settled_count += event.chunk_settled.name_count
+                    for outcome in event.chunk_settled.outcomes:
+                        before = self.outcomes.get(outcome.outcome, 0)
+                        self.outcomes[outcome.outcome] = before + outcome.count
             case "chunk_retried":
                 retried = event.chunk_retried
                 because = f": {retried.cause}" if retried.cause else ""
@@ -92,6 +100,11 @@ class Picture:
 
 def plain(picture: Picture, now: float) -> str:
     """`DNS validation  12,000 of 100,000  9,500/s  0:09 left  RESOLVED 7,000, NXDOMAIN 5,000`."""
+    return "  ".join(part for part in (headline(picture, now), outcomes_text(picture)) if part)
+
+
+def headline(picture: Picture, now: float) -> str:
+    """All but the outcomes."""
     parts = [phase_label(picture.phase)]
     if picture.name_count:
         parts.append(f"{picture.settled_count:,} of {picture.name_count:,}")
@@ -99,19 +112,21 @@ def plain(picture: Picture, now: float) -> str:
         parts.append(f"{picture.settled_count:,}")
     if picture.status != campaign_pb2.PHASE_STATUS_RUNNING:
         parts.append(status_label(picture.status))
+        return "  ".join(parts)
     if picture.names_per_second:
         parts.append(f"{picture.names_per_second:,.0f}/s")
     left = picture.remaining_at(now)
     if left is not None:
         parts.append(f"{span(left)} left")
-    if picture.outcomes:
-        parts.append(outcomes_text(picture.outcomes))
     return "  ".join(parts)
 
 
-def outcomes_text(outcomes: dict[str, int]) -> str:
+def outcomes_text(picture: Picture) -> str:
     """Largest first; equal ones by name, so that the line does not flicker."""
-    ranked = sorted(outcomes.items(), key=lambda item: (-item[1], item[0]))
+    # After a state, which has no outcomes, the ones known are not all.
+    if sum(picture.outcomes.values()) != picture.settled_count:
+        return ""
+    ranked = sorted(picture.outcomes.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{outcome} {count:,}" for outcome, count in ranked)
 
 
@@ -201,8 +216,8 @@ class Display:
             width=28,
             pulse=not picture.name_count,
         )
-        grid.add_row(bar, Text(plain(picture, self._clock())))
-        return grid
+        grid.add_row(bar, Text(headline(picture, self._clock())))
+        return Group(grid, Text(outcomes_text(picture), style="dim"))
 
 
 class Tally:

@@ -1,5 +1,6 @@
 """A receipt for eyes: every name accounted for, phase by phase."""
 
+from rich.console import Console
 from rich.table import Table
 
 from domainflow.campaign.v1 import campaign_pb2
@@ -7,8 +8,15 @@ from services.cli.progress import phase_label, status_label
 from services.cli.terminal import span, table
 
 
+def show(receipt: campaign_pb2.Receipt, console: Console) -> None:
+    """The table and below it the hashes over names and outcomes."""
+    console.print(as_table(receipt))
+    for line in hashes(receipt):
+        console.print(line, soft_wrap=True)
+
+
 def as_table(receipt: campaign_pb2.Receipt) -> Table:
-    """One row per outcome, then the phase's sum and the hash over its names and outcomes."""
+    """One row per outcome, then the sum."""
     made = table("", ("phase", "outcome", "names"), right=("names",))
     for phase in receipt.phases:
         title = f"{phase_label(phase.phase)}, run {phase.run}, {status_label(phase.status)}"
@@ -31,10 +39,17 @@ def as_table(receipt: campaign_pb2.Receipt) -> Table:
             f"{phase.name_count:,}",
             style="bold",
         )
-        if phase.content_sha256:
-            made.add_row("", f"sha256 {phase.content_sha256}", "", style="dim")
         made.add_section()
     return made
+
+
+def hashes(receipt: campaign_pb2.Receipt) -> list[str]:
+    """One line per completed phase; too long for a column."""
+    return [
+        f"{phase_label(phase.phase)} sha256 {phase.content_sha256}"
+        for phase in receipt.phases
+        if phase.content_sha256
+    ]
 
 
 def settled(phase: campaign_pb2.PhaseReceipt) -> int:

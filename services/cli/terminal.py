@@ -32,9 +32,13 @@ def emit(line: str) -> None:
     sys.stdout.flush()
 
 
+def paper() -> Console:
+    """The console on standard output, for a person who looks at it."""
+    return Console(file=sys.stdout, highlight=False)
+
+
 def show(table: Table) -> None:
-    """A table as data, for a person who looks at standard output."""
-    Console(file=sys.stdout, highlight=False).print(table)
+    paper().print(table)
 
 
 def is_watched() -> bool:

@@ -67,6 +67,27 @@ def test_time_left_counts_down_between_messages() -> None:
     assert [picture.remaining_at(now) for now in (10.0, 14.0, 30.0)] == [9.0, 5.0, 0.0]
 
 
+def test_chunks_settled_since_the_last_progress_come_on_top() -> None:
+    picture = Picture()
+    picture.take(
+        progress(7, revision=5, outcomes=[campaign_pb2.OutcomeCount(outcome="RESOLVED", count=7)]),
+        now=0.0,
+    )
+
+    for revision in (4, 5, 6):
+        chunk = event_pb2.ChunkSettled(
+            phase=campaign_pb2.PHASE_DNS_VALIDATION,
+            name_count=3,
+            outcomes=[campaign_pb2.OutcomeCount(outcome="NXDOMAIN", count=3)],
+        )
+        picture.take(
+            Message(event=event_pb2.Event(revision=revision, chunk_settled=chunk)), now=0.0
+        )
+
+    assert picture.settled_count == 10
+    assert picture.outcomes == {"RESOLVED": 7, "NXDOMAIN": 3}
+
+
 def test_next_phase_begins_at_zero() -> None:
     picture = Picture(
         phase=campaign_pb2.PHASE_DOMAIN_GENERATION, settled_count=7, outcomes={"GENERATED": 7}
