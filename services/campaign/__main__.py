@@ -16,11 +16,10 @@ from services.campaign.store import Store
 from services.campaign.watch import Hub
 from services.chassis import jetstream, telemetry
 from services.chassis.config import BadEnvironment, read_settings
+from services.chassis.contract import CAMPAIGN
 from services.chassis.postgres import open_pool
 from services.chassis.seal import BadKey, Seal, parse_keys
 from services.chassis.server import serve
-
-SERVICE = "domainflow.campaign.v1.CampaignService"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ async def run(settings: Settings) -> None:
             loops = [group.create_task(dispatcher.dispatch()), group.create_task(hub.follow())]
             await serve(
                 settings.campaign_address,
-                service_name=SERVICE,
+                service_name=CAMPAIGN,
                 register=lambda server: (
                     campaign_service_pb2_grpc.add_CampaignServiceServicer_to_server(service, server)
                 ),

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from services.chassis import jetstream, postgres, telemetry
+from services.chassis.contract import SERVICES
 from services.chassis.errors import (
     DeadlineExceeded,
     FieldViolation,
@@ -68,7 +69,6 @@ async def serve(
     rules: Rules | None = None,
     max_calls: int = 200,
     max_streams: int = 2000,
-    reflected: Sequence[str] = (),
     drain_delay: float = 1.0,
     grace: float = 10.0,
     on_bound: Callable[[int], None] = lambda port: None,
@@ -88,7 +88,7 @@ async def serve(
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection(
-        [*(reflected or [service_name]), reflection.SERVICE_NAME, health.SERVICE_NAME], server
+        [*SERVICES, reflection.SERVICE_NAME, health.SERVICE_NAME], server
     )
     on_bound(server.add_insecure_port(address))
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from domainflow.query.v1.query_service_pb2_grpc import add_QueryServiceServicer_to_server
 from services.chassis import telemetry
 from services.chassis.config import BadEnvironment, read_settings
+from services.chassis.contract import QUERY
 from services.chassis.postgres import open_pool
 from services.chassis.seal import BadKey, Seal, parse_keys
 from services.chassis.server import serve
 from services.query.service import RULES, QueryService
 from services.query.store import Store
-
-SERVICE = "domainflow.query.v1.QueryService"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ async def run(settings: Settings, seal: Seal) -> None:
         store = Store(pool)
         await serve(
             settings.query_address,
-            service_name=SERVICE,
+            service_name=QUERY,
             register=lambda server: add_QueryServiceServicer_to_server(
                 QueryService(store, seal), server
             ),

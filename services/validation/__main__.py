@@ -18,14 +18,13 @@ import uvloop
 from domainflow.validation.v1 import validation_service_pb2, validation_service_pb2_grpc
 from services.chassis import jetstream, telemetry
 from services.chassis.config import BadEnvironment, read_settings
+from services.chassis.contract import VALIDATION
 from services.chassis.postgres import AWAY, open_pool
 from services.chassis.server import serve
 from services.validation.engines import Engines
 from services.validation.service import ValidationService, check_names
 from services.validation.store import Store
 from services.validation.worker import Worker
-
-SERVICE = "domainflow.validation.v1.ValidationService"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ async def run_service(settings: ServeSettings) -> None:
         service = ValidationService(store=store, engines=engines)
         await serve(
             settings.validation_address,
-            service_name=SERVICE,
+            service_name=VALIDATION,
             register=lambda server: (
                 validation_service_pb2_grpc.add_ValidationServiceServicer_to_server(service, server)
             ),
