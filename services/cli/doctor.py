@@ -162,7 +162,7 @@ def _data_folder(data: Path) -> Finding:
             f"{existing}: {error.strerror}",
             "choose another one with --data, or make this one writable",
         )
-    state = "writable" if existing == data else "will be made"
+    state = "writable" if existing == data.absolute() else "will be made"
     return Finding("data folder", True, f"{data.absolute()}, {state}")
 
 

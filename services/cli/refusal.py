@@ -63,9 +63,12 @@ class Refusal:
         return ExitCode.FAILURE
 
     def __str__(self) -> str:
-        facts = " ".join(f"{key}={value}" for key, value in sorted(self.metadata.items()))
+        known = sorted((key, value) for key, value in self.metadata.items() if value)
+        facts = " ".join(f"{key}={value}" for key, value in known)
         label = " ".join(part for part in (self.reason or self.code.name, facts) if part)
-        violations = "; ".join(f"{v.field}: {v.description}" for v in self.violations)
+        # The message may name them already.
+        unsaid = [v for v in self.violations if v.description not in self.message]
+        violations = "; ".join(f"{v.field}: {v.description}" for v in unsaid)
         line = f"{self.message or 'no further explanation'} [{label}]"
         return " ".join((f"{line} {violations}" if violations else line).split())
 
