@@ -16,7 +16,7 @@ import typer
 from services.cli import refusal, suite_state
 from services.cli.exits import ExitCode, Failure
 from services.cli.suite_state import DATA_FOLDER as DATA_FOLDER
-from services.cli.terminal import complain
+from services.cli.terminal import complain, say
 from services.suite.lock import FolderInUse
 from services.suite.ports import PortTaken
 from services.suite.process import StartFailed
@@ -116,7 +116,7 @@ def run(work: Coroutine[object, object, T], on_interrupt: Callable[[], str] | No
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
-        complain(on_interrupt() if on_interrupt else "interrupted")
+        say(on_interrupt() if on_interrupt else "interrupted")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except BrokenPipeError:
         # The reader has what it wanted (`| head`). Nothing may be flushed into the pipe at exit.

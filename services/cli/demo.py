@@ -74,7 +74,13 @@ def demo(
                     await asyncio.Event().wait()
             return code
 
-    raise typer.Exit(run(work()))
+    def how_to_go_on() -> str:
+        return (
+            f"interrupted; `domainflow demo{data_argument(data)}` begins anew,"
+            f" `domainflow up{data_argument(data)}` goes on with what was begun"
+        )
+
+    raise typer.Exit(run(work(), how_to_go_on))
 
 
 async def _door(stack: AsyncExitStack, data: Path) -> tuple[str, bool]:
