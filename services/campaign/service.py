@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 from uuid import UUID
 
-from google.protobuf.message import Message
-
 from domainflow.campaign.v1 import campaign_pb2
 from domainflow.campaign.v1 import campaign_service_pb2 as pb
 from domainflow.campaign.v1 import campaign_service_pb2_grpc as pb_grpc
@@ -232,7 +230,7 @@ def _request_key(request: Any) -> RequestKey | None:
     if not request.request_id:
         return None
     name = request.DESCRIPTOR.full_name
-    body = Message.SerializeToString(request, deterministic=True)
+    body = request.SerializeToString(deterministic=True)
     return RequestKey(UUID(request.request_id), name, hashlib.sha256(body).digest())
 
 
