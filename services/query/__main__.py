@@ -59,6 +59,8 @@ def main() -> int:
         sys.stderr.write(f"{problem}\n")
         return 2
     telemetry.set_up("query", json_logs=settings.log_format == "json")
+    # Rows and messages make no cycles: with Python's defaults, collections took 1-4 % of
+    # the CPU time of pages of 1,000 domains and freed nothing.
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
     asyncio.run(run(settings, seal))

@@ -22,6 +22,8 @@ DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1_000
 DEFAULT_BATCH_SIZE, MAX_BATCH_SIZE = 5_000, 10_000
 # Two chunks keep PostgreSQL busy while a message is packed and sent; more only costs memory.
 PREFETCHED_CHUNKS = 2
+# Where one domain in so many matches, both ways of a filtered stream take as long.
+SPARSE = 5
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
@@ -124,25 +126,34 @@ class QueryService(QueryServiceServicer):
         unreachable: list[str],
     ) -> AsyncGenerator[tuple[int, int, Columns], None]:
         """Chunks with the index of their campaign and the number of names it had when reached."""
+        verdicts = request.dns_verdicts
         for index in range(place.index if place else 0, len(request.campaign_ids)):
-            campaign = await self._store.campaign(UUID(request.campaign_ids[index]))
-            if campaign is None:
+            try:
+                no, end, matching = await self._total(
+                    request.campaign_ids[index], Filter(tuple(verdicts))
+                )
+            except CampaignNotFound:
                 unreachable.append(request.campaign_ids[index])
                 continue
-            position, end = 0, campaign.name_count
+            # As many positions as hold about `size` matching domains; few matches are looked up
+            # one by one instead.
+            step = size
+            if verdicts:
+                step = size * end // matching if matching else 0
+            position = 0
             if place and place.index == index:
                 position, end = place.position, place.end
             while position < end:
-                if request.dns_verdicts:
-                    chunk = await self._store.matching_columns(
-                        campaign.no, request.dns_verdicts, position, end, columns, limit=size
+                if 0 < step <= size * SPARSE:
+                    past = min(position + step, end)
+                    chunk = await self._store.columns(no, position, past, columns, verdicts)
+                    position = past
+                else:
+                    chunk = await self._store.first_columns(
+                        no, verdicts, position, end, columns, limit=size
                     )
                     full = len(chunk.positions) == size
                     position = chunk.positions[-1] + 1 if full else end
-                else:
-                    past = min(position + size, end)
-                    chunk = await self._store.columns(campaign.no, position, past, columns)
-                    position = past
                 if chunk.positions:
                     yield index, end, chunk
 

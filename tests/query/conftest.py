@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -26,8 +27,8 @@ class CountingStore(Store):
 
     names_read = 0
 
-    async def columns(self, no: int, first: int, end: int, wanted: object) -> Columns:  # type: ignore[override]
-        columns = await super().columns(no, first, end, wanted)  # type: ignore[arg-type]
+    async def columns(self, *arguments: Any, **named: Any) -> Columns:
+        columns = await super().columns(*arguments, **named)
         self.names_read += len(columns.positions)
         return columns
 

@@ -14,7 +14,7 @@ from domainflow.query.v1 import query_service_pb2 as pb
 from services.query.service import ahead
 from services.query.store import MESSAGE_LIMIT, Columns
 from tests.query.conftest import Query, Writer
-from tests.query.test_list_domains import RESOLVED, TIMEOUT, VERDICTS, settled_campaign
+from tests.query.test_list_domains import RESOLVED, SERVFAIL, TIMEOUT, VERDICTS, settled_campaign
 
 ALL_COLUMNS = [
     pb.DOMAIN_COLUMN_NAME,
@@ -90,7 +90,7 @@ async def test_unknown_campaigns_are_listed_and_stop_nothing(query: Query, write
     assert (after.domain_count, list(after.unreachable)) == (0, unknown)
 
 
-@pytest.mark.parametrize("verdicts", [[], [RESOLVED], [RESOLVED, TIMEOUT], [9]])
+@pytest.mark.parametrize("verdicts", [[], [RESOLVED], [RESOLVED, TIMEOUT], [TIMEOUT], [9]])
 async def test_columns_equal_what_sql_says(
     query: Query, writer: Writer, verdicts: list[int]
 ) -> None:
@@ -143,12 +143,12 @@ async def test_each_column_can_be_had_alone(
     assert batch.domain_count == len(expected)
 
 
-@pytest.mark.parametrize("verdicts", [[], [RESOLVED, TIMEOUT]])
+@pytest.mark.parametrize("verdicts", [[], [RESOLVED, TIMEOUT], [SERVFAIL, TIMEOUT]])
 async def test_a_stream_resumes_exactly_after_every_batch(
     query: Query, writer: Writer, verdicts: list[int]
 ) -> None:
     ids = [str(await settled_campaign(writer)), str(uuid4()), str(await writer.campaign(40))]
-    request = pb.StreamDomainsRequest(campaign_ids=ids, batch_size=20, dns_verdicts=verdicts)
+    request = pb.StreamDomainsRequest(campaign_ids=ids, batch_size=10, dns_verdicts=verdicts)
     batches, summary = await streamed(query, request)
     assert len(batches) > 3
     for count, batch in enumerate(batches, start=1):
@@ -206,6 +206,15 @@ async def test_positions_stay_right_when_names_are_missing(query: Query, writer:
     assert [p for batch in batches for p in batch.positions] == [1, 2, 3, 5, 6, 7, 8, 9]
     assert names(batches)[0][1] == "name-1.example"
     assert summary.domain_count == 8
+
+
+async def test_a_stream_whose_names_are_gone_ends_in_order(query: Query, writer: Writer) -> None:
+    made = await writer.campaign(10)
+    request = pb.StreamDomainsRequest(campaign_ids=[str(made)], batch_size=4)
+    batches, _ = await streamed(query, request)
+    await writer.connection.execute("DELETE FROM domains")
+    await writer.connection.execute("UPDATE campaigns SET name_count = 0")
+    assert await streamed(query, resumed(request, batches[0].cursor)) == ([], pb.StreamSummary())
 
 
 async def test_long_names_are_sent_in_messages_below_one_mebibyte(
