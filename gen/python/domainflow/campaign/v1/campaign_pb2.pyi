@@ -617,8 +617,10 @@ class PhaseReceipt(_message.Message):
     unsettled_count: _builtins.int
     """Names without an outcome yet. name_count = sum of outcomes + unsettled_count, always."""
     content_sha256: _builtins.str
-    """SHA-256 over the chunks' own SHA-256 in order of position, hexadecimal, when the phase is completed. A chunk's is taken over one
-    line "name outcome\\n" per name in order of position, so equal campaigns with equal outcomes have equal hashes.
+    """SHA-256 over the chunks' own SHA-256 (32 raw bytes each) in order of position, as lower-case hexadecimal, when the phase is
+    completed; empty before. A chunk's is taken over one line "name outcome\\n" per name in order of position. So equal campaigns with
+    equal outcomes and equal chunk sizes have equal hashes. Chunks of DNS validation have chunk_size names; those of generation stand
+    in the events.
     """
     duplicate_count: _builtins.int
     """Lines of an uploaded list that repeat an earlier name; not among the names."""

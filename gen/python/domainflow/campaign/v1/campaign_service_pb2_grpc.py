@@ -174,7 +174,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UploadNames(self, request_iterator, context):
-        """Supplies the names of a campaign whose source is `upload`. Lines are trimmed, folded to lower case, stripped of a
+        """Supplies the names of a campaign whose source is `upload`, while its generation phase runs (StartCampaign first). Lines are trimmed, folded to lower case, stripped of a
         trailing dot and turned into A-labels; repeated names and lines that are no DNS names are counted and left out. Each message
         is stored as a whole before the next is read, so a broken stream goes on at GetUpload's next_offset.
         """

@@ -55,7 +55,7 @@ class CampaignServiceStub:
     TransitionCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.TransitionCampaignRequest, _campaign_service_pb2.TransitionCampaignResponse]
     """Moves the campaign to a phase and starts it there. The phases before it must be completed or skipped."""
     UploadNames: _grpc.StreamUnaryMultiCallable[_campaign_service_pb2.UploadNamesRequest, _campaign_service_pb2.UploadNamesResponse]
-    """Supplies the names of a campaign whose source is `upload`. Lines are trimmed, folded to lower case, stripped of a
+    """Supplies the names of a campaign whose source is `upload`, while its generation phase runs (StartCampaign first). Lines are trimmed, folded to lower case, stripped of a
     trailing dot and turned into A-labels; repeated names and lines that are no DNS names are counted and left out. Each message
     is stored as a whole before the next is read, so a broken stream goes on at GetUpload's next_offset.
     """
@@ -96,7 +96,7 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     TransitionCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.TransitionCampaignRequest, _campaign_service_pb2.TransitionCampaignResponse]  # type: ignore[assignment]
     """Moves the campaign to a phase and starts it there. The phases before it must be completed or skipped."""
     UploadNames: _aio.StreamUnaryMultiCallable[_campaign_service_pb2.UploadNamesRequest, _campaign_service_pb2.UploadNamesResponse]  # type: ignore[assignment]
-    """Supplies the names of a campaign whose source is `upload`. Lines are trimmed, folded to lower case, stripped of a
+    """Supplies the names of a campaign whose source is `upload`, while its generation phase runs (StartCampaign first). Lines are trimmed, folded to lower case, stripped of a
     trailing dot and turned into A-labels; repeated names and lines that are no DNS names are counted and left out. Each message
     is stored as a whole before the next is read, so a broken stream goes on at GetUpload's next_offset.
     """
@@ -194,7 +194,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_campaign_service_pb2.UploadNamesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.UploadNamesResponse, _abc.Awaitable[_campaign_service_pb2.UploadNamesResponse]]:
-        """Supplies the names of a campaign whose source is `upload`. Lines are trimmed, folded to lower case, stripped of a
+        """Supplies the names of a campaign whose source is `upload`, while its generation phase runs (StartCampaign first). Lines are trimmed, folded to lower case, stripped of a
         trailing dot and turned into A-labels; repeated names and lines that are no DNS names are counted and left out. Each message
         is stored as a whole before the next is read, so a broken stream goes on at GetUpload's next_offset.
         """

@@ -522,8 +522,10 @@ export type PhaseReceipt = Message<"domainflow.campaign.v1.PhaseReceipt"> & {
   unsettledCount: bigint;
 
   /**
-   * SHA-256 over the chunks' own SHA-256 in order of position, hexadecimal, when the phase is completed. A chunk's is taken over one
-   * line "name outcome\n" per name in order of position, so equal campaigns with equal outcomes have equal hashes.
+   * SHA-256 over the chunks' own SHA-256 (32 raw bytes each) in order of position, as lower-case hexadecimal, when the phase is
+   * completed; empty before. A chunk's is taken over one line "name outcome\n" per name in order of position. So equal campaigns with
+   * equal outcomes and equal chunk sizes have equal hashes. Chunks of DNS validation have chunk_size names; those of generation stand
+   * in the events.
    *
    * @generated from field: string content_sha256 = 7;
    */
