@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from services.suite.nats import EmbeddedNats
 from services.suite.postgres import EmbeddedPostgres
@@ -25,6 +26,9 @@ _numbers = itertools.count(1)
 def pytest_configure(config: pytest.Config) -> None:
     for marker in _MARKED_BY:
         config.addinivalue_line("markers", f"{marker}: needs a real {marker} server")
+    # On a busy machine any example may be slow; the time limit of the whole test remains.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -132,13 +132,14 @@ def step(campaign: Campaign, action: Action, phase: Phase | None = None) -> Step
     """Check that `action` may be done to `phase` (default: the current one) and say what it leads
     to.
 
-    Raises EarlierPhaseUnfinished, PhaseNotConfigured or TransitionNotAllowed.
+    Only the current phase takes actions. Raises EarlierPhaseUnfinished, PhaseNotConfigured or
+    TransitionNotAllowed.
     """
     state = campaign.current if phase is None else campaign.state(phase)
     if action is Action.START:
         _require_ready(campaign, state)
     to_status = TRANSITIONS.get((state.status, action))
-    if to_status is None or campaign.current.status in ENDED:
+    if to_status is None or state.phase != campaign.current.phase:
         allowed = ", ".join(a.value for p, a, _ in available(campaign) if p == state.phase)
         raise TransitionNotAllowed(
             f"{action} is not possible: {state.phase.name} is {state.status}",

@@ -10,6 +10,7 @@ from services.chassis.errors import FieldViolation
 
 DEFAULT_CHUNK_SIZE = 2000
 MAX_NAMES = 1_000_000_000
+MAX_RESOLVERS = 1000
 
 
 def check_create(request: campaign_service_pb2.CreateCampaignRequest) -> Iterator[FieldViolation]:
@@ -24,7 +25,8 @@ def check_create(request: campaign_service_pb2.CreateCampaignRequest) -> Iterato
             yield FieldViolation(
                 f"configuration.generation.pattern.{violation.field}", violation.description
             )
-    for index, resolver in enumerate(configuration.dns.resolvers):
+    # The contract's rule speaks about the ones beyond.
+    for index, resolver in enumerate(configuration.dns.resolvers[:MAX_RESOLVERS]):
         try:
             parse_endpoint(resolver, default_port=53)
         except BadEndpoint as problem:

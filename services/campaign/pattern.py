@@ -27,6 +27,7 @@ LDH = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 # Names of the least significant places are kept ready, up to this many, and joined to what stands
 # before them.
 TAIL_LIMIT = 1 << 15
+MAX_TLDS = 1000
 
 
 class PatternType(StrEnum):
@@ -151,17 +152,21 @@ def parse(
     """The pattern, or everything that is wrong with it. Field names are those of PatternSource."""
     characters = "".join(dict.fromkeys(character_set.lower()))
     folded_tlds, violations = _parse_tlds(tlds)
-    violations += _check_lengths(type, prefix_length, suffix_length)
-    violations += _check_characters(characters, prefix_length + suffix_length)
-    variable = max(prefix_length, 0) + max(suffix_length, 0)
+    length_violations = list(_check_lengths(type, prefix_length, suffix_length))
+    # Bounded whatever the request says: a label of 2^31 characters must not come into being.
+    before, after = (min(max(length, 0), MAX_LABEL) for length in (prefix_length, suffix_length))
+    variable = before + after
     folded_constant, constant_violations = _parse_constant(constant, variable)
+    violations += length_violations
+    violations += _check_characters(characters, variable)
     violations += constant_violations
-    label = max(prefix_length, 0) * "a" + folded_constant + max(suffix_length, 0) * "a"
-    if not constant_violations and (problem := explain_label(label)):
+    label = before * "a" + folded_constant + after * "a"
+    unfit = length_violations or constant_violations
+    if not unfit and (problem := explain_label(label)):
         field = "constant" if label else "prefix_length"
         violations.append(FieldViolation(field, f"the label {problem}"))
     for index, tld in enumerate(folded_tlds):
-        if tld and len(label) + len(tld) > MAX_NAME:
+        if tld and not unfit and len(label) + len(tld) > MAX_NAME:
             total = len(label) + len(tld)
             description = f"makes names of {total} characters, more than {MAX_NAME}"
             violations.append(FieldViolation(f"tlds[{index}]", description))
@@ -218,7 +223,8 @@ def _parse_constant(constant: str, variable: int) -> tuple[str, list[FieldViolat
 def _parse_tlds(tlds: Sequence[str]) -> tuple[list[str], list[FieldViolation]]:
     folded: list[str] = []
     violations = []
-    for index, tld in enumerate(tlds):
+    # The contract's rule speaks about the ones beyond.
+    for index, tld in enumerate(tlds[:MAX_TLDS]):
         field = f"tlds[{index}]"
         name = ""
         if not tld.startswith("."):

@@ -26,7 +26,8 @@ def normalise(text: str) -> str:
     if len(name) <= MAX_NAME and _NAME.match(name):
         return name
     if not name.isascii():
-        name = _to_ascii(name)
+        # Again: there are other characters than the ASCII one that stand for the dot.
+        name = _to_ascii(name).removesuffix(".")
     problem = explain(name)
     if problem:
         raise NotADomainName(problem)

@@ -17,6 +17,9 @@ from services.validation.store import Store
 
 Context = Any
 
+MAX_NAMES = 1000
+MAX_RESOLVERS = 100
+
 
 class ValidationService(pb_grpc.ValidationServiceServicer):
     """How names are checked. See validation_service.proto for every RPC's contract."""
@@ -59,12 +62,13 @@ class ValidationService(pb_grpc.ValidationServiceServicer):
 
 def check_names(request: pb.CheckNamesRequest) -> Iterator[FieldViolation]:
     """What the contract's rules cannot say about CheckNames."""
-    for index, name in enumerate(request.names):
+    # The contract's rules speak about the ones beyond.
+    for index, name in enumerate(request.names[:MAX_NAMES]):
         try:
             normalise(name)
         except NotADomainName as problem:
             yield FieldViolation(f"names[{index}]", str(problem))
-    for index, resolver in enumerate(request.resolvers):
+    for index, resolver in enumerate(request.resolvers[:MAX_RESOLVERS]):
         try:
             parse_endpoint(resolver, default_port=53)
         except BadEndpoint as problem:
