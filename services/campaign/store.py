@@ -660,13 +660,18 @@ async def _campaigns(connection: Connection, condition: str, *arguments: object)
             FROM phases WHERE campaign_no = ANY($1) ORDER BY campaign_no, phase""",
         [row["no"] for row in rows],
     )
+    stored = {row["no"]: row["name_count"] for row in rows}
     phases: dict[int, list[PhaseState]] = {}
     for row in phase_rows:
+        phase, name_count = Phase(row["phase"]), row["name_count"]
+        if phase is Phase.DOMAIN_GENERATION:
+            # How many names an open upload will have is not known: at least those that are stored.
+            name_count = max(name_count, stored[row["campaign_no"]])
         state = PhaseState(
-            phase=Phase(row["phase"]),
+            phase=phase,
             status=Status(row["status"]),
             run=row["run"],
-            name_count=row["name_count"],
+            name_count=name_count,
             settled_count=int(row["settled_count"]),
             start_time=row["start_time"],
             end_time=row["end_time"],

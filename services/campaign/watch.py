@@ -101,12 +101,14 @@ class Hub:
 
     async def _measure(self, campaign: Campaign) -> None:
         state = campaign.current
-        if state.status not in {Status.RUNNING, Status.PAUSED}:
-            self._paces.pop(campaign.no, None)
-            self.progress.pop(campaign.no, None)
-            return
         run = (state.phase, state.run)
         pace = self._paces.get(campaign.no)
+        if state.status not in {Status.RUNNING, Status.PAUSED}:
+            self._paces.pop(campaign.no, None)
+            if pace is None or pace.run != run:
+                self.progress.pop(campaign.no, None)
+                return
+            # The last word on a phase that was followed to its end.
         if pace is None or pace.run != run:
             pace = self._paces[campaign.no] = _Pace(run)
         self.progress[campaign.no] = await self._progress(campaign, state, pace)
