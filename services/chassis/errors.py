@@ -103,7 +103,7 @@ class InvalidToken(InvalidArgument):
     reason = "INVALID_TOKEN"
 
     def __init__(self, message: str, *, field: str) -> None:
-        super().__init__(message, field=field)
+        super().__init__(f"{field}: {message}", field=field)
         self.violations = (FieldViolation(field, message),)
 
 

@@ -9,7 +9,7 @@ import logging
 import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
@@ -197,10 +197,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return call
 
     def _guard_stream(self, method: str, behaviour: Any, check: Any) -> Any:
-        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+        # Not a generator: one that a hang-up closes from outside ends in another context than it
+        # began in, and with it its span.
+        async def stream(request: Any, context: Context) -> None:
             async with self._answer(method, context, "streams"):
-                async for message in behaviour(check(request), context):
-                    yield message
+                async with aclosing(behaviour(check(request), context)) as messages:
+                    async for message in messages:
+                        await context.write(message)
 
         return stream
 
