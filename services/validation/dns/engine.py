@@ -35,7 +35,7 @@ from .verdict import (
 # Time-outs and delayed retries are looked at this often.
 TICK = 0.05
 # Datagrams read from a socket before others have their turn.
-DRAIN_LIMIT = 256
+DRAIN_LIMIT = 128
 # Names sent on one socket before the next is taken.
 BURST = 32
 # Names in flight at first; each answer lets one more in, up to the window. A resolver's socket
@@ -43,6 +43,8 @@ BURST = 32
 FIRST_FLIGHT = 128
 RECEIVE_SIZE = 4096
 SOFT_DELAY_LIMIT = 1.0
+# Seconds between bursts of retries, each of BURST names.
+RETRY_PAUSE = 0.001
 # Seconds to leave the kernel alone when it takes no more.
 BLOCKED_FOR = 0.002
 CASE_TABLES = 1024
@@ -59,7 +61,9 @@ class EngineClosed(RuntimeError):
 class EngineSettings:
     """How hard and how patiently to ask. Raises ValueError for a setting out of its limits."""
 
-    # Names in flight, 1-10,000. About twice the rate wanted times the mean latency.
+    # Names in flight, 1-10,000. About twice the rate wanted times the mean latency. A resolver on
+    # the default socket buffer drops what exceeds some 270 questions whenever it falls behind,
+    # and each costs a time-out: give it a larger buffer (so-rcvbuf), or a window of 1,000.
     window: int = 4000
     # Seconds to wait for an answer to one attempt, 0.01-60.
     timeout: float = 1.0
@@ -242,8 +246,10 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._tcp_slots = asyncio.Semaphore(settings.tcp_limit)
         self._ticker: asyncio.TimerHandle | None = None
-        # Set while the kernel takes no more; the next tick resumes.
+        # Set while the kernel takes no more.
         self._blocked = False
+        # Set while more retries are due than may be sent at once.
+        self._resuming = False
         self._retries = self._tcp = self._stray = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -320,7 +326,7 @@ class Engine:
         """Send new names while the window has room."""
         calls = self._calls
         if self._retry_queue:
-            self._send_due(BURST)
+            self._send_due()
         while calls and not self._blocked and self._allowed > self._in_flight:
             call = calls[0]
             now = time.monotonic_ns()
@@ -389,7 +395,8 @@ class Engine:
 
     def _unblock(self) -> None:
         self._blocked = False
-        self._fill()
+        if self._loop is not None:
+            self._fill()
 
     def _pick(self, now: int, avoid: Upstream | None) -> Upstream:
         """An upstream that answers, in turn, other than `avoid` where there is one.
@@ -408,15 +415,27 @@ class Engine:
         self._turn += 1
         return choice[self._turn % len(choice)]
 
-    def _send_due(self, limit: int) -> None:
-        """Repeat questions whose time has come, at most `limit`: a burst would be lost again."""
+    def _send_due(self) -> None:
+        """Repeat questions whose time has come, a few at a time: a burst would be lost again."""
         queue = self._retry_queue
         now = time.monotonic_ns()
-        while limit and queue and queue[0][0] <= now and not self._blocked:
+        limit = BURST
+        while queue and queue[0][0] <= now and not self._blocked:
             query = heapq.heappop(queue)[2]
-            if query.call is not None:
-                self._send_again(query, now)
-                limit -= 1
+            if query.call is None:
+                continue
+            self._send_again(query, now)
+            limit -= 1
+            if not limit:
+                if not self._resuming:
+                    self._resuming = True
+                    self._opened_loop().call_later(RETRY_PAUSE, self._resume)
+                return
+
+    def _resume(self) -> None:
+        self._resuming = False
+        if self._loop is not None:
+            self._fill()
 
     def _send_again(self, query: Query, now: int) -> None:
         """The next attempt, through another upstream if one is well."""
@@ -666,7 +685,6 @@ class Engine:
                 upstream.suspect = True
             upstream.learn_case()
             self._close_retired(upstream, now)
-        self._send_due(FIRST_FLIGHT)
         self._fill()
         busy = self._in_flight or self._calls
         self._ticker = self._opened_loop().call_later(TICK, self._tick) if busy else None
