@@ -5,6 +5,7 @@ Lock order everywhere: phases, chunks, campaigns (services/schema/migrations/000
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -133,6 +134,13 @@ class Store:
         """Raise unless the database answers."""
         await self._pool.fetchval("SELECT 1")
 
+    @asynccontextmanager
+    async def _snapshot(self) -> AsyncIterator[Connection]:
+        """A connection on which all reads see one moment: a campaign takes several."""
+        async with self._pool.acquire() as connection:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                yield connection
+
     # Campaigns and transitions.
 
     async def create(
@@ -227,7 +235,7 @@ class Store:
 
     async def get(self, campaign_id: UUID) -> Campaign:
         """Return a campaign. Raises CampaignNotFound."""
-        async with self._pool.acquire() as connection:
+        async with self._snapshot() as connection:
             try:
                 return await _campaign(connection, "id = $1", campaign_id)
             except LookupError:
@@ -235,13 +243,13 @@ class Store:
 
     async def page(self, before_no: int | None, limit: int) -> list[Campaign]:
         """Return campaigns, newest first, below the number `before_no`."""
-        async with self._pool.acquire() as connection:
+        async with self._snapshot() as connection:
             condition = "($1::int IS NULL OR no < $1) ORDER BY no DESC LIMIT $2"
             return await _campaigns(connection, condition, before_no, limit)
 
     async def by_number(self, numbers: Sequence[int] | None) -> list[Campaign]:
         """Return the campaigns with these numbers, or all that exist, oldest first."""
-        async with self._pool.acquire() as connection:
+        async with self._snapshot() as connection:
             condition = "($1::int[] IS NULL OR no = ANY($1)) ORDER BY no"
             return await _campaigns(connection, condition, numbers)
 
@@ -348,7 +356,7 @@ class Store:
             return Upload(**row)
 
     async def finish_upload(self, running: RunningPhase, upload_id: UUID) -> Upload:
-        """Close the upload; generation is then complete. Finishing twice is harmless."""
+        """Close the upload; generation is then complete. Raises UploadClosed when it is closed."""
         no = running.campaign_no
         async with self._pool.acquire() as connection, connection.transaction():
             upload = await _open_upload(connection, running, upload_id)
@@ -392,7 +400,7 @@ class Store:
     async def plan(self, running: RunningPhase, name_count: int, chunk_size: int) -> None:
         """Write the ledger of a run: chunks over positions 0 to name_count - 1. Idempotent."""
         async with self._pool.acquire() as connection, connection.transaction():
-            if not await _share_phase(connection, running):
+            if not await _take_phase(connection, running):
                 return
             await connection.execute(
                 """INSERT INTO chunks (campaign_no, phase, run, first_position, name_count, state)
@@ -432,11 +440,15 @@ class Store:
                 rows = await connection.fetch(
                     # SKIP LOCKED: a second dispatcher takes other chunks instead of queueing behind
                     # this one.
-                    """UPDATE chunks c SET state = 'queued', claim_time = NULL, worker = NULL,
+                    # MATERIALIZED: as the inner side of a nested loop it would be run again for
+                    # every row, and take more than its limit.
+                    """WITH ready AS MATERIALIZED (
+                           SELECT first_position FROM chunks
+                           WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND state = 'ready'
+                           ORDER BY first_position LIMIT $4 FOR UPDATE SKIP LOCKED)
+                       UPDATE chunks c SET state = 'queued', claim_time = NULL, worker = NULL,
                            lease_expire_time = now() + $5::interval
-                       FROM (SELECT first_position FROM chunks
-                             WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND state = 'ready'
-                             ORDER BY first_position LIMIT $4 FOR UPDATE SKIP LOCKED) AS ready
+                       FROM ready
                        WHERE c.campaign_no = $1 AND c.phase = $2 AND c.run = $3
                          AND c.first_position = ready.first_position
                        RETURNING c.campaign_no, c.phase, c.run, c.first_position""",
@@ -759,16 +771,24 @@ async def _append(connection: Connection, campaign_no: int, event: event_pb2.Eve
 
 async def _share_phase(connection: Connection, running: RunningPhase) -> bool:
     """Whether the run still runs; a pause or cancel then waits for this transaction."""
-    return (
-        await connection.fetchval(
-            """SELECT 1 FROM phases WHERE campaign_no = $1 AND phase = $2 AND run = $3
-                   AND status = 'RUNNING' FOR SHARE""",
-            running.campaign_no,
-            running.phase,
-            running.run,
-        )
-        is not None
+    return await _lock_phase(connection, running, "FOR SHARE")
+
+
+async def _take_phase(connection: Connection, running: RunningPhase) -> bool:
+    """As `_share_phase`, for who goes on to change the row: two sharers would wait for each
+    other."""
+    return await _lock_phase(connection, running, "FOR UPDATE")
+
+
+async def _lock_phase(connection: Connection, running: RunningPhase, strength: str) -> bool:
+    found = await connection.fetchval(
+        f"""SELECT 1 FROM phases WHERE campaign_no = $1 AND phase = $2 AND run = $3
+               AND status = 'RUNNING' {strength}""",
+        running.campaign_no,
+        running.phase,
+        running.run,
     )
+    return found is not None
 
 
 async def _copy_domains(connection: Connection, rows: bytes) -> None:
@@ -815,7 +835,7 @@ async def _open_upload(connection: Connection, running: RunningPhase, upload_id:
     """Lock the campaign's upload, making it with the first message. Raises UploadClosed,
     TransitionNotAllowed."""
     no = running.campaign_no
-    if not await _share_phase(connection, running):
+    if not await _take_phase(connection, running):
         status = await connection.fetchval(
             "SELECT status FROM phases WHERE campaign_no = $1 AND phase = $2", no, running.phase
         )
