@@ -386,7 +386,7 @@ def test_cancelling_one_call_leaves_the_others_right(loop):
 
 
 async def test_a_cancelled_call_gives_its_place_in_the_window_back(mute):
-    async with Engine([mute], EngineSettings(window=50, timeout=60)) as engine:
+    async with Engine([mute], EngineSettings(window=50, burst=500, timeout=60)) as engine:
         stuck = asyncio.create_task(engine.resolve(names(500)))
         await until(lambda: engine.stats().in_flight)
         assert (engine.stats().in_flight, engine.stats().waiting) == (50, 450)
@@ -420,6 +420,26 @@ async def test_closing_the_engine_ends_its_calls(mute):
         await stuck
     with pytest.raises(EngineClosed):
         await engine.resolve(["x.example"])
+
+
+async def test_a_burst_never_exceeds_what_a_resolver_may_hold(scripted):
+    asked: list[bytes] = []
+
+    def never(question: bytes) -> list[bytes]:
+        asked.append(question)
+        return []
+
+    async with scripted(never) as resolver:
+        settings = EngineSettings(burst=50, timeout=60)
+        async with Engine([resolver], settings) as engine:
+            stuck = asyncio.create_task(engine.resolve(names(500)))
+            await until(lambda: asked)
+            first = engine.stats().in_flight
+            await until(lambda: len(asked) == 500)
+            stuck.cancel()
+            await asyncio.wait([stuck])
+
+    assert first == 50
 
 
 async def test_no_names_are_no_outcomes(mute):
