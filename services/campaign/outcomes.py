@@ -27,7 +27,7 @@ def named(phase: Phase, counts: Sequence[int]) -> list[campaign_pb2.OutcomeCount
 
 
 def phase_receipt(
-    state: PhaseState, tally: Tally, digests: Sequence[bytes], upload: Upload | None
+    state: PhaseState, tally: Tally, digests: Sequence[bytes | None], upload: Upload | None
 ) -> campaign_pb2.PhaseReceipt:
     """How the names of one phase ended. `digests` are the chunks' content hashes in order."""
     receipt = campaign_pb2.PhaseReceipt(
@@ -39,7 +39,7 @@ def phase_receipt(
         unsettled_count=state.name_count - tally.settled_count,
     )
     if state.status is Status.COMPLETED:
-        receipt.content_sha256 = hashlib.sha256(b"".join(digests)).hexdigest()
+        receipt.content_sha256 = hashlib.sha256(b"".join(filter(None, digests))).hexdigest()
     if upload is not None:
         receipt.duplicate_count = upload.duplicate_count
         receipt.rejected_count = upload.rejected_count

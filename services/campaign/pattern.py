@@ -222,7 +222,7 @@ def _parse_constant(constant: str, variable: int) -> tuple[str, list[FieldViolat
 
 def _parse_tlds(tlds: Sequence[str]) -> tuple[list[str], list[FieldViolation]]:
     folded: list[str] = []
-    violations = []
+    violations = [] if tlds else [FieldViolation("tlds", "is empty")]
     # The contract's rule speaks about the ones beyond.
     for index, tld in enumerate(tlds[:MAX_TLDS]):
         field = f"tlds[{index}]"

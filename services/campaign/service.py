@@ -5,6 +5,7 @@ import os
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from domainflow.campaign.v1 import campaign_pb2
 from domainflow.campaign.v1 import campaign_service_pb2 as pb
 from domainflow.campaign.v1 import campaign_service_pb2_grpc as pb_grpc
 from services.campaign.campaign import Action, Campaign, Mode, Phase, available
-from services.campaign.configuration import pattern_range, phases
+from services.campaign.configuration import phases
 from services.campaign.events import proto_phase, proto_status
 from services.campaign.outcomes import balances, phase_receipt
 from services.campaign.render import campaign_to_pb, phase_to_pb
@@ -193,16 +194,14 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
     async def GetReceipt(
         self, request: pb.GetReceiptRequest, context: Context
     ) -> pb.GetReceiptResponse:
-        campaign = await self._store.get(UUID(request.campaign_id))
-        is_upload = pattern_range(campaign.configuration) is None
-        upload = await self._store.upload(campaign.no) if is_upload else None
+        accounts = await self._store.accounts(UUID(request.campaign_id))
+        campaign = accounts.campaign
         receipt = campaign_pb2.Receipt(campaign_id=str(campaign.id))
         receipt.read_time.GetCurrentTime()
-        for state in campaign.phases:
-            tally = await self._store.tally(campaign.no, state.phase, state.run)
-            digests = await self._store.chunk_digests(campaign.no, state.phase, state.run)
-            own_upload = upload if state.phase is Phase.DOMAIN_GENERATION else None
-            entry = phase_receipt(state, tally, digests, own_upload)
+        ledger = zip(campaign.phases, accounts.tallies, accounts.digests, strict=True)
+        for state, tally, digests in ledger:
+            upload = accounts.upload if state.phase is Phase.DOMAIN_GENERATION else None
+            entry = phase_receipt(state, tally, digests, upload)
             if state.start_time is not None:
                 end = state.end_time or receipt.read_time.ToDatetime(state.start_time.tzinfo)
                 entry.elapsed.FromTimedelta(end - state.start_time)
@@ -213,10 +212,15 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
     async def WatchCampaigns(
         self, request: pb.WatchCampaignsRequest, context: Context
     ) -> AsyncIterator[pb.WatchCampaignsResponse]:
+        if request.until_finished and not request.campaign_ids:
+            description = "needs campaign_ids: all campaigns are never over"
+            raise InvalidFields([FieldViolation("until_finished", description)])
         resume = {UUID(key): value for key, value in request.resume_revisions.items()}
         ids = [UUID(campaign_id) for campaign_id in request.campaign_ids]
-        async for message in self._hub.watch(ids, resume, until_finished=request.until_finished):
-            yield message
+        watch = self._hub.watch(ids, resume, until_finished=request.until_finished)
+        async with aclosing(watch) as messages:
+            async for message in messages:
+                yield message
 
 
 def _mode(mode: campaign_pb2.CampaignMode.ValueType) -> Mode:

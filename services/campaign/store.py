@@ -115,6 +115,16 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Accounts:
+    """What a receipt is made of: tallies and chunks' digests phase by phase, as in the campaign."""
+
+    campaign: Campaign
+    upload: Upload | None
+    tallies: Sequence[Tally]
+    digests: Sequence[Sequence[bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
 class StoredEvent:
     """One row of the campaign's history."""
 
@@ -236,10 +246,7 @@ class Store:
     async def get(self, campaign_id: UUID) -> Campaign:
         """Return a campaign. Raises CampaignNotFound."""
         async with self._snapshot() as connection:
-            try:
-                return await _campaign(connection, "id = $1", campaign_id)
-            except LookupError:
-                raise CampaignNotFound(campaign_id) from None
+            return await _get(connection, campaign_id)
 
     async def page(self, before_no: int | None, limit: int) -> list[Campaign]:
         """Return campaigns, newest first, below the number `before_no`."""
@@ -562,29 +569,26 @@ class Store:
 
     async def tally(self, campaign_no: int, phase: int, run: int) -> Tally:
         """Sum the ledger of one run: exact at any time, whatever the workers are doing."""
-        sums = ", ".join(f"sum(outcome_counts[{i}])" for i in range(1, MAX_OUTCOMES + 1))
-        row = await self._pool.fetchrow(
-            f"""SELECT {sums}, sum(name_count) FILTER (WHERE state = 'done'),
-                    count(*) FILTER (WHERE state = 'queued'), sum(greatest(attempt - 1, 0))
-                FROM chunks WHERE campaign_no = $1 AND phase = $2 AND run = $3""",
-            campaign_no,
-            phase,
-            run,
-        )
-        assert row is not None
-        values = [int(value or 0) for value in row.values()]
-        return Tally(values[:MAX_OUTCOMES], *values[MAX_OUTCOMES:])
+        async with self._pool.acquire() as connection:
+            return await _tally(connection, campaign_no, phase, run)
 
-    async def chunk_digests(self, campaign_no: int, phase: int, run: int) -> list[bytes]:
-        """Return the content hashes of a run's chunks in order of position."""
-        rows = await self._pool.fetch(
-            """SELECT content_sha256 FROM chunks WHERE campaign_no = $1 AND phase = $2 AND run = $3
-               ORDER BY first_position""",
-            campaign_no,
-            phase,
-            run,
-        )
-        return [row[0] for row in rows]
+    async def accounts(self, campaign_id: UUID) -> Accounts:
+        """Return what a receipt is made of, all of one moment. Raises CampaignNotFound."""
+        async with self._snapshot() as connection:
+            campaign = await _get(connection, campaign_id)
+            row = await connection.fetchrow(_SELECT_UPLOAD, campaign.no)
+            return Accounts(
+                campaign=campaign,
+                upload=Upload(**row) if row else None,
+                tallies=[
+                    await _tally(connection, campaign.no, state.phase, state.run)
+                    for state in campaign.phases
+                ],
+                digests=[
+                    await _chunk_digests(connection, campaign.no, state.phase, state.run)
+                    for state in campaign.phases
+                ],
+            )
 
     async def revisions(self, numbers: Sequence[int] | None) -> dict[int, int]:
         """Return the newest revision of these campaigns, or of all."""
@@ -656,6 +660,42 @@ async def _campaign(connection: Connection, condition: str, argument: object) ->
     if not campaigns:
         raise LookupError(argument)
     return campaigns[0]
+
+
+async def _get(connection: Connection, campaign_id: UUID) -> Campaign:
+    try:
+        return await _campaign(connection, "id = $1", campaign_id)
+    except LookupError:
+        raise CampaignNotFound(campaign_id) from None
+
+
+async def _tally(connection: Connection, campaign_no: int, phase: int, run: int) -> Tally:
+    sums = ", ".join(f"sum(outcome_counts[{i}])" for i in range(1, MAX_OUTCOMES + 1))
+    row = await connection.fetchrow(
+        f"""SELECT {sums}, sum(name_count) FILTER (WHERE state = 'done'),
+                count(*) FILTER (WHERE state = 'queued'), sum(greatest(attempt - 1, 0))
+            FROM chunks WHERE campaign_no = $1 AND phase = $2 AND run = $3""",
+        campaign_no,
+        phase,
+        run,
+    )
+    assert row is not None
+    values = [int(value or 0) for value in row.values()]
+    return Tally(values[:MAX_OUTCOMES], *values[MAX_OUTCOMES:])
+
+
+async def _chunk_digests(
+    connection: Connection, campaign_no: int, phase: int, run: int
+) -> list[bytes | None]:
+    """The content hashes of a run's chunks in order of position; none for one not settled."""
+    rows = await connection.fetch(
+        """SELECT content_sha256 FROM chunks WHERE campaign_no = $1 AND phase = $2 AND run = $3
+           ORDER BY first_position""",
+        campaign_no,
+        phase,
+        run,
+    )
+    return [row[0] for row in rows]
 
 
 async def _campaigns(connection: Connection, condition: str, *arguments: object) -> list[Campaign]:

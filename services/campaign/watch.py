@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -29,7 +29,7 @@ Message = campaign_service_pb2.WatchCampaignsResponse
 
 # At most 4 progress messages a second and campaign.
 PERIOD = 0.25
-# A watcher hears something at least this often, seconds.
+# A watcher gets a bookmark at least this often, seconds: also while a running phase keeps it busy.
 HEARTBEAT = 15.0
 EVENT_PAGE = 200
 # Rates are taken over this many seconds.
@@ -55,8 +55,9 @@ class _Pace:
 class Hub:
     """What all watchers of this process share."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, heartbeat: float = HEARTBEAT) -> None:
         self._store = store
+        self._heartbeat = heartbeat
         self._watched: dict[object, frozenset[int] | None] = {}
         self._wake = asyncio.Event()
         self._ticked = asyncio.Condition()
@@ -124,7 +125,8 @@ class Hub:
             phase=proto_phase(state.phase),
             status=proto_status(state.status),
             run=state.run,
-            name_count=state.name_count,
+            # The tally is read after the state, and an upload may have grown in between.
+            name_count=max(state.name_count, tally.settled_count),
             settled_count=tally.settled_count,
             outcomes=named(state.phase, tally.outcomes),
             names_per_second=rate,
@@ -142,9 +144,9 @@ class Hub:
         resume_revisions: Mapping[UUID, int],
         *,
         until_finished: bool,
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncGenerator[Message, None]:
         """Stream to one watcher. Raises CampaignNotFound, RevisionOutOfRange."""
-        watcher = _Watcher(self._store)
+        watcher = _Watcher(self._store, self._heartbeat)
         numbers = await self._numbers(campaign_ids)
         token = object()
         self._watched[token] = numbers
@@ -155,17 +157,19 @@ class Hub:
             while not (until_finished and watcher.all_finished):
                 async for message in watcher.catch_up(self.revisions, self.progress, numbers):
                     yield message
+                    for bookmark in watcher.bookmark_due(time.monotonic()):
+                        yield bookmark
                 if until_finished and watcher.all_finished:
                     break
-                for message in watcher.heartbeat(time.monotonic()):
-                    yield message
+                for bookmark in watcher.bookmark_due(time.monotonic()):
+                    yield bookmark
                 await self._next_tick()
         finally:
             del self._watched[token]
 
     async def _next_tick(self) -> None:
         try:
-            async with asyncio.timeout(HEARTBEAT / 2), self._ticked:
+            async with asyncio.timeout(self._heartbeat / 2), self._ticked:
                 await self._ticked.wait()
         except TimeoutError:
             pass
@@ -183,13 +187,14 @@ class Hub:
 class _Watcher:
     """What one stream has sent so far."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, heartbeat: float) -> None:
         self._store = store
+        self._heartbeat = heartbeat
         self._ids: dict[int, UUID] = {}
         self._sent: dict[int, int] = {}
         self._progress_sent: dict[int, event_pb2.Progress] = {}
         self._finished: set[int] = set()
-        self._silent_since = time.monotonic()
+        self._bookmark_time = 0.0
 
     @property
     def all_finished(self) -> bool:
@@ -213,8 +218,7 @@ class _Watcher:
                     newest_revision=campaign.revision,
                 )
             self._start(campaign, campaign.revision if revision is None else revision)
-        self._silent_since = time.monotonic()
-        return [*messages, self._bookmark(initial=True)]
+        return [*messages, self._bookmark(time.monotonic(), initial=True)]
 
     def _start(self, campaign: Campaign, revision: int) -> None:
         self._ids[campaign.no] = campaign.id
@@ -244,7 +248,6 @@ class _Watcher:
             latest = progress.get(no)
             if latest is not None and latest != self._progress_sent.get(no):
                 self._progress_sent[no] = latest
-                self._silent_since = time.monotonic()
                 yield Message(progress=latest)
 
     def _event(self, stored: StoredEvent) -> Message:
@@ -255,15 +258,14 @@ class _Watcher:
         if event.WhichOneof("kind") == "campaign_finished":
             self._finished.add(stored.campaign_no)
         self._sent[stored.campaign_no] = stored.revision
-        self._silent_since = time.monotonic()
         return Message(event=event)
 
-    def heartbeat(self, now: float) -> Iterable[Message]:
-        """A bookmark when nothing was sent for a while."""
-        if now - self._silent_since >= HEARTBEAT / 2:
-            self._silent_since = now
-            yield self._bookmark(initial=False)
+    def bookmark_due(self, now: float) -> Iterable[Message]:
+        """A bookmark, half a heartbeat after the one before."""
+        if now - self._bookmark_time >= self._heartbeat / 2:
+            yield self._bookmark(now, initial=False)
 
-    def _bookmark(self, *, initial: bool) -> Message:
+    def _bookmark(self, now: float, *, initial: bool) -> Message:
+        self._bookmark_time = now
         revisions = {str(self._ids[no]): revision for no, revision in self._sent.items()}
         return Message(bookmark=event_pb2.Bookmark(revisions=revisions, initial_state_sent=initial))

@@ -8,7 +8,15 @@ import asyncio
 import logging
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -40,6 +48,11 @@ ERROR_DOMAIN = "domainflow"
 # out.
 DEADLINE_MARGIN = 0.02
 READY_PERIOD = 2.0
+# A status travels in the trailers, base64 and percent-encoded, and clients take 8 KB of those. So
+# the bytes of a message and of the violations are bounded; what is left out is counted.
+MAX_MESSAGE = 800
+MAX_VIOLATION = 300
+MAX_VIOLATIONS = 2500
 UNGUARDED = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 OPTIONS = [
@@ -191,8 +204,15 @@ class CallGuard(grpc.aio.ServerInterceptor):
             async with self._answer(method, context, kind):
                 remaining = context.time_remaining() if kind == "calls" else None
                 timeout = None if remaining is None else max(0.0, remaining - DEADLINE_MARGIN)
-                async with asyncio.timeout(timeout):
-                    return await behaviour(check(request), context)
+                try:
+                    async with asyncio.timeout(timeout) as deadline:
+                        return await behaviour(check(request), context)
+                except TimeoutError:
+                    # A part that does not answer in its own time is another matter.
+                    if not deadline.expired():
+                        raise
+                    message = "the deadline ended before the answer was ready"
+                    raise DeadlineExceeded(message) from None
 
         return call
 
@@ -262,9 +282,6 @@ class CallGuard(grpc.aio.ServerInterceptor):
 def _as_refusal(error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
-    # Before AWAY: since Python 3.11 TimeoutError is an OSError.
-    if type(error) is TimeoutError:
-        return DeadlineExceeded("the deadline ended before the answer was ready")
     if isinstance(error, postgres.AWAY):
         log.warning("database away: %s: %s", type(error).__name__, error)
         return PartUnavailable("the database is away", retry_after=1, part="postgres")
@@ -285,7 +302,7 @@ def to_status(error: ServiceError) -> Any:
     ]
     if error.violations:
         bad_request = error_details_pb2.BadRequest()
-        for violation in error.violations:
+        for violation in _shown(error.violations):
             bad_request.field_violations.add(
                 field=violation.field, description=violation.description
             )
@@ -300,9 +317,32 @@ def to_status(error: ServiceError) -> Any:
         entry.Pack(detail)
         packed.append(entry)
     status = status_pb2.Status(
-        code=code_pb2.Code.Value(error.code), message=error.message, details=packed
+        code=code_pb2.Code.Value(error.code),
+        message=_shortened(error.message, MAX_MESSAGE),
+        details=packed,
     )
     return rpc_status.to_status(status)
+
+
+def _shown(violations: Sequence[FieldViolation]) -> Iterator[FieldViolation]:
+    """As many violations as a status holds; the last one then counts the others."""
+    room = MAX_VIOLATIONS
+    for number, violation in enumerate(violations):
+        description = _shortened(violation.description, MAX_VIOLATION)
+        room -= len(violation.field.encode()) + len(description.encode())
+        if room < 0 < number:
+            left = len(violations) - number
+            yield FieldViolation(violation.field, f"and {left} violations from here on")
+            return
+        yield FieldViolation(violation.field, description)
+
+
+def _shortened(text: str, size: int) -> str:
+    """The text, in at most `size` bytes of UTF-8."""
+    encoded = text.encode()
+    if len(encoded) <= size:
+        return text
+    return encoded[: size - 3].decode(errors="ignore") + "..."
 
 
 def _path(violation: Any) -> str:
