@@ -7,20 +7,17 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from itertools import cycle
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
+from services.chassis.endpoint import BadEndpoint, parse_endpoint
+
 if TYPE_CHECKING:
     from .engine import Query
 
 _random = SystemRandom()
-
-
-class BadResolver(ValueError):
-    """A text that names no resolver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +27,10 @@ class Resolver:
     host: str
     port: int = 53
 
-    def __post_init__(self) -> None:
-        try:
-            ip_address(self.host)
-        except ValueError:
-            raise BadResolver(f"resolver {self.host!r}: not an IPv4 or IPv6 address") from None
-        if not 1 <= self.port <= 65535:
-            raise BadResolver(f"resolver {self.host!r}: port {self.port} is not in 1-65535")
-
     @classmethod
     def parse(cls, text: str) -> "Resolver":
-        """From "1.2.3.4", "1.2.3.4:53", "::1", "[::1]" or "[::1]:53". Raises BadResolver."""
-        host, port = text.strip(), "53"
-        if host.startswith("["):
-            host, closed, rest = host[1:].partition("]")
-            if not closed or (rest and not rest.startswith(":")):
-                raise BadResolver(f"resolver {text!r}: expected [address]:port")
-            port = rest[1:] if rest else port
-        elif host.count(":") == 1:
-            host, _, port = host.partition(":")
-        if not (port.isascii() and port.isdigit()):
-            raise BadResolver(f"resolver {text!r}: port {port!r} is not a number")
-        return cls(host, int(port))
+        """From "192.0.2.1", "192.0.2.1:53", "::1", "[::1]" or "[::1]:53". Raises BadEndpoint."""
+        return cls(*parse_endpoint(text, default_port=53))
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -72,8 +51,8 @@ def system_resolvers(path: Path = Path("/etc/resolv.conf")) -> tuple[Resolver, .
         words = line.split()
         if len(words) >= 2 and words[0] == "nameserver":
             try:
-                found.append(Resolver(words[1]))
-            except BadResolver:
+                found.append(Resolver.parse(words[1]))
+            except BadEndpoint:
                 continue
     return tuple(found) or (Resolver("127.0.0.1"),)
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from services.validation.dns.resolvers import BadResolver, Resolver, system_resolvers
+from services.chassis.endpoint import BadEndpoint
+from services.validation.dns.resolvers import Resolver, system_resolvers
 
 
 @pytest.mark.parametrize(
@@ -28,16 +29,16 @@ def test_a_resolver_is_read_and_shown(text, resolver, shown):
         ("", "not an IPv4 or IPv6 address"),
         ("dns.google", "not an IPv4 or IPv6 address"),
         ("1.2.3", "not an IPv4 or IPv6 address"),
-        ("1.2.3.4:", "is not a number"),
-        ("1.2.3.4:dns", "is not a number"),
-        ("1.2.3.4:0", "not in 1-65535"),
-        ("1.2.3.4:65536", "not in 1-65535"),
-        ("[::1", "expected"),
-        ("[::1]53", "expected"),
+        ("1.2.3.4:", "not a number"),
+        ("1.2.3.4:dns", "not a number"),
+        ("1.2.3.4:0", "not a number from 1 to 65535"),
+        ("1.2.3.4:65536", "not a number from 1 to 65535"),
+        ("[::1", "not of the form"),
+        ("[::1]53", "not of the form"),
     ],
 )
 def test_a_bad_resolver_is_refused_with_the_reason(text, complaint):
-    with pytest.raises(BadResolver, match=complaint):
+    with pytest.raises(BadEndpoint, match=complaint):
         Resolver.parse(text)
 
 
