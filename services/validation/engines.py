@@ -55,6 +55,10 @@ class Engines:
             entry.users -= 1
             entry.idle_since = time.monotonic()
 
+    def waiting(self) -> int:
+        """Names handed to any engine and not yet asked about."""
+        return sum(entry.engine.stats().waiting for entry in self._entries.values())
+
     async def _close_idle(self) -> None:
         limit = time.monotonic() - IDLE
         idle = [

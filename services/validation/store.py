@@ -3,7 +3,7 @@
 Chunks are changed through the ledger functions only (services/schema/migrations/0002_ledger.sql).
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -73,15 +73,30 @@ class Store:
         )
         return Claim(key, *row) if row else None
 
-    async def hold(self, claim: Claim) -> bool:
-        """Keep a claim alive; False when it is lost and the work is to be dropped."""
-        held: bool = await self._pool.fetchval(
-            "SELECT hold_chunk($1, $2, $3, $4, $5, $6)",
-            *_arguments(claim.key),
-            claim.attempt,
+    async def hold(self, claims: Sequence[Claim]) -> set[Claim]:
+        """Keep claims alive; returns those that are lost, whose work is to be dropped.
+
+        A chunk that somebody is changing just now is left for the next time: this statement locks
+        many rows, and must not wait for one of them.
+        """
+        if not claims:
+            return set()
+        by_fence = {(*_arguments(claim.key), claim.attempt): claim for claim in claims}
+        rows = await self._pool.fetch(
+            # Materialized: the rows are locked, or skipped, before the function touches them.
+            """WITH free AS MATERIALIZED (
+                   SELECT campaign_no, phase, run, first_position, h.attempt
+                   FROM unnest($1::int[], $2::smallint[], $3::int[], $4::int[], $5::int[])
+                       AS h (campaign_no, phase, run, first_position, attempt)
+                   JOIN chunks c USING (campaign_no, phase, run, first_position)
+                   FOR NO KEY UPDATE OF c SKIP LOCKED)
+               SELECT campaign_no, phase, run, first_position, attempt,
+                   hold_chunk(campaign_no, phase, run, first_position, attempt, $6)
+               FROM free""",
+            *zip(*by_fence, strict=True),
             LEASE,
         )
-        return held
+        return {by_fence[row[:5]] for row in rows if not row[5]}
 
     async def release(self, claim: Claim) -> None:
         """Give a claim back unfinished."""

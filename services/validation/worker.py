@@ -10,7 +10,9 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
+import asyncpg
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
@@ -26,14 +28,35 @@ from services.validation.store import ChunkKey, Claim, Store
 log = logging.getLogger(__name__)
 
 POOL = "dns"
-# Chunks in work at once. A chunk with mute names waits for its last attempt, 6 s by default, so
-# it takes many to keep the engine's window full; their names are what a worker holds in memory.
-MAX_CHUNKS = 48
+# Names in hand, and so the memory a worker needs: some 0.4 kB each. A chunk waits for the last
+# attempt of its mute names, 6 s by default; at 75,000 names/s that many are under way meanwhile.
+MAX_NAMES = 500_000
+# Chunks are taken when fewer names than this are still to be asked about: enough for the time a
+# claim takes, few enough that other workers get their share.
+AHEAD = 16_000
+# A name count for chunks whose claim is under way.
+USUAL_CHUNK = 2000
+# How often a worker with work in hand looks whether the engine needs more.
+LOOK_PERIOD = 0.02
 ACK_WAIT = 20.0
+# All claims are held by one statement: a lost one, or a paused phase, is noticed as fast.
 HOLD_PERIOD = 1.0
 REPORT_PERIOD = 5.0
 # A settlement whose database is away is tried again for as long as the claim may still be ours.
 SETTLE_RETRY = 0.25
+
+
+@dataclass(eq=False, slots=True)
+class _Chunk:
+    """A chunk in hand. `end` is rescheduled to now when the claim is lost."""
+
+    message: Msg
+    # None until claimed.
+    claim: Claim | None = None
+    names: int = USUAL_CHUNK
+    # Whether its names were handed to the engine, which then knows how many wait.
+    asked: bool = False
+    end: asyncio.Timeout | None = None
 
 
 class Worker:
@@ -49,19 +72,22 @@ class Worker:
         self._worker_id = worker_id
         self._host = host
         self._pid = pid
-        self._slots = asyncio.Semaphore(MAX_CHUNKS)
-        self._in_flight = 0
+        self._chunks: set[_Chunk] = set()
         self._settled = 0
 
     async def work(self) -> None:
         """Run until cancelled; claims are then given back."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._report())
+            group.create_task(self._hold())
             async for message in self._messages():
-                group.create_task(self._handle(message))
+                chunk = _Chunk(message)
+                # At once: the task itself runs later, and more would be taken meanwhile.
+                self._chunks.add(chunk)
+                group.create_task(self._handle(chunk))
 
     async def _messages(self) -> AsyncIterator[Msg]:
-        """Tasks as slots become free, for ever; whoever takes one has its slot."""
+        """Tasks as the engine needs names, for ever."""
         while True:
             try:
                 await jetstream.ensure_task_stream(self._jetstream)
@@ -72,45 +98,49 @@ class Worker:
                     durable=durable, stream=jetstream.TASK_STREAM
                 )
                 while True:
-                    await self._slots.acquire()
-                    try:
+                    if not self._needs_names():
+                        await asyncio.sleep(LOOK_PERIOD)
+                        continue
+                    # One at a time: a larger batch waits for its last message.
+                    with contextlib.suppress(nats.errors.TimeoutError):
                         (message,) = await pull.fetch(1, timeout=5)
-                    except BaseException as error:
-                        self._slots.release()
-                        if not isinstance(error, nats.errors.TimeoutError):
-                            raise
-                    else:
                         yield message
             except jetstream.AWAY as error:
                 log.warning("the queue is away: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(0.5)
 
-    async def _handle(self, message: Msg) -> None:
+    def _needs_names(self) -> bool:
+        in_hand = sum(chunk.names for chunk in self._chunks)
+        if in_hand >= MAX_NAMES:
+            return False
+        on_the_way = sum(chunk.names for chunk in self._chunks if not chunk.asked)
+        return on_the_way + self._engines.waiting() < AHEAD
+
+    async def _handle(self, chunk: _Chunk) -> None:
         """One task from claim to acknowledgement. Never raises but for cancellation."""
-        self._in_flight += 1
         try:
-            await self._settle_chunk(message)
+            await self._settle_chunk(chunk)
         except (*postgres.AWAY, *jetstream.AWAY) as error:
             log.warning("chunk dropped: %s: %s", type(error).__name__, error)
-            await self._give_back(message)
+            await self._give_back(chunk.message)
         except Exception:
             log.exception("chunk failed")
-            await self._give_back(message)
+            await self._give_back(chunk.message)
         finally:
-            self._in_flight -= 1
-            self._slots.release()
+            self._chunks.discard(chunk)
 
     async def _give_back(self, message: Msg) -> None:
         with contextlib.suppress(*jetstream.AWAY):
             await message.nak(delay=2)
 
-    async def _settle_chunk(self, message: Msg) -> None:
-        task = task_pb2.ChunkTask.FromString(message.data)
+    async def _settle_chunk(self, chunk: _Chunk) -> None:
+        task = task_pb2.ChunkTask.FromString(chunk.message.data)
         key = ChunkKey(task.campaign_no, task.phase, task.run, task.first_position)
         claim = await self._store.claim(key, self._worker_id)
         if claim is not None:
+            chunk.claim, chunk.names = claim, claim.name_count
             try:
-                if await self._resolve_and_settle(claim, message):
+                if await self._resolve_and_settle(chunk, claim):
                     self._settled += claim.name_count
                     await self._queue.publish(
                         jetstream.EVENT_SUBJECT, str(claim.key.campaign_no).encode()
@@ -120,17 +150,18 @@ class Worker:
                 with contextlib.suppress(*postgres.AWAY):
                     await asyncio.shield(self._store.release(claim))
                 raise
-        await message.ack()
+        await chunk.message.ack()
 
-    async def _resolve_and_settle(self, claim: Claim, message: Msg) -> bool:
+    async def _resolve_and_settle(self, chunk: _Chunk, claim: Claim) -> bool:
         """Whether the chunk's results were stored by us."""
         held = asyncio.timeout(None)
-        holder = asyncio.create_task(self._hold(claim, message, held))
         try:
             async with held:
+                chunk.end = held
                 names = await self._store.names(claim)
                 dns = campaign_pb2.CampaignConfiguration.FromString(claim.configuration).dns
                 async with self._engines.use(dns.resolvers, engine_settings(dns)) as engine:
+                    chunk.asked = True
                     outcomes = await engine.resolve(names)
                 results = chunk_results(
                     claim.key.campaign_no,
@@ -146,7 +177,7 @@ class Worker:
                 raise
             return False
         finally:
-            holder.cancel()
+            chunk.end = None
 
     async def _settle(self, claim: Claim, results: ChunkResults) -> bool:
         """Store, however often the database goes away meanwhile; the fence counts it once."""
@@ -157,27 +188,34 @@ class Worker:
                 log.warning("settling waits: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(SETTLE_RETRY)
 
-    async def _hold(self, claim: Claim, message: Msg, held: asyncio.Timeout) -> None:
-        """Keep claim and task alive; end the work when the claim is lost."""
+    async def _hold(self) -> None:
+        """Keep claims and tasks alive; end the work on those that are lost."""
         while True:
             await asyncio.sleep(HOLD_PERIOD)
+            chunks = {chunk.claim: chunk for chunk in self._chunks if chunk.claim and chunk.end}
             try:
-                if not await self._store.hold(claim):
-                    held.reschedule(0)
-                    return
-                await message.in_progress()
-            except (*postgres.AWAY, *jetstream.AWAY) as error:
+                lost = await self._store.hold(list(chunks))
+                for claim in lost:
+                    # Without an end it was settled or dropped meanwhile.
+                    if (end := chunks[claim].end) is not None:
+                        chunks[claim].end = None
+                        end.reschedule(0)
+                for chunk in chunks.values():
+                    if chunk.end is not None:
+                        await chunk.message.in_progress()
+            # Whatever it was: the lease decides, and this comes again in a second.
+            except (asyncpg.PostgresError, *postgres.AWAY, *jetstream.AWAY) as error:
                 log.warning("holding waits: %s: %s", type(error).__name__, error)
 
     async def _report(self) -> None:
         while True:
-            with contextlib.suppress(*postgres.AWAY):
+            with contextlib.suppress(asyncpg.PostgresError, *postgres.AWAY):
                 await self._store.report(
                     self._worker_id,
                     POOL,
                     self._host,
                     self._pid,
-                    self._in_flight,
+                    len(self._chunks),
                     self._settled,
                 )
             await asyncio.sleep(REPORT_PERIOD)
