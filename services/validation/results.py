@@ -28,12 +28,14 @@ COLUMNS = [
 ]
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
-# Field count, then length and value of each column up to check_time_us.
-_FIXED = struct.Struct(">h" + "ii" * 3 + "ih" * 3 + "ib" + "ii" + "iq")
+# Field count; length and value of campaign_no and run: the same in every row of a chunk.
+_HEAD = struct.Struct(">hiiii")
+# Length and value of each column from position to check_time_us.
+_FIXED = struct.Struct(">ii" + "ih" * 3 + "ib" + "ii" + "iq")
 _INT = struct.Struct(">ii")
 _LENGTH = struct.Struct(">i")
 _NULL = _LENGTH.pack(-1)
-_NAMES = {verdict: verdict.name for verdict in Verdict}
+_LINE_ENDS = {verdict: f" {verdict.name}\n" for verdict in Verdict}
 _MAX_INT = 2**31 - 1
 
 
@@ -54,39 +56,41 @@ def chunk_results(
     check_time_us: int,
 ) -> ChunkResults:
     """Encode the outcomes of names at consecutive positions."""
+    # Per name this costs 0.8 us, a tenth of what asking about it does: arguments in one flat call,
+    # and every part that repeats made once.
     counts = [0] * len(Verdict)
     parts = [_HEADER]
-    add = parts.append
+    lines: list[str] = []
+    add, add_line = parts.append, lines.append
+    head = _HEAD.pack(13, 4, campaign_no, 4, run)
     fixed = _FIXED.pack
-    digest = []
-    resolvers: dict[str, bytes] = {}
+    sources: dict[tuple[int, str], bytes] = {}
+    source_of = sources.get
     for position, outcome in enumerate(outcomes, first_position):
         name, verdict, rcode, addresses, chain, ttl, resolver, attempts, duration, tcp = outcome
         counts[verdict - 1] += 1
-        digest.append(f"{name} {_NAMES[verdict]}\n")
-        add(
-            fixed(
-                13,
-                *(4, campaign_no, 4, run, 4, position),
-                *(2, verdict, 2, rcode, 2, attempts),
-                *(1, tcp),
-                *(4, min(duration, _MAX_INT), 8, check_time_us),
-            )
-        )
-        add(_NULL if ttl < 0 else _INT.pack(4, min(ttl, _MAX_INT)))
+        add_line(name + _LINE_ENDS[verdict])
+        if duration > _MAX_INT:
+            duration = _MAX_INT
+        add(head)
+        # fmt: off
+        add(fixed(4, position, 2, verdict, 2, rcode, 2, attempts, 1, tcp, 4, duration, 8,
+                  check_time_us))
+        # fmt: on
         # Without an answer no resolver has decided anything.
-        if rcode < 0:
-            add(_NULL)
-        else:
-            encoded = resolvers.get(resolver)
-            if encoded is None:
-                encoded = resolvers[resolver] = _text(resolver)
-            add(encoded)
+        source = (ttl, resolver) if rcode >= 0 else (ttl, "")
+        add(source_of(source) or sources.setdefault(source, _source(*source)))
         add(_text(",".join(addresses)) if addresses else _NULL)
         add(_text(",".join(chain)) if chain else _NULL)
     add(_TRAILER)
-    sha256 = hashlib.sha256("".join(digest).encode()).digest()
+    sha256 = hashlib.sha256("".join(lines).encode()).digest()
     return ChunkResults(b"".join(parts), counts, sha256)
+
+
+def _source(ttl: int, resolver: str) -> bytes:
+    """The columns ttl and resolver."""
+    seconds = _NULL if ttl < 0 else _INT.pack(4, min(ttl, _MAX_INT))
+    return seconds + (_text(resolver) if resolver else _NULL)
 
 
 def _text(value: str) -> bytes:
