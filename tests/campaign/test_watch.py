@@ -1,0 +1,303 @@
+"""WatchCampaigns through a real port: nothing missed, nothing twice, nothing out of order."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+
+from domainflow.campaign.v1 import campaign_pb2 as pb
+from domainflow.campaign.v1.campaign_service_pb2 import (
+    WatchCampaignsRequest,
+    WatchCampaignsResponse,
+)
+from domainflow.campaign.v1.campaign_service_pb2_grpc import CampaignServiceStub
+from services.campaign.campaign import Action, Campaign
+from services.campaign.generation import encode_names
+from services.campaign.store import RunningPhase, Store
+from tests.campaign.conftest import Serve
+from tests.campaigns import GENERATION, act, create, generating, new_campaign
+from tests.eventually import eventually
+from tests.refusals import read, refused
+
+Stub = CampaignServiceStub
+Message = WatchCampaignsResponse
+Call = Any
+
+
+def watch(campaigns: Stub, *which: Campaign | RunningPhase, **more: Any) -> Call:
+    ids = [
+        str(one.id if isinstance(one, Campaign) else one.campaign_id)  # type: ignore[union-attr]
+        for one in which
+    ]
+    return campaigns.WatchCampaigns(WatchCampaignsRequest(campaign_ids=ids, **more))
+
+
+async def until(call: Call, found: Callable[[Message], bool]) -> list[Message]:
+    """Every message up to the first that is looked for."""
+    messages = []
+    while True:
+        message = await call.read()
+        assert message is not grpc.aio.EOF, messages
+        messages.append(message)
+        if found(message):
+            return messages
+
+
+async def opened(call: Call) -> list[Message]:
+    """The initial state with its bookmark."""
+    return await until(call, lambda message: message.bookmark.initial_state_sent)
+
+
+async def append(store: Store, running: RunningPhase, position: int) -> None:
+    rows, digest = encode_names(running.campaign_no, position, [f"n{position}.com"])
+    assert await store.append_names(running, position, rows, 1, digest)
+
+
+def revisions(messages: list[Message]) -> list[int]:
+    return [message.event.revision for message in messages if message.HasField("event")]
+
+
+@pytest.fixture
+async def growing(store: Store) -> RunningPhase:
+    """A campaign at revision 2 whose generation runs."""
+    return await generating(store)
+
+
+async def test_a_watcher_gets_the_present_state_and_a_bookmark(
+    campaigns: Stub, store: Store
+) -> None:
+    one, other = await create(store), await create(store)
+    await create(store)
+
+    messages = await opened(watch(campaigns, one, other))
+
+    states, bookmark = messages[:-1], messages[-1].bookmark
+    assert {message.state.campaign_id for message in states} == {str(one.id), str(other.id)}
+    assert all(message.state.revision == 1 for message in states)
+    assert not any(message.state.HasField("configuration") for message in states)
+    assert bookmark.revisions == {str(one.id): 1, str(other.id): 1}
+
+
+async def test_events_come_in_order_without_gap_while_others_write(
+    campaigns: Stub, store: Store, growing: RunningPhase
+) -> None:
+    async def write() -> None:
+        for position in range(100):
+            await append(store, growing, position)
+            if position % 20 == 10:
+                await act(store, growing.campaign_id, Action.PAUSE)
+                await act(store, growing.campaign_id, Action.RESUME)
+
+    writing = asyncio.create_task(write())
+    call = watch(campaigns, growing)
+    first = await opened(call)
+    start = first[0].state.revision
+    messages = await until(call, lambda message: message.event.revision == 112)
+    await writing
+
+    assert revisions(messages) == list(range(start + 1, 113))
+    assert {m.event.campaign_id for m in messages if m.HasField("event")} == {
+        str(growing.campaign_id)
+    }
+    # What the state counts and what the events bring make up the whole.
+    settled = sum(message.event.chunk_settled.name_count for message in messages)
+    assert first[0].state.name_count + settled == 100
+
+
+async def test_progress_never_goes_back_and_ends_at_the_truth(
+    campaigns: Stub, store: Store, growing: RunningPhase
+) -> None:
+    await store.announce(growing, 30, planned=False)
+    call = watch(campaigns, growing)
+    await opened(call)
+
+    for position in range(30):
+        await append(store, growing, position)
+    messages = await until(call, lambda message: message.progress.settled_count == 30)
+
+    counts = [m.progress.settled_count for m in messages if m.HasField("progress")]
+    assert counts == sorted(counts)
+    last = messages[-1].progress
+    assert (last.name_count, last.status) == (30, pb.PHASE_STATUS_RUNNING)
+    assert [(o.outcome, o.count) for o in last.outcomes] == [("GENERATED", 30)]
+
+
+async def test_a_watcher_resumes_after_the_revision_it_has_seen(
+    campaigns: Stub, store: Store, growing: RunningPhase
+) -> None:
+    for position in range(10):
+        await append(store, growing, position)
+
+    call = watch(campaigns, growing, resume_revisions={str(growing.campaign_id): 4})
+    messages = await until(call, lambda message: message.event.revision == 12)
+
+    assert revisions(messages) == list(range(5, 13))
+    assert not any(message.HasField("state") for message in messages)
+
+
+async def test_a_watcher_that_has_seen_nothing_gets_every_event(
+    campaigns: Stub, growing: RunningPhase
+) -> None:
+    call = watch(campaigns, growing, resume_revisions={str(growing.campaign_id): 0})
+
+    messages = await until(call, lambda message: message.event.revision == 2)
+
+    assert revisions(messages) == [1, 2]
+
+
+async def test_a_revision_beyond_the_newest_is_out_of_range(
+    campaigns: Stub, growing: RunningPhase
+) -> None:
+    call = watch(campaigns, growing, resume_revisions={str(growing.campaign_id): 3})
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await opened(call)
+
+    refusal = read(caught.value)
+    assert (refusal.code, refusal.reason) == ("OUT_OF_RANGE", "REVISION_OUT_OF_RANGE")
+    assert refusal.metadata == {
+        "campaign_id": str(growing.campaign_id),
+        "revision": "3",
+        "newest_revision": "2",
+    }
+
+
+async def test_an_unknown_campaign_cannot_be_watched(campaigns: Stub) -> None:
+    call = campaigns.WatchCampaigns(WatchCampaignsRequest(campaign_ids=[str(uuid4())]))
+
+    refusal = await refused(call.read())
+
+    assert refusal.reason == "CAMPAIGN_NOT_FOUND"
+
+
+async def test_until_finished_ends_with_the_last_campaign(campaigns: Stub, store: Store) -> None:
+    over = await create(store)
+    await act(store, over, Action.CANCEL)
+    running = await generating(store, new_campaign(phases=[GENERATION]))
+    call = watch(campaigns, over, running, until_finished=True)
+    await opened(call)
+
+    assert await store.complete(running)
+    messages = []
+    while (message := await call.read()) is not grpc.aio.EOF:
+        messages.append(message)
+
+    events = [message.event for message in messages if message.HasField("event")]
+    assert [event.WhichOneof("kind") for event in events] == ["phase_changed", "campaign_finished"]
+    assert await call.code() == grpc.StatusCode.OK
+
+
+async def test_until_finished_of_what_is_over_ends_at_once(campaigns: Stub, store: Store) -> None:
+    over = await create(store)
+    await act(store, over, Action.CANCEL)
+
+    seen = [message async for message in watch(campaigns, over, until_finished=True)]
+    again = [
+        message
+        async for message in watch(
+            campaigns, over, until_finished=True, resume_revisions={str(over.id): 1}
+        )
+    ]
+
+    assert [message.WhichOneof("kind") for message in seen] == ["state", "bookmark"]
+    assert revisions(again) == [2, 3]
+
+
+async def test_until_finished_needs_campaigns(campaigns: Stub) -> None:
+    refusal = await refused(watch(campaigns, until_finished=True).read())
+
+    assert refusal.fields == {"until_finished"}
+
+
+async def test_a_watcher_of_all_campaigns_sees_a_new_one(campaigns: Stub, store: Store) -> None:
+    old = await create(store)
+    call = watch(campaigns)
+    assert (await opened(call))[0].state.campaign_id == str(old.id)
+
+    new = await create(store)
+    await act(store, new, Action.START)
+    messages = await until(call, lambda message: message.event.revision == 2)
+
+    assert revisions(messages) == [1, 2]
+    assert messages[0].event.campaign_id == str(new.id)
+    assert messages[0].event.campaign_created.name == "test"
+
+
+async def test_bookmarks_come_also_while_events_do(
+    serve: Serve, store: Store, growing: RunningPhase
+) -> None:
+    """With no pause between the messages that could be taken for silence."""
+    for position in range(50):
+        await append(store, growing, position)
+    async with serve(heartbeat=0.0) as campaigns:
+        call = watch(campaigns, growing, resume_revisions={str(growing.campaign_id): 0})
+        messages = await until(call, lambda message: message.event.revision == 52)
+
+    seen = 0
+    bookmarks = []
+    for message in messages:
+        if message.HasField("event"):
+            seen = message.event.revision
+        elif message.HasField("bookmark") and not message.bookmark.initial_state_sent:
+            # A bookmark says what was sent before it: resuming there misses nothing.
+            assert message.bookmark.revisions == {str(growing.campaign_id): seen}
+            bookmarks.append(seen)
+    assert len(bookmarks) > 25
+
+
+async def test_a_silent_campaign_still_sends_bookmarks(
+    serve: Serve, store: Store, growing: RunningPhase
+) -> None:
+    async with serve(heartbeat=0.1) as campaigns:
+        call = watch(campaigns, growing)
+        await opened(call)
+
+        for _ in range(3):
+            await until(call, lambda message: message.HasField("bookmark"))
+
+
+async def test_a_slow_watcher_reads_every_event_in_the_end(
+    campaigns: Stub, store: Store, growing: RunningPhase
+) -> None:
+    slow, quick = watch(campaigns, growing), watch(campaigns, growing)
+    await opened(slow)
+    await opened(quick)
+
+    # More than the connection's windows hold while nobody reads.
+    reason = "r" * 500
+    for _ in range(150):
+        for action in (Action.PAUSE, Action.RESUME):
+            await store.transition(
+                growing.campaign_id,
+                action,
+                phase=None,
+                reason=reason,
+                key=None,
+                answer=lambda _: b"",
+            )
+    assert revisions(await until(quick, lambda m: m.event.revision == 302))[-1] == 302
+    messages = await until(slow, lambda message: message.event.revision == 302)
+
+    assert revisions(messages) == list(range(3, 303))
+
+
+async def test_a_watcher_that_hangs_up_leaves_nothing_behind(
+    serve: Serve, store: Store, growing: RunningPhase
+) -> None:
+    async with serve() as campaigns:
+        # Twice as many as the server admits at once.
+        for _ in range(100):
+
+            async def watched_once() -> None:
+                call = watch(campaigns, growing)
+                try:
+                    await opened(call)
+                except grpc.aio.AioRpcError as error:
+                    raise AssertionError from error
+                finally:
+                    call.cancel()
+
+            await eventually(watched_once)
