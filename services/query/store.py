@@ -233,11 +233,15 @@ WHERE c.id = $1"""
 
 # Bounds are repeated on every joined table: they are not carried across a join, and without
 # them the planner reads the partition from its beginning (41.8 ms instead of 0.15 ms a page).
+#
+# FULL JOIN, although every result has its name: no nested loop can carry it out. While a campaign
+# is too young for statistics one row is expected of either side, and a loop over both compares
+# 5,000 names with 5,000 results one by one (2.9 s a message instead of 10 ms).
 _BOUND = "campaign_no = $1 AND position >= $2 AND position < $3"
 _RANGE = f"""
 SELECT position, name, {_RESULT}
 FROM (SELECT position, name FROM domains WHERE {_BOUND}) d
-LEFT JOIN (SELECT position, {_RESULT} FROM dns_results WHERE {_BOUND} AND run = {_RUN}) r
+FULL JOIN (SELECT position, {_RESULT} FROM dns_results WHERE {_BOUND} AND run = {_RUN}) r
     USING (position)
 ORDER BY position"""
 
@@ -331,20 +335,20 @@ _FROM_LETTER = bytes(max(0, letter - 64) for letter in range(256))
 
 @cache
 def _columns(wanted: frozenset[int], with_verdicts: bool) -> str:
+    names = f"(SELECT position, name FROM domains WHERE {_BOUND}) d"
     results = (
-        f"SELECT position, verdict, addresses FROM dns_results WHERE {_BOUND} AND run = {_RUN}"
+        f"(SELECT position, verdict, addresses FROM dns_results WHERE {_BOUND} AND run = {_RUN}) r"
     )
     if with_verdicts:
-        join = f"JOIN ({results} AND verdict = ANY($4::smallint[])) r USING (position)"
+        # OFFSET 0 keeps the condition out of the join, which it would turn into a loop again.
+        rows = f"""SELECT * FROM (
+            SELECT * FROM {names} FULL JOIN {results} USING (position) OFFSET 0
+        ) both_sides WHERE verdict = ANY($4::smallint[])"""
     elif wanted & {VERDICT, ADDRESSES}:
-        join = f"LEFT JOIN ({results}) r USING (position)"
+        rows = f"SELECT * FROM {names} FULL JOIN {results} USING (position)"
     else:
-        join = ""
-    return _aggregated(
-        wanted,
-        f"""SELECT * FROM (SELECT position, name FROM domains WHERE {_BOUND}) d {join}
-        ORDER BY position""",
-    )
+        rows = f"SELECT * FROM {names}"
+    return _aggregated(wanted, f"{rows} ORDER BY position")
 
 
 @cache
