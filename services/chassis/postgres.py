@@ -62,9 +62,9 @@ async def open_pool(
                 max_size=max_size,
                 server_settings=settings,
                 max_inactive_connection_lifetime=300,
-                # Reading leaves nothing behind, and a reset at every release costs as much again
-                # as a short query.
-                reset=_nothing if read_only else None,
+                # No statement of ours leaves anything behind in a session, and a reset at every
+                # release costs as much again as a short query. What is open is still rolled back.
+                reset=_nothing,
                 timeout=10,
             )
         except AWAY as error:
