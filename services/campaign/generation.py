@@ -9,8 +9,8 @@ from services.campaign import ingest
 from services.campaign.pattern import Pattern
 from services.campaign.store import RunningPhase, Store
 
-# Names per transaction. Commits cost 20% at 50,000 and 4% at 200,000 (docs/performance.md); 100,000
-# are stored in 0.1 s, which is also how late a pause may come.
+# Names per transaction. 200,000 are stored a tenth faster, 50,000 a tenth slower
+# (docs/performance.md); 100,000 take 0.2 s, which is also how late a pause may come.
 CHUNK_SIZE = 100_000
 
 

@@ -1,7 +1,7 @@
 """Names -> rows of the domains table in COPY's binary format, and their digest. Pure.
 
-The format is written here because the driver's own encoder takes twice the time per row
-(docs/performance.md).
+The format is written here so that a thread can write it while the event loop answers calls: the
+driver's own encoder is quicker, and works on the loop (docs/performance.md).
 """
 
 import hashlib
