@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import asyncpg
 import nats.errors
 import nats.js.errors
+from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -120,6 +121,11 @@ class Worker:
         """One task from claim to acknowledgement. Never raises but for cancellation."""
         try:
             await self._settle_chunk(chunk)
+        except DecodeError:
+            # It will not read better the next time; its chunk is handed out again.
+            log.warning("a task that cannot be read was dropped")
+            with contextlib.suppress(*jetstream.AWAY):
+                await chunk.message.term()
         except (*postgres.AWAY, *jetstream.AWAY) as error:
             log.warning("chunk dropped: %s: %s", type(error).__name__, error)
             await self._give_back(chunk.message)

@@ -1,0 +1,297 @@
+"""Workers with a real queue, a real database and a real resolver, in every kind of trouble."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import timedelta
+
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from domainflow.campaign.v1.campaign_pb2 import DnsConfiguration
+from services.campaign.campaign import Action
+from services.campaign.store import ChunkKey, RunningPhase
+from services.campaign.store import Store as CampaignStore
+from services.chassis import jetstream
+from services.chassis.postgres import Pool
+from services.sandbox.dns_server import SandboxDns
+from services.sandbox.truth import truth
+from services.validation.engines import Engines
+from services.validation.store import Store
+from services.validation.worker import Worker
+from tests.campaigns import DNS, act, kinds, validating
+from tests.eventually import eventually
+from tests.queues import publish, task_count, wipe
+from tests.validation.conftest import asking
+
+NAMES = [f"name-{number}.com" for number in range(250)]
+LEASE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def worker(store: Store, queue: Client, engines: Engines) -> Worker:
+    return new_worker(store, queue, engines)
+
+
+def new_worker(store: Store, queue: Client, engines: Engines, name: str = "worker") -> Worker:
+    return Worker(store=store, queue=queue, engines=engines, worker_id=name, host="host", pid=7)
+
+
+@contextlib.asynccontextmanager
+async def working(*workers: Worker) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(worker.work()) for worker in workers]
+    try:
+        yield
+        for task in tasks:
+            assert not task.done(), task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """A resolver that takes every question and answers none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield "{}:{}".format(*sock.getsockname())
+
+
+async def handed_out(store: CampaignStore, running: RunningPhase) -> list[ChunkKey]:
+    return await store.hand_out([running], 1000, LEASE)
+
+
+async def chunks(pool: Pool) -> list[tuple[str, int]]:
+    """State and attempt of the DNS phase's chunks in order."""
+    rows = await pool.fetch(
+        "SELECT state, attempt FROM chunks WHERE phase = 2 ORDER BY first_position"
+    )
+    return [tuple(row) for row in rows]
+
+
+async def verdicts(pool: Pool) -> list[tuple[str, int]]:
+    rows = await pool.fetch(
+        """SELECT d.name, r.verdict FROM domains d
+           JOIN dns_results r USING (campaign_no, position) ORDER BY d.position"""
+    )
+    return [tuple(row) for row in rows]
+
+
+def expected(sandbox: SandboxDns, names: Sequence[str]) -> list[tuple[str, int]]:
+    settings = sandbox.settings
+    return [(name, truth(name, settings.seed, settings.mix).verdict) for name in names]
+
+
+async def all_acknowledged(queue: Client) -> None:
+    async def none_left() -> None:
+        assert await task_count(queue) == 0
+
+    await eventually(none_left, within=20)
+
+
+async def claimed(pool: Pool) -> None:
+    async def is_claimed() -> None:
+        assert await pool.fetchval(
+            "SELECT bool_and(claim_time IS NOT NULL) FROM chunks WHERE phase = 2"
+        )
+
+    await eventually(is_claimed)
+
+
+async def test_chunks_are_settled_with_the_verdicts_that_are_true(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    worker: Worker,
+    sandbox: SandboxDns,
+    dns: DnsConfiguration,
+) -> None:
+    running = await validating(campaign_store, NAMES, dns)
+    hints: asyncio.Queue[Msg] = asyncio.Queue()
+    await queue.subscribe(jetstream.EVENT_SUBJECT, cb=hints.put)
+    await publish(queue, *await handed_out(campaign_store, running))
+
+    async with working(worker):
+        await all_acknowledged(queue)
+        told = [await asyncio.wait_for(hints.get(), 10) for _ in range(3)]
+
+    assert await verdicts(pool) == expected(sandbox, NAMES)
+    assert await chunks(pool) == [("done", 1)] * 3
+    assert {message.data for message in told} == {str(running.campaign_no).encode()}
+    assert (await kinds(campaign_store, running.campaign_no))[-3:] == ["chunk_settled"] * 3
+    tally = await campaign_store.tally(running.campaign_no, DNS, 1)
+    assert sum(tally.outcomes) == tally.settled_count == 250
+
+
+async def test_doubled_tasks_are_settled_once_and_all_acknowledged(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    store: Store,
+    engines: Engines,
+    sandbox: SandboxDns,
+    dns: DnsConfiguration,
+) -> None:
+    running = await validating(campaign_store, NAMES, dns)
+    keys = await handed_out(campaign_store, running)
+    await publish(queue, *keys * 4)
+
+    workers = [new_worker(store, queue, engines, name) for name in ("one", "other")]
+    async with working(*workers):
+        await all_acknowledged(queue)
+        before = await kinds(campaign_store, running.campaign_no)
+        await publish(queue, *keys)
+        await all_acknowledged(queue)
+
+    assert await verdicts(pool) == expected(sandbox, NAMES)
+    assert await kinds(campaign_store, running.campaign_no) == before
+    assert before.count("chunk_settled") == 1 + 3
+
+
+async def test_a_cancelled_worker_gives_its_claims_back(
+    pool: Pool, campaign_store: CampaignStore, queue: Client, worker: Worker, mute: str
+) -> None:
+    running = await validating(campaign_store, NAMES, asking(mute, attempt_limit=20))
+    await publish(queue, *await handed_out(campaign_store, running))
+
+    async with working(worker):
+        await claimed(pool)
+        assert await chunks(pool) == [("queued", 1)] * 3
+
+    assert await chunks(pool) == [("ready", 1)] * 3
+    assert await verdicts(pool) == []
+
+
+async def test_a_lost_claim_drops_the_work(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    worker: Worker,
+    mute: str,
+) -> None:
+    running = await validating(campaign_store, NAMES[:100], asking(mute, attempt_limit=20))
+    await publish(queue, *await handed_out(campaign_store, running))
+
+    async with working(worker):
+        await claimed(pool)
+        # As if this worker had been frozen for longer than its lease; one statement, so that it
+        # cannot hold the chunk in between.
+        await pool.execute(
+            """UPDATE chunks SET attempt = attempt + 1, worker = 'other', claim_time = now()
+               WHERE phase = 2"""
+        )
+        await all_acknowledged(queue)
+
+        assert await chunks(pool) == [("queued", 2)]
+    holder = await pool.fetchval("SELECT worker FROM chunks WHERE phase = 2")
+    assert holder == "other"
+    assert await verdicts(pool) == []
+
+
+@pytest.mark.parametrize("action", [Action.PAUSE, Action.CANCEL])
+async def test_a_phase_that_does_not_run_any_more_drops_the_work(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    worker: Worker,
+    mute: str,
+    action: Action,
+) -> None:
+    running = await validating(campaign_store, NAMES, asking(mute, attempt_limit=20))
+    await publish(queue, *await handed_out(campaign_store, running))
+
+    async with working(worker):
+        await claimed(pool)
+        await act(campaign_store, running.campaign_id, action)
+        await all_acknowledged(queue)
+
+    assert await chunks(pool) == [("ready", 1)] * 3
+    assert await verdicts(pool) == []
+
+
+async def test_a_worker_recovers_when_its_stream_is_deleted(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    worker: Worker,
+    sandbox: SandboxDns,
+    dns: DnsConfiguration,
+) -> None:
+    running = await validating(campaign_store, NAMES, dns)
+    first, *others = await handed_out(campaign_store, running)
+    await publish(queue, first)
+
+    async with working(worker):
+        await all_acknowledged(queue)
+        await wipe(queue)
+        await publish(queue, *others)
+        await all_acknowledged(queue)
+
+    assert await verdicts(pool) == expected(sandbox, NAMES)
+
+
+async def test_names_that_no_resolver_answers_for_time_out(
+    pool: Pool, campaign_store: CampaignStore, queue: Client, worker: Worker
+) -> None:
+    """Dead resolvers are an outcome like any other: the campaign comes to its end."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        dead = "{}:{}".format(*sock.getsockname())
+    running = await validating(campaign_store, NAMES, asking(dead, attempt_limit=2))
+    await publish(queue, *await handed_out(campaign_store, running))
+
+    async with working(worker):
+        await all_acknowledged(queue)
+
+    assert await verdicts(pool) == [(name, 6) for name in NAMES]
+    assert await campaign_store.complete(running)
+    rows = await pool.fetch("SELECT DISTINCT rcode, resolver, addresses, ttl FROM dns_results")
+    assert [tuple(row) for row in rows] == [(-1, None, None, None)]
+
+
+async def test_a_task_that_cannot_be_read_does_not_stop_the_others(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    worker: Worker,
+    sandbox: SandboxDns,
+    dns: DnsConfiguration,
+) -> None:
+    running = await validating(campaign_store, NAMES, dns)
+    keys = await handed_out(campaign_store, running)
+    await jetstream.ensure_task_stream(queue.jetstream())
+    await queue.jetstream().publish(jetstream.task_subject("dns"), b"\xff no task")
+    await publish(queue, *keys, ChunkKey(999, 2, 1, 0))
+
+    async with working(worker):
+        await all_acknowledged(queue)
+
+    assert await chunks(pool) == [("done", 1)] * 3
+    assert await verdicts(pool) == expected(sandbox, NAMES)
+
+
+async def test_a_worker_reports_itself(store: Store, worker: Worker) -> None:
+    async with working(worker):
+
+        async def reported() -> None:
+            assert [row.worker_id for row in await store.workers()] == ["worker"]
+
+        await eventually(reported)
+
+    await store.sign_off("worker")
+    assert await store.workers() == []
+
+
+async def test_silent_workers_are_forgotten(store: Store, pool: Pool) -> None:
+    await store.report("silent", "dns", "host", 1, 0, 0)
+    await store.report("present", "dns", "host", 2, 3, 400)
+    await pool.execute(
+        "UPDATE workers SET report_time = now() - interval '2 minutes' WHERE worker_id = 'silent'"
+    )
+
+    (worker,) = await store.workers()
+
+    assert (worker.worker_id, worker.chunks_in_flight, worker.settled_count) == ("present", 3, 400)
