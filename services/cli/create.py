@@ -203,7 +203,7 @@ def create(
         if not created:
             return "interrupted; nothing is known to have been created"
         if from_file:
-            step = f"domainflow campaign upload {created[0]} {from_file}{door}"
+            step = f"{terminal.program()} campaign upload {created[0]} {from_file}{door}"
             return f"interrupted; if not all was uploaded, go on with: {step}"
         return f"interrupted; the campaign goes on: domainflow campaign watch {created[0]}{door}"
 

@@ -77,7 +77,7 @@ def demo(
     def how_to_go_on() -> str:
         return (
             f"interrupted; `domainflow demo{data_argument(data)}` begins anew,"
-            f" `domainflow up{data_argument(data)}` goes on with what was begun"
+            f" `{terminal.program()} up{data_argument(data)}` goes on with what was begun"
         )
 
     raise typer.Exit(run(work(), how_to_go_on))
@@ -279,10 +279,11 @@ def accounting_errors(
 
 def _say_how_to_go_on(data: Path, *, kept: bool) -> None:
     argument = data_argument(data)
-    lines = [f"  domainflow up{argument}"] if not kept else []
+    called = terminal.program()
+    lines = [f"  {called} up{argument}"] if not kept else []
     lines += [
-        f"  domainflow campaign list{argument}",
-        "  domainflow campaign create --name shops --pattern PREFIX --prefix-length 2"
+        f"  {called} campaign list{argument}",
+        f"  {called} campaign create --name shops --pattern PREFIX --prefix-length 2"
         f" --constant shop --tld .com --watch{argument}",
     ]
     where = "the data stays; go on with" if not kept else "the suite runs; go on with"

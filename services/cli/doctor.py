@@ -81,7 +81,7 @@ async def suite(server: str, data: Path) -> AsyncIterator[Finding]:
             yield Finding("suite", False, str(failure))
             return
         if state is None or not state.is_running:
-            start = f"domainflow up{data_argument(data)}"
+            start = f"{terminal.program()} up{data_argument(data)}"
             yield Finding("suite", True, f"none runs on {data}; `{start}` starts one")
             return
         for finding in parts(state, data):
@@ -121,7 +121,10 @@ async def _health(channel: grpc.aio.Channel, address: str, service: str) -> Find
         )
     except grpc.aio.AioRpcError as error:
         said = refusal.read(error)
-        remedy = "is the address right? `domainflow up` prints it; its terminal shows what died"
+        remedy = (
+            f"is the address right? `{terminal.program()} up` prints it;"
+            " its terminal shows what died"
+        )
         return Finding(check, False, f"{address}: {said}", remedy)
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     fine = answer.status == health_pb2.HealthCheckResponse.SERVING

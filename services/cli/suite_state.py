@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.cli.exits import ExitCode, Failure
+from services.cli.terminal import program
 
 DATA_FOLDER = Path(".domainflow")
 
@@ -56,7 +57,7 @@ def read(data: Path) -> SuiteState | None:
     except PermissionError:
         raise Failure(f"{file} belongs to another user; name the door with --server") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Failure(f"{file} is damaged ({error}); `domainflow up` writes it anew") from None
+        raise Failure(f"{file} is damaged ({error}); `{program()} up` writes it anew") from None
 
 
 def door(data: Path) -> str:
@@ -64,7 +65,7 @@ def door(data: Path) -> str:
     state = read(data)
     if state is None or not state.is_running:
         raise Failure(
-            f"no suite runs on {data}: start one with `domainflow up{data_argument(data)}`,"
+            f"no suite runs on {data}: start one with `{program()} up{data_argument(data)}`,"
             " or name a door with --server HOST:PORT",
             ExitCode.NOT_REACHABLE,
         )

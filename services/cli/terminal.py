@@ -1,8 +1,11 @@
 """Standard error for eyes, standard output for data, and how figures are written for people."""
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
@@ -73,3 +76,11 @@ def label(enum_name: str, prefix: str) -> str:
     """`PHASE_DNS_VALIDATION` without `PHASE_` as people write it: `DNS validation`."""
     words = enum_name.removeprefix(prefix).replace("_", " ").lower()
     return " ".join({"dns": "DNS", "http": "HTTP"}.get(word, word) for word in words.split())
+
+
+def program() -> str:
+    """What to type for this command, so that a command that is shown can be run as it stands."""
+    called = Path(sys.argv[0])
+    if called.name != "domainflow" or shutil.which("domainflow"):
+        return "domainflow"
+    return os.path.relpath(called)
