@@ -141,6 +141,8 @@ def verdict(result: Measurement) -> str:
     if parts is None:
         raise ValueError(f"{result['name']}: no line can be read in {target!r}")
     found = result["ratio"] if parts["what"] == "ratio" else result["value"]
+    if found is None:
+        return ""
     limit = float(parts["limit"].replace(",", ""))
     at_least = parts["relation"].startswith(">")
     reached = found == limit if parts["relation"].endswith("=") else False

@@ -23,8 +23,9 @@ import uvloop
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from services.suite.suite import Options, Suite
-from services.validation.dns.engine import Engine, EngineSettings
+from services.validation.dns.engine import Engine
 from services.validation.dns.resolvers import Resolver
+from services.validation.dns.settings import EngineSettings
 from tests.load.name_server import exists, fast_name_server, tool
 
 NAMES = 500_000
@@ -73,7 +74,9 @@ def run() -> list[dict[str, Any]]:
         # Three names in a thousand wait 6 s: at 4,000 in flight they take half of the window.
         task = Task(said.strip(), NAMES, 4_000)
         alone, phase = _engine_alone(task), asyncio.run(_campaign(task, 1))
-        results.append(_result("dns_end_to_end, 3 in 1,000 mute", task, phase, alone))
+        result = _result("dns_end_to_end, 3 in 1,000 mute", task, phase, alone)
+        # Names that wait must not keep others from being asked about.
+        results.append({**result, "target": "ratio >= 0.8"})
     with _server("services.sandbox", "--die-with-parent") as said:
         task = Task(json.loads(said)["dns"][0], FAULTY_NAMES, 4_000)
         alone, phase = _engine_alone(task), asyncio.run(_campaign(task, 1))
