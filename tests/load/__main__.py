@@ -7,6 +7,7 @@ line is shown as such and fails nothing; a bench that crashes makes the exit sta
 import argparse
 import importlib
 import json
+import operator
 import os
 import platform
 import re
@@ -35,6 +36,7 @@ BENCHES = (
 # A bench that hangs is a crash, too.
 LONGEST = 20 * 60.0
 _TARGET = re.compile(r"(?P<what>\S.*?) (?P<relation>>=|<=|>|<) (?P<limit>[\d,.]+)")
+_RELATIONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 Measurement = dict[str, Any]
 
@@ -144,11 +146,10 @@ def verdict(result: Measurement) -> str:
     if found is None:
         return ""
     limit = float(parts["limit"].replace(",", ""))
-    at_least = parts["relation"].startswith(">")
-    reached = found == limit if parts["relation"].endswith("=") else False
-    if reached or (found > limit) == at_least:
+    relation = parts["relation"]
+    if _RELATIONS[relation](found, limit):
         return "holds"
-    return "below the line" if at_least else "over the line"
+    return "below the line" if relation in (">", ">=") else "over the line"
 
 
 def amount(value: float) -> str:
