@@ -23,6 +23,7 @@ def parse_endpoint(text: str, *, default_port: int) -> tuple[str, int]:
         ip_address(host)
     except ValueError:
         raise BadEndpoint(f"{text!r} is not an IPv4 or IPv6 address") from None
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+    # The length first: int() raises for thousands of digits.
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise BadEndpoint(f"{text!r} has a port that is not a number from 1 to 65535")
     return host, int(port)
