@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from domainflow.campaign.v1 import campaign_pb2
-from services.validation.dns.engine import Engine, EngineSettings
+from services.validation.dns.engine import Engine
 from services.validation.dns.resolvers import Resolver, system_resolvers
+from services.validation.dns.settings import EngineSettings
 
 # An engine that nobody used for this long is closed, seconds.
 IDLE = 60.0

@@ -10,7 +10,7 @@ from domainflow.validation.v1 import validation_service_pb2_grpc as pb_grpc
 from services.chassis.domain_name import NotADomainName, normalise
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
 from services.chassis.errors import FieldViolation
-from services.validation.dns.engine import EngineSettings
+from services.validation.dns.settings import EngineSettings
 from services.validation.dns.verdict import Outcome
 from services.validation.engines import Engines
 from services.validation.store import Store

@@ -17,8 +17,9 @@ from typing import Any
 
 import uvloop
 
-from services.validation.dns.engine import Engine, EngineSettings
+from services.validation.dns.engine import Engine
 from services.validation.dns.resolvers import Resolver
+from services.validation.dns.settings import EngineSettings
 from services.validation.dns.verdict import Outcome, Verdict
 from tests.load.name_server import NoNameServer, address_of, exists, fast_name_server, tool
 

@@ -60,6 +60,9 @@ class Answer(NamedTuple):
     referral: bool
 
 
+# What is said when nothing readable comes.
+NO_ANSWER = Answer(-1, False, (), (), -1, False, False)
+
 # SERVFAIL speaks about the name, REFUSED about us, an unusable answer about the resolver.
 _WEIGHT = {Verdict.ERROR: 1, Verdict.REFUSED: 2, Verdict.SERVFAIL: 3}
 

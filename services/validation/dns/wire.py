@@ -9,7 +9,7 @@ from random import Random
 from socket import AF_INET6, inet_ntoa, inet_ntop
 from struct import Struct
 
-from .verdict import NOERROR, NXDOMAIN, Answer
+from services.validation.dns.verdict import NOERROR, NXDOMAIN, Answer
 
 A, NS, CNAME, SOA, AAAA, OPT = 1, 2, 5, 6, 28, 41
 CHAIN_LIMIT = 8

@@ -14,8 +14,9 @@ import uvloop
 from services.sandbox.dns_server import Faults, SandboxDns, SandboxDnsSettings
 from services.sandbox.truth import Behaviour, Mix, truth
 from services.validation.dns import wire
-from services.validation.dns.engine import Engine, EngineClosed, EngineSettings
+from services.validation.dns.engine import Engine, EngineClosed
 from services.validation.dns.resolvers import Resolver
+from services.validation.dns.settings import EngineSettings
 from services.validation.dns.verdict import Outcome, Verdict
 
 HARD = (

@@ -1,0 +1,131 @@
+"""The names in flight: where each one is, and how many are where."""
+
+import asyncio
+import heapq
+import time
+from itertools import count
+
+from services.validation.dns.query import Call, Query
+from services.validation.dns.upstream import Channel, Upstreams
+from services.validation.dns.verdict import Answer, Outcome, Verdict
+
+
+class Flight:
+    """Every name sent and not yet settled or abandoned.
+
+    At any time each is in exactly one place: pending on a channel, in the queue of retries, or
+    with a TCP task. Only these methods move one, besides the engine's two loops over all names.
+    """
+
+    def __init__(self, upstreams: Upstreams) -> None:
+        self.count = 0
+        # Questions sent up to `mark` and still pending; the others are recent.
+        self.old = 0
+        self.mark = 0
+        # Names that wait for a retry. The queue also holds what was settled meanwhile.
+        self.queued = 0
+        self.queue: list[tuple[int, int, Query]] = []
+        self.over_tcp: dict[Query, asyncio.Task[None]] = {}
+        self._upstreams = upstreams
+        self._sequence = count()
+
+    def recent(self) -> int:
+        """Questions out and sent after the mark."""
+        return self.count - self.old - self.queued - len(self.over_tcp)
+
+    def age(self, mark: int) -> None:
+        """Move the mark on and count anew what lies before it."""
+        self.mark = mark
+        self.old = 0
+        for channel in self._upstreams.channels():
+            for query in channel.pending.values():
+                if query.sent_at > mark:
+                    break
+                self.old += 1
+
+    def let_go(self, query: Query) -> bool:
+        """End the live attempt, if there is one; an answer to it still counts."""
+        if not self._withdraw(query):
+            return False
+        query.odd()
+        query.channel.late[query.key] = query
+        assert query.traces is not None
+        query.traces.append((query.channel, query.key))
+        return True
+
+    def ask_later(self, query: Query, delay: float) -> None:
+        """Queue a name that is nowhere else for another attempt in `delay` seconds."""
+        due = time.monotonic_ns() + int(delay * 1e9)
+        query.queued = True
+        self.queued += 1
+        heapq.heappush(self.queue, (due, next(self._sequence), query))
+
+    def next_due(self, now: int) -> Query | None:
+        """Take the name out of the queue whose turn has come. `now` in nanoseconds."""
+        queue = self.queue
+        while queue and queue[0][0] <= now:
+            query = heapq.heappop(queue)[2]
+            if query.call is not None:
+                query.queued = False
+                self.queued -= 1
+                return query
+        return None
+
+    def send(self, query: Query, channel: Channel, now: int) -> None:
+        """Make the next attempt pending on `channel`."""
+        query.channel = channel
+        query.key = key = channel.ids.pop()
+        query.attempts += 1
+        query.sent_at = now
+        channel.pending[key] = query
+
+    def settle(
+        self, query: Query, verdict: Verdict, answer: Answer, resolver: str, *, tcp: bool
+    ) -> None:
+        """Give a name its outcome, wherever it is."""
+        call = query.call
+        assert call is not None
+        call.outcomes[query.index] = Outcome(
+            call.names[query.index],
+            verdict,
+            answer.rcode,
+            answer.addresses,
+            answer.chain,
+            answer.ttl,
+            resolver,
+            query.attempts,
+            (time.monotonic_ns() - query.started_at) // 1000,
+            tcp,
+        )
+        self._drop(query)
+        call.left -= 1
+        if not call.left:
+            call.finish()
+
+    def abandon(self, call: Call) -> None:
+        """Free what a call holds. Walks the window: rare, so names need no list."""
+        held = {query for query in self.over_tcp if query.call is call}
+        held.update(query for _, _, query in self.queue if query.call is call)
+        for channel in self._upstreams.channels():
+            held.update(query for query in channel.pending.values() if query.call is call)
+        for query in held:
+            self._drop(query)
+
+    def _withdraw(self, query: Query) -> bool:
+        """Take the live attempt out, if there is one."""
+        if query.channel.pending.pop(query.key, None) is None:
+            return False
+        if query.sent_at <= self.mark:
+            self.old -= 1
+        return True
+
+    def _drop(self, query: Query) -> None:
+        query.call = None
+        self.count -= 1
+        self._withdraw(query)
+        if query.traces is not None and query.queued:
+            self.queued -= 1
+        query.forget()
+        task = self.over_tcp.pop(query, None)
+        if task is not None:
+            task.cancel()
