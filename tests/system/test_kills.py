@@ -1,0 +1,191 @@
+"""Every part dies in the middle of a campaign; the campaign ends with every verdict right.
+
+Each kill proves from the tables that it hits between 5% and 90% of the names.
+"""
+
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from domainflow.campaign.v1 import campaign_pb2
+from tests.eventually import eventually
+from tests.suite.living import gone
+from tests.system.campaigns import DNS, Trial, World, check_every_verdict
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+NAMES = 40_000
+
+
+def more_than(share: float) -> Callable[[Trial], bool]:
+    return lambda trial: trial.share() >= share
+
+
+async def kill_at(trial: Trial, share: float, part: str) -> None:
+    """Kill a part when so much is settled, and wait until the supervisor's next one is ready."""
+    await trial.until(more_than(share))
+    await trial.is_in_the_middle()
+    await trial.world.kill(part).is_back()
+
+
+async def test_workers_die_again_and_again(world: World) -> None:
+    trial = await Trial.begin(world, NAMES)
+    dice = random.Random(1)
+
+    for share in (0.06, 0.15, 0.25, 0.35, 0.5):
+        await kill_at(trial, share, dice.choice(["worker-1", "worker-2"]))
+    await trial.finished()
+
+    # What the dead had claimed was not forgotten but done by another attempt.
+    assert trial.retried
+    await check_every_verdict(trial)
+
+
+async def test_services_and_the_door_die(world: World) -> None:
+    trial = await Trial.begin(world, NAMES)
+
+    await kill_at(trial, 0.06, "campaign")
+    await kill_at(trial, 0.2, "validation")
+    await kill_at(trial, 0.3, "envoy")
+    await kill_at(trial, 0.4, "query")
+    await kill_at(trial, 0.5, "campaign")
+    await trial.finished()
+
+    assert trial.reconnects
+    await check_every_verdict(trial)
+
+
+async def test_database_dies(world: World) -> None:
+    trial = await Trial.begin(world, NAMES)
+
+    await kill_at(trial, 0.1, "postgres")
+    await kill_at(trial, 0.5, "postgres")
+    await trial.finished()
+
+    await check_every_verdict(trial)
+
+
+async def test_queue_dies_and_then_loses_everything(world: World) -> None:
+    trial = await Trial.begin(world, NAMES)
+
+    await kill_at(trial, 0.1, "nats")
+    await trial.until(more_than(0.4))
+    await trial.is_in_the_middle()
+    killed = world.kill("nats")
+    await gone(killed.pid)
+    # Nothing awaits from here on: the supervisor cannot have started the next one.
+    assert world.suite.processes["nats"].pid in (None, killed.pid)
+    shutil.rmtree(world.folder / "nats" / "data")
+    await killed.is_back()
+    await trial.finished()
+
+    await check_every_verdict(trial)
+
+
+async def test_everything_dies_at_once(world: World) -> None:
+    trial = await Trial.begin(world, NAMES)
+    await trial.until(more_than(0.3))
+    await trial.is_in_the_middle()
+
+    killed = [world.kill(part) for part in world.suite.processes]
+    for part in killed:
+        await part.is_back()
+    await trial.finished()
+
+    await check_every_verdict(trial)
+
+
+async def test_frozen_worker_loses_its_chunks_to_others(world: World) -> None:
+    trial = await Trial.begin(world, NAMES)
+    await trial.until(more_than(0.1))
+    pid = world.suite.processes["worker-1"].pid
+    assert pid is not None
+    mine = """SELECT first_position, attempt FROM chunks
+        WHERE state = 'queued' AND claim_time IS NOT NULL AND worker LIKE $1"""
+    await trial.is_in_the_middle()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        held = {row[0]: row[1] for row in await world.rows(mine, f"%-{pid}-%")}
+        assert held
+        # Longer than its lease: every chunk that it holds is done by somebody else.
+        await trial.until(lambda t: all((DNS, first) in t.settled for first in held))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await trial.finished()
+    await _reports_again(world, pid)
+
+    ledger = await world.rows(
+        "SELECT first_position, attempt, worker FROM chunks WHERE first_position = ANY($1)"
+        " AND phase = $2 AND campaign_no = (SELECT max(campaign_no) FROM chunks)",
+        list(held),
+        DNS,
+    )
+    assert len(ledger) == len(held)
+    for row in ledger:
+        assert row["attempt"] > held[row["first_position"]]
+        assert f"-{pid}-" not in row["worker"]
+    assert world.suite.processes["worker-1"].pid == pid
+    await check_every_verdict(trial)
+
+
+async def _reports_again(world: World, pid: int) -> None:
+    """Return when the worker lives again and holds nothing: its late results were refused."""
+    idle = "SELECT FROM workers WHERE pid = $1 AND report_time > $2 AND chunks_in_flight = 0"
+    since = await world.value("SELECT now()")
+
+    async def reported_idle() -> None:
+        assert await world.rows(idle, pid, since)
+
+    await eventually(reported_idle, within=30)
+
+
+async def test_paused_campaign_stands_still_until_resumed(world: World) -> None:
+    trial = await Trial.begin(world, NAMES)
+    await trial.until(more_than(0.2))
+
+    paused = await trial.do("Pause")
+    assert paused.status == campaign_pb2.PHASE_STATUS_PAUSED
+    settled = await trial.is_in_the_middle()
+    # The answer came after the commit: nothing is settled behind it, not even what was in work.
+    await _watched_for(trial, progress=2)
+    await world.kill("campaign").is_back()
+    await _watched_for(trial, progress=1)
+    assert await trial.settled_in_tables() == settled
+    assert trial.share() == settled / NAMES
+
+    await trial.do("Resume")
+    await trial.finished()
+    await check_every_verdict(trial)
+
+
+async def test_cancelled_campaign_keeps_what_is_settled(world: World) -> None:
+    trial = await Trial.begin(world, NAMES)
+    await trial.until(more_than(0.2))
+
+    await trial.do("Cancel")
+    settled = await trial.is_in_the_middle()
+    await trial.until(lambda t: t.ending is not None)
+    assert trial.ending == campaign_pb2.PHASE_STATUS_CANCELLED
+
+    # The workers go through a whole campaign afterwards: what they held of this one is long over.
+    other = await Trial.begin(world, 5_000)
+    await other.finished()
+    assert await trial.settled_in_tables() == settled
+    results = await world.value(
+        """SELECT count(*) FROM dns_results r JOIN campaigns k ON k.no = r.campaign_no
+           WHERE k.id::text = $1""",
+        trial.campaign_id,
+    )
+    assert results == settled == trial.share() * NAMES
+
+
+async def _watched_for(trial: Trial, *, progress: int) -> None:
+    """Go on until the watch, opened anew each time, has told the progress so often."""
+    for _ in range(progress):
+        seen = trial.progress_count
+        await trial.stop_watching()
+        await trial.until(lambda t, seen=seen: t.progress_count > seen)
