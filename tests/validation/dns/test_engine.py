@@ -5,7 +5,6 @@ import socket
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from itertools import count
-from socket import inet_aton
 from typing import Any
 
 import pytest
@@ -18,12 +17,12 @@ from services.validation.dns.engine import Engine, EngineClosed
 from services.validation.dns.resolvers import Resolver
 from services.validation.dns.settings import EngineSettings
 from services.validation.dns.verdict import Outcome, Verdict
+from tests.validation.dns.replies import QUICK, names, reply
 
 HARD = (
     "nodata", "servfail", "refused", "mute", "slow", "chain",
     "dangling", "loop", "wildcard", "large", "unusable",
 )  # fmt: skip
-QUICK = EngineSettings(timeout=0.15, tries=3)
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 
 
@@ -40,10 +39,6 @@ async def until(fact: Callable[[], object]) -> None:
         await asyncio.sleep(0)
 
 
-def names(total: int, suffix: str = "example") -> list[str]:
-    return [f"name{number}.{suffix}" for number in range(total)]
-
-
 def wrong(outcomes: list[Outcome], mix: Mix, seed: int = 1) -> list[Outcome]:
     """Outcomes that differ from the truth in verdict, addresses or chain."""
     found = []
@@ -53,14 +48,6 @@ def wrong(outcomes: list[Outcome], mix: Mix, seed: int = 1) -> list[Outcome]:
         if evidence != (right.verdict, sorted(right.addresses), right.chain):
             found.append(outcome)
     return found
-
-
-def reply(question: bytes, address: str | None = None, rcode: int = 0) -> bytes:
-    """An answer with one address or none. Without EDNS, whatever the question had."""
-    end = question.index(b"\0", 12) + 5
-    flags = bytes((0x81, 0x80 | rcode)) + b"\0\1" + (b"\0\1" if address else b"\0\0") + bytes(4)
-    record = wire.A_RECORD + b"\0\0\0\x3c\0\4" + inet_aton(address) if address else b""
-    return question[:2] + flags + question[12:end] + record
 
 
 # Truth
@@ -189,17 +176,6 @@ async def test_a_truncated_answer_is_asked_for_over_tcp():
     assert len(outcomes[0].addresses) == 90
 
 
-async def test_truncation_without_tcp_is_an_error(scripted):
-    def truncated(question: bytes) -> list[bytes]:
-        answer = reply(question)
-        return [answer[:2] + bytes((answer[2] | 2,)) + answer[3:]]
-
-    async with scripted(truncated) as resolver, Engine([resolver], QUICK) as engine:
-        (outcome,) = await engine.resolve(["x.example"])
-
-    assert (outcome.verdict, outcome.attempts) == (Verdict.ERROR, 3)
-
-
 async def test_the_outcome_carries_its_evidence(scripted):
     async with scripted(lambda question: [reply(question, "192.0.2.7")]) as resolver:
         async with Engine([resolver], QUICK) as engine:
@@ -217,59 +193,6 @@ async def test_silence_is_a_timeout_after_every_try(mute):
 
     assert (outcome.verdict, outcome.rcode, outcome.attempts) == (Verdict.TIMEOUT, -1, 3)
     assert outcome.resolver == str(mute)
-
-
-@pytest.mark.parametrize(
-    ("rcode", "verdict"),
-    [(1, Verdict.ERROR), (2, Verdict.SERVFAIL), (4, Verdict.ERROR), (5, Verdict.REFUSED)],
-)
-async def test_a_lasting_failure_is_believed_after_some_tries(scripted, rcode, verdict):
-    asked = []
-
-    def fail(question: bytes) -> list[bytes]:
-        asked.append(question)
-        return [reply(question, rcode=rcode)]
-
-    async with scripted(fail) as resolver:
-        async with Engine([resolver], EngineSettings(soft_tries=3, soft_delay=0.01)) as engine:
-            (outcome,) = await engine.resolve(["x.example"])
-
-    assert (outcome.verdict, outcome.rcode, len(asked)) == (verdict, rcode, 3)
-
-
-async def test_a_server_that_knows_no_edns_is_asked_without(scripted):
-    def old(question: bytes) -> list[bytes]:
-        return [reply(question, rcode=1) if question[11] else reply(question, "192.0.2.1")]
-
-    async with scripted(old) as resolver, Engine([resolver], QUICK) as engine:
-        (outcome,) = await engine.resolve(["x.example"])
-
-    assert (outcome.verdict, outcome.attempts) == (Verdict.RESOLVED, 2)
-
-
-async def test_a_malformed_answer_counts_only_if_nothing_better_comes(scripted):
-    def broken(question: bytes) -> list[bytes]:
-        return [reply(question, "192.0.2.1")[:-2]]
-
-    async with scripted(broken) as resolver, Engine([resolver], QUICK) as engine:
-        (outcome,) = await engine.resolve(["x.example"])
-
-    assert outcome.verdict is Verdict.ERROR
-
-
-async def test_an_answer_to_an_earlier_attempt_still_counts(scripted):
-    held = []
-
-    def late(question: bytes) -> list[bytes]:
-        held.append(question)
-        # The second question brings the answer to the first.
-        return [reply(held[0], "192.0.2.1")] if len(held) == 2 else []
-
-    settings = EngineSettings(timeout=0.15, sockets_per_resolver=1)
-    async with scripted(late) as resolver, Engine([resolver], settings) as engine:
-        (outcome,) = await engine.resolve(["x.example"])
-
-    assert (outcome.verdict, outcome.attempts) == (Verdict.RESOLVED, 2)
 
 
 async def test_names_that_cannot_be_asked_are_errors_among_good_ones(scripted):
