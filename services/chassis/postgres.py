@@ -23,6 +23,10 @@ AWAY = (
     asyncpg.CrashShutdownError,
     asyncpg.InterfaceError,
     asyncpg.TooManyConnectionsError,
+    # Ended by a limit below, or to let another one live: nothing was changed.
+    asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.DeadlockDetectedError,
 )
 
 
@@ -46,7 +50,9 @@ async def open_pool(
     settings = {
         "application_name": application_name,
         "statement_timeout": str(int(statement_timeout * 1000)),
-        "idle_in_transaction_session_timeout": "60000",
+        # Nobody here thinks inside a transaction: whoever is silent in one is frozen or cut off,
+        # and its locks stop the whole campaign.
+        "idle_in_transaction_session_timeout": "5000",
         "jit": "off",
         # Parallel workers cost more than they bring for short keyset queries on few cores.
         "max_parallel_workers_per_gather": "0",

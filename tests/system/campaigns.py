@@ -6,7 +6,7 @@ import os
 import signal
 import string
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ PASSING = {
     grpc.StatusCode.CANCELLED,
 }
 DNS, GENERATION = campaign_pb2.PHASE_DNS_VALIDATION, campaign_pb2.PHASE_DOMAIN_GENERATION
-BOTH_COLUMNS = (
+EVERY_COLUMN = (
     query_service_pb2.DOMAIN_COLUMN_NAME,
     query_service_pb2.DOMAIN_COLUMN_POSITION,
     query_service_pb2.DOMAIN_COLUMN_DNS_VERDICT,
@@ -177,7 +177,8 @@ class Trial:
             campaign_id=self.campaign_id, request_id=str(uuid.uuid4())
         )
         answer = await insist(getattr(self.world.campaigns, f"{action}Campaign"), request)
-        return answer.campaign
+        campaign: campaign_pb2.Campaign = answer.campaign
+        return campaign
 
     def share(self, phase: int = DNS) -> float:
         """The part of the names that the watch has seen settled."""
@@ -334,7 +335,9 @@ async def check_receipt(trial: Trial, verdicts: list[int]) -> None:
     ]
     right: dict[str, int] = {}
     for verdict in verdicts:
-        name = dns_pb2.DnsVerdict.Name(verdict).removeprefix("DNS_VERDICT_")
+        name = dns_pb2.DnsVerdict.Name(dns_pb2.DnsVerdict.ValueType(verdict)).removeprefix(
+            "DNS_VERDICT_"
+        )
         right[name] = right.get(name, 0) + 1
     assert {entry.outcome: entry.count for entry in dns.outcomes} == right
     assert (dns.name_count, dns.unsettled_count) == (trial.name_count, 0)
@@ -366,7 +369,7 @@ class Streamed:
 async def stream_domains(
     trial: Trial,
     *,
-    columns: tuple[int, ...] = BOTH_COLUMNS,
+    columns: Sequence[query_service_pb2.DomainColumn.ValueType] = EVERY_COLUMN,
     on_batch: Callable[[Streamed], None] = lambda streamed: None,
 ) -> Streamed:
     """The whole campaign, resumed by cursor whenever the stream is cut."""

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import uuid
+from functools import partial
 
 import pytest
 import pytest_asyncio
@@ -30,11 +31,15 @@ async def generated(world: World) -> Trial:
     """A campaign whose generation was cut by the death of its service, then of the database."""
     trial = await Trial.begin(world, NAMES, dns=False)
     for share, part in ((0.1, "campaign"), (0.4, "postgres"), (0.7, "campaign")):
-        await trial.until(lambda t, share=share: t.share(GENERATION) >= share)
+        await trial.until(partial(_generated, share))
         await trial.is_in_the_middle(GENERATION)
         await world.kill(part).is_back()
     await trial.finished()
     return trial
+
+
+def _generated(share: float, trial: Trial) -> bool:
+    return trial.share(GENERATION) >= share
 
 
 async def test_killed_generation_goes_on_where_it_was(generated: Trial) -> None:

@@ -8,10 +8,12 @@ import random
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from domainflow.campaign.v1 import campaign_pb2
+from services.chassis.postgres import open_pool
 from tests.eventually import eventually
 from tests.suite.living import gone
 from tests.system.campaigns import DNS, Trial, World, check_every_verdict
@@ -132,6 +134,26 @@ async def test_frozen_worker_loses_its_chunks_to_others(world: World) -> None:
     await check_every_verdict(trial)
 
 
+async def test_worker_frozen_in_its_transaction_does_not_hold_up_the_campaign(world: World) -> None:
+    trial = await Trial.begin(world, 10_000)
+    await trial.until(more_than(0.05))
+    await trial.is_in_the_middle()
+
+    async with await open_pool(world.suite.database_url, application_name="frozen") as pool:
+        connection = await pool.acquire()
+        backend = connection.get_server_pid()
+        await connection.execute("BEGIN")
+        # The lock that every settlement of this campaign needs.
+        await connection.execute(
+            "SELECT FROM campaigns WHERE id::text = $1 FOR UPDATE", trial.campaign_id
+        )
+        await trial.finished()
+        # The database ended it: the campaign could not have ended otherwise.
+        assert not await world.rows("SELECT FROM pg_stat_activity WHERE pid = $1", backend)
+
+    await check_every_verdict(trial)
+
+
 async def _reports_again(world: World, pid: int) -> None:
     """Return when the worker lives again and holds nothing: its late results were refused."""
     idle = "SELECT FROM workers WHERE pid = $1 AND report_time > $2 AND chunks_in_flight = 0"
@@ -188,4 +210,8 @@ async def _watched_for(trial: Trial, *, progress: int) -> None:
     for _ in range(progress):
         seen = trial.progress_count
         await trial.stop_watching()
-        await trial.until(lambda t, seen=seen: t.progress_count > seen)
+        await trial.until(partial(_told_more_than, seen))
+
+
+def _told_more_than(seen: int, trial: Trial) -> bool:
+    return trial.progress_count > seen

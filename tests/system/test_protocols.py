@@ -317,7 +317,7 @@ async def _grpc_web(world: World, path: str, request: Any) -> tuple[list[bytes],
     ) as answer:
         assert answer.status == 200
         data, headers = await answer.read(), dict(answer.headers)
-    messages = []
+    messages: list[bytes] = []
     while data:
         flags, length = struct.unpack(">BI", data[:5])
         frame, data = data[5 : 5 + length], data[5 + length :]
@@ -346,7 +346,7 @@ async def test_preflight_of_a_local_page_is_answered(world: World) -> None:
 async def test_health_of_the_door_and_of_every_service(world: World) -> None:
     async with world.http.get("/healthz") as answer:
         assert answer.status == 200
-    stub = health_pb2_grpc.HealthStub(world.channel)
+    stub: Any = health_pb2_grpc.HealthStub(world.channel)
     for service in ("campaign", "validation", "query"):
         checked = await stub.Check(
             health_pb2.HealthCheckRequest(), metadata=[("x-domainflow-service", service)]
@@ -393,11 +393,12 @@ async def _everything(world: World) -> Any:
 def _info(refusal: dict[str, Any]) -> dict[str, Any]:
     kinds = [detail for detail in refusal["details"] if detail["@type"].endswith("ErrorInfo")]
     assert kinds[0]["domain"] == "domainflow"
-    return kinds[0]
+    info: dict[str, Any] = kinds[0]
+    return info
 
 
 def _reason(refusal: dict[str, Any]) -> str:
-    return _info(refusal)["reason"]
+    return str(_info(refusal)["reason"])
 
 
 def _fields(refusal: dict[str, Any]) -> set[str]:
