@@ -85,16 +85,18 @@ class Engine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # From here on resolve() refuses, and there is nothing left to send.
+        self._loop = None
         if self._ticker is not None:
             self._ticker.cancel()
-        for channel in self._upstreams.channels():
-            channel.close()
+            self._ticker = None
         self._calls.clear()
         for call in self._open_calls:
+            self._flight.abandon(call)
             if not call.future.done():
                 call.future.set_exception(EngineClosed("the engine was closed"))
+        self._upstreams.close()
         await self._follow_up.close()
-        self._loop = None
 
     async def resolve(self, names: Sequence[str]) -> list[Outcome]:
         """One outcome per name, in the order of `names`, which are normalised ASCII.

@@ -162,6 +162,12 @@ class Upstream:
                 self.retired.remove(channel)
                 channel.close()
 
+    def close(self) -> None:
+        for channel in self.live_channels():
+            channel.close()
+        self.channels.clear()
+        self.retired.clear()
+
     def stats(self) -> ResolverStats:
         return ResolverStats(self.label, self.suspect, self.sent, self.answered, self.timeouts)
 
@@ -235,6 +241,11 @@ class Upstreams:
             return False
         upstream.suspect = True
         return True
+
+    def close(self) -> None:
+        """Close all sockets; asking again opens others."""
+        for upstream in self.all:
+            upstream.close()
 
     def channels(self) -> list[Channel]:
         return [channel for upstream in self.all for channel in upstream.live_channels()]
