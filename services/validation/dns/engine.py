@@ -61,6 +61,7 @@ class Engine:
         self._flight = Flight(self._upstreams)
         self._follow_up = FollowUp(self._flight, settings, self._fill)
         self._questions = wire.Questions(settings.qtype)
+        self._quick = (wire.QUICK if settings.qtype == wire.A else wire.QUICK_ABSENT).get
         self._timeout_ns = int(settings.timeout * 1e9)
         # Questions that may be recent at once.
         self._burst = settings.burst * self._upstreams.usable()
@@ -261,7 +262,7 @@ class Engine:
     def _drain(self, channel: Channel) -> None:
         recv = channel.recv
         pending = channel.pending
-        quick = wire.QUICK.get
+        quick = self._quick
         addresses_at = wire.addresses_at
         clock = time.monotonic_ns
         label = channel.upstream.label

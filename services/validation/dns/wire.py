@@ -102,6 +102,8 @@ def _quick() -> dict[bytes, int]:
 
 
 QUICK = _quick()
+# For types whose records `addresses_at` does not read.
+QUICK_ABSENT = {start: count for start, count in QUICK.items() if not count}
 # The start of an ordinary address record: pointer to the question's name, type, class IN.
 A_RECORD = b"\xc0\x0c\x00\x01\x00\x01"
 _A_STRIDE = 16

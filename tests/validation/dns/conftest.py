@@ -26,10 +26,10 @@ class _Scripted(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def _serve(script: Script, host: str = "127.0.0.1") -> AsyncIterator[Resolver]:
+async def _serve(script: Script, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Resolver]:
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(
-        lambda: _Scripted(script), local_addr=(host, 0)
+        lambda: _Scripted(script), local_addr=(host, port)
     )
     try:
         yield Resolver(*transport.get_extra_info("sockname")[:2])

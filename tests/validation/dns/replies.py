@@ -1,5 +1,8 @@
 """What scripted servers answer, and what they are asked."""
 
+import asyncio
+from collections.abc import Callable
+from itertools import count
 from socket import inet_aton
 
 from services.validation.dns import wire
@@ -18,3 +21,16 @@ def reply(question: bytes, address: str | None = None, rcode: int = 0) -> bytes:
     flags = bytes((0x81, 0x80 | rcode)) + b"\0\1" + (b"\0\1" if address else b"\0\0") + bytes(4)
     record = wire.A_RECORD + b"\0\0\0\x3c\0\4" + inet_aton(address) if address else b""
     return question[:2] + flags + question[12:end] + record
+
+
+def truncated(question: bytes) -> bytes:
+    answer = reply(question)
+    return answer[:2] + bytes((answer[2] | 2,)) + answer[3:]
+
+
+async def until(fact: Callable[[], object]) -> None:
+    """Let the loop turn until `fact` holds; the time limit of the test is the limit."""
+    for _ in count():
+        if fact():
+            return
+        await asyncio.sleep(0)

@@ -2,9 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from itertools import count
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from services.validation.dns.engine import Engine, EngineClosed
 from services.validation.dns.resolvers import Resolver
 from services.validation.dns.settings import EngineSettings
 from services.validation.dns.verdict import Outcome, Verdict
-from tests.validation.dns.replies import QUICK, names, reply
+from tests.validation.dns.replies import QUICK, names, reply, until
 
 HARD = (
     "nodata", "servfail", "refused", "mute", "slow", "chain",
@@ -29,14 +28,6 @@ LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_even
 def run(loop, work: Coroutine[Any, Any, None]) -> None:
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(work)
-
-
-async def until(fact: Callable[[], object]) -> None:
-    """Let the loop turn until `fact` holds; the time limit of the test is the limit."""
-    for _ in count():
-        if fact():
-            return
-        await asyncio.sleep(0)
 
 
 def wrong(outcomes: list[Outcome], mix: Mix, seed: int = 1) -> list[Outcome]:
@@ -346,6 +337,29 @@ async def test_closing_the_engine_ends_its_calls(mute):
         await engine.resolve(["x.example"])
 
 
+async def test_nothing_is_asked_after_closing(mute):
+    settings = EngineSettings(timeout=0.05, tries=50, burst=10_000)
+    async with Engine([mute], settings) as engine:
+        calls = [asyncio.create_task(engine.resolve(names(500))) for _ in range(4)]
+        # The first burst of retries is out, and the others are due.
+        await until(lambda: engine.stats().retries)
+        sent = engine.stats().sent
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert {type(end) for end in ends} == {EngineClosed}
+    assert engine.stats().sent == sent
+    assert engine.stats().in_flight == 0
+
+
+async def test_a_closed_engine_can_be_opened_again(scripted):
+    async with scripted(lambda question: [reply(question, rcode=3)]) as resolver:
+        engine = Engine([resolver], QUICK)
+        for _ in range(2):
+            async with engine:
+                (outcome,) = await engine.resolve(["x.example"])
+                assert (outcome.verdict, outcome.attempts) == (Verdict.NXDOMAIN, 1)
+
+
 async def test_a_burst_never_exceeds_what_a_resolver_may_hold(scripted):
     asked: list[bytes] = []
 
@@ -381,6 +395,15 @@ async def test_aaaa_of_the_sandbox_is_no_data():
 
     assert existing
     assert {outcome.verdict for outcome in outcomes} == {Verdict.NO_DATA}
+
+
+async def test_an_ipv4_address_is_no_answer_to_aaaa(scripted):
+    settings = EngineSettings(qtype=wire.AAAA)
+    async with scripted(lambda question: [reply(question, "192.0.2.1")]) as resolver:
+        async with Engine([resolver], settings) as engine:
+            (outcome,) = await engine.resolve(["x.example"])
+
+    assert (outcome.verdict, outcome.addresses) == (Verdict.NO_DATA, ())
 
 
 @pytest.mark.parametrize(
