@@ -53,6 +53,12 @@ class Flight:
         query.traces.append((query.channel, query.key))
         return True
 
+    def answered(self, query: Query, channel: Channel, key: bytes) -> bool:
+        """Expect nothing more from this attempt. Whether it was the live one."""
+        if channel.late.pop(key, None) is not None:
+            return False
+        return self._withdraw(query)
+
     def ask_later(self, query: Query, delay: float) -> None:
         """Queue a name that is nowhere else for another attempt in `delay` seconds."""
         due = time.monotonic_ns() + int(delay * 1e9)

@@ -81,7 +81,9 @@ class FollowUp:
         if answer.truncated:
             self._ask_over_tcp(upstream, query)
             return
-        self._weigh(query, answer, upstream, tcp=False)
+        # What is answered is over: a copy of the answer must not count as another.
+        live = self._flight.answered(query, channel, datagram[:2])
+        self._weigh(query, answer, upstream, live=live, tcp=False)
 
     def time_out(self, channel: Channel, sent_before: int) -> int:
         """End the attempts sent before that time, in nanoseconds. How many there were."""
@@ -101,8 +103,13 @@ class FollowUp:
         verdict = Verdict.REFUSED if rcode == REFUSED else Verdict.ERROR
         query.note(verdict, NO_ANSWER._replace(rcode=rcode))
 
-    def _weigh(self, query: Query, answer: Answer, upstream: Upstream, *, tcp: bool) -> None:
-        """Settle the name if the answer ends the search, else ask again, later each time."""
+    def _weigh(
+        self, query: Query, answer: Answer, upstream: Upstream, *, live: bool, tcp: bool
+    ) -> None:
+        """Settle the name if the answer ends the search, else ask again, later each time.
+
+        Unless the answer was to the `live` attempt, another is out or due, and has its time.
+        """
         verdict = judge(answer)
         if is_final(verdict):
             self._flight.settle(query, verdict, answer, upstream.label, tcp=tcp)
@@ -113,7 +120,7 @@ class FollowUp:
         soft = sum(query.heard.values())
         if soft >= self._settings.soft_tries:
             self._give_up(query, upstream, tcp=tcp)
-        elif tcp or self._flight.let_go(query):
+        elif live:
             delay = self._settings.soft_delay * 2.0 ** (soft - 1)
             self._ask_again(query, min(delay, SOFT_DELAY_LIMIT))
 
@@ -149,5 +156,5 @@ class FollowUp:
             # No usable answer; NO_ANSWER says so.
             pass
         del self._flight.over_tcp[query]
-        self._weigh(query, answer, upstream, tcp=True)
+        self._weigh(query, answer, upstream, live=True, tcp=True)
         self._resume()
