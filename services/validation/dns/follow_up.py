@@ -115,7 +115,8 @@ class FollowUp:
             self._flight.settle(query, verdict, answer, upstream.label, tcp=tcp)
             upstream.credit(1)
             return
-        upstream.hear()
+        if answer is not NO_ANSWER:
+            upstream.hear()
         query.note(verdict, answer)
         soft = sum(query.heard.values())
         if soft >= self._settings.soft_tries:
@@ -151,7 +152,9 @@ class FollowUp:
         self.over_tcp += 1
         try:
             async with self._slots, asyncio.timeout(settings.tcp_timeout):
-                answer = await tcp.ask(upstream.resolver, query.question, settings.qtype)
+                answer = await tcp.ask(
+                    upstream.resolver, query.question, settings.qtype, plain=query.plain
+                )
         except TimeoutError:
             # No usable answer; NO_ANSWER says so.
             pass

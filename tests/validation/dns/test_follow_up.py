@@ -1,19 +1,39 @@
 """Answers that are not the ordinary one: failures, truncation, late and broken datagrams."""
 
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
 import pytest
 
-from services.validation.dns.engine import Engine
+from services.validation.dns.engine import Engine, EngineClosed
 from services.validation.dns.settings import EngineSettings
 from services.validation.dns.verdict import Verdict
-from tests.validation.dns.replies import QUICK, reply
+from tests.validation.dns.replies import QUICK, names, reply, truncated, until
+
+
+@asynccontextmanager
+async def tcp(answer: Callable[[bytes], Awaitable[bytes]]) -> AsyncIterator[int]:
+    """Answer one question a connection; just end it where `answer` is empty. Yields the port."""
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            length = int.from_bytes(await reader.readexactly(2), "big")
+            response = await answer(await reader.readexactly(length))
+            if response:
+                writer.write(len(response).to_bytes(2, "big") + response)
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(converse, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
 
 
 async def test_truncation_without_tcp_is_an_error(scripted):
-    def truncated(question: bytes) -> list[bytes]:
-        answer = reply(question)
-        return [answer[:2] + bytes((answer[2] | 2,)) + answer[3:]]
-
-    async with scripted(truncated) as resolver, Engine([resolver], QUICK) as engine:
+    async with (
+        scripted(lambda question: [truncated(question)]) as resolver,
+        Engine([resolver], QUICK) as engine,
+    ):
         (outcome,) = await engine.resolve(["x.example"])
 
     assert (outcome.verdict, outcome.attempts) == (Verdict.ERROR, 3)
@@ -70,3 +90,94 @@ async def test_an_answer_to_an_earlier_attempt_still_counts(scripted):
         (outcome,) = await engine.resolve(["x.example"])
 
     assert (outcome.verdict, outcome.attempts) == (Verdict.RESOLVED, 2)
+
+
+async def test_one_failure_in_several_copies_counts_once(scripted):
+    asked = []
+
+    def fail_once(question: bytes) -> list[bytes]:
+        asked.append(question)
+        return [reply(question, rcode=2)] * 5 if len(asked) == 1 else [reply(question, "192.0.2.1")]
+
+    settings = EngineSettings(soft_tries=4, soft_delay=0.01)
+    async with scripted(fail_once) as resolver, Engine([resolver], settings) as engine:
+        (outcome,) = await engine.resolve(["x.example"])
+
+    assert (outcome.verdict, outcome.attempts) == (Verdict.RESOLVED, 2)
+
+
+async def test_a_late_failure_does_not_end_the_last_attempt(scripted):
+    asked = []
+
+    def late_failure(question: bytes) -> list[bytes]:
+        asked.append(question)
+        if len(asked) == 1:
+            return []
+        return [reply(asked[0], rcode=2), reply(question, "192.0.2.1")]
+
+    settings = EngineSettings(timeout=0.15, tries=2, sockets_per_resolver=1)
+    async with scripted(late_failure) as resolver, Engine([resolver], settings) as engine:
+        (outcome,) = await engine.resolve(["x.example"])
+
+    assert (outcome.verdict, outcome.attempts) == (Verdict.RESOLVED, 2)
+
+
+# TCP
+
+
+async def test_a_server_that_knows_no_edns_is_asked_without_over_tcp_too(scripted):
+    def old(question: bytes) -> list[bytes]:
+        return [reply(question, rcode=1) if question[11] else truncated(question)]
+
+    async def old_tcp(question: bytes) -> bytes:
+        return reply(question, rcode=1) if question[11] else reply(question, "192.0.2.1")
+
+    async with tcp(old_tcp) as port, scripted(old, port=port) as resolver:
+        async with Engine([resolver], QUICK) as engine:
+            (outcome,) = await engine.resolve(["x.example"])
+
+    assert (outcome.verdict, outcome.tcp) == (Verdict.RESOLVED, True)
+
+
+async def test_a_connection_that_brings_nothing_is_no_sign_of_life(scripted):
+    asked = []
+    ended = asyncio.Event()
+
+    def only_first(question: bytes) -> list[bytes]:
+        asked.append(question)
+        return [truncated(question)] if len(asked) == 1 else []
+
+    async def nothing(_: bytes) -> bytes:
+        await ended.wait()
+        return b""
+
+    settings = EngineSettings(timeout=0.05, tries=2)
+    async with tcp(nothing) as port, scripted(only_first, port=port) as resolver:
+        async with Engine([resolver], settings) as engine:
+            first = asyncio.create_task(engine.resolve(["x.example"]))
+            await until(lambda: engine.stats().tcp)
+            await engine.resolve(names(20))
+            assert engine.stats().resolvers[0].suspect
+            ended.set()
+            await first
+            assert engine.stats().resolvers[0].suspect
+
+
+async def test_an_engine_that_is_closing_takes_no_more_names(scripted):
+    async def never(_: bytes) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    async with tcp(never) as port:
+        async with scripted(lambda question: [truncated(question)], port=port) as resolver:
+            engine = await Engine([resolver], QUICK).__aenter__()
+            stuck = asyncio.create_task(engine.resolve(["x.example"]))
+            await until(lambda: engine.stats().tcp)
+            closing = asyncio.create_task(engine.__aexit__(None, None, None))
+            await asyncio.sleep(0)
+            assert not closing.done()
+            with pytest.raises(EngineClosed):
+                await engine.resolve(["y.example"])
+            with pytest.raises(EngineClosed):
+                await stuck
+            await closing
