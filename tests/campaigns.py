@@ -7,7 +7,8 @@ from domainflow.campaign.v1 import campaign_pb2 as pb
 from domainflow.campaign.v1 import event_pb2
 from services.campaign.campaign import Action, Campaign, Mode, Phase
 from services.campaign.generation import encode_names
-from services.campaign.store import NewCampaign, RequestKey, RunningPhase, Store
+from services.campaign.rows import RunningPhase
+from services.campaign.store import NewCampaign, RequestKey, Store
 
 GENERATION, DNS = Phase.DOMAIN_GENERATION, Phase.DNS_VALIDATION
 
@@ -86,7 +87,7 @@ async def generating(store: Store, new: NewCampaign | None = None) -> RunningPha
     """A new campaign whose generation runs and has made nothing yet."""
     campaign = await create(store, new)
     await act(store, campaign, Action.START)
-    return await store.running_phase(campaign.id, GENERATION)
+    return await store.names.running_phase(campaign.id, GENERATION)
 
 
 async def validating(
@@ -99,12 +100,12 @@ async def validating(
     """A campaign with these names, whose DNS validation runs and is planned."""
     running = await generating(store, new_campaign(from_upload(dns), mode=Mode.FULL_SEQUENCE))
     rows, digest = encode_names(running.campaign_no, 0, names)
-    assert await store.append_names(running, 0, rows, len(names), digest)
-    await store.announce(running, len(names), planned=True)
-    assert await store.complete(running)
-    running = await store.running_phase(running.campaign_id, DNS)
-    await store.plan(running, len(names), chunk_size)
-    return await store.running_phase(running.campaign_id, DNS)
+    assert await store.names.append_names(running, 0, rows, len(names), digest)
+    await store.names.announce(running, len(names), planned=True)
+    assert await store.ledger.complete(running)
+    running = await store.names.running_phase(running.campaign_id, DNS)
+    await store.ledger.plan(running, len(names), chunk_size)
+    return await store.names.running_phase(running.campaign_id, DNS)
 
 
 async def history(store: Store, campaign_no: int) -> list[event_pb2.Event]:

@@ -7,7 +7,7 @@ import nats.js.errors
 from nats.aio.client import Client
 
 from domainflow.validation.v1.task_pb2 import ChunkTask
-from services.campaign.store import ChunkKey
+from services.campaign.ledger import ChunkKey
 from services.chassis import jetstream
 
 

@@ -16,7 +16,9 @@ from domainflow.validation.v1 import task_pb2
 from services.campaign.campaign import Phase
 from services.campaign.configuration import chunk_size, pattern_range
 from services.campaign.generation import generate
-from services.campaign.store import ChunkKey, RunningPhase, Store
+from services.campaign.ledger import ChunkKey
+from services.campaign.rows import RunningPhase
+from services.campaign.store import Store
 from services.chassis import jetstream, postgres
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             while True:
+                jetstream.raise_if_cancelled()
                 self._wake.clear()
                 try:
                     await self._round(group)
@@ -70,17 +73,17 @@ class Dispatcher:
 
     async def _round(self, group: asyncio.TaskGroup) -> None:
         pooled = []
-        for running in await self._store.running_phases():
+        for running in await self._store.ledger.running_phases():
             if running.phase is Phase.DOMAIN_GENERATION:
                 await self._move_generation(group, running)
             elif await self._has_work(running):
                 pooled.append(running)
-        await self._store.take_back_expired()
+        await self._store.ledger.take_back_expired()
         await self._hand_out(pooled)
 
     async def _move_generation(self, group: asyncio.TaskGroup, running: RunningPhase) -> None:
         if running.planned:
-            await self._store.complete(running)
+            await self._store.ledger.complete(running)
         elif pattern_range(running.configuration) and running.campaign_no not in self._generators:
             task = group.create_task(self._generate(running))
             self._generators[running.campaign_no] = task
@@ -95,7 +98,7 @@ class Dispatcher:
         except Exception as error:
             # A fault in one campaign must not stop the others; its phase says what happened.
             log.exception("generation of campaign %s failed", running.campaign_id)
-            await self._store.fail(running, f"{type(error).__name__}: {error}")
+            await self._store.ledger.fail(running, f"{type(error).__name__}: {error}")
         finally:
             del self._generators[running.campaign_no]
             self.wake()
@@ -104,11 +107,11 @@ class Dispatcher:
         """Plan the ledger first, complete the phase last; in between there is work."""
         if not running.planned:
             size = chunk_size(running.configuration)
-            await self._store.plan(running, running.campaign_name_count, size)
+            await self._store.ledger.plan(running, running.campaign_name_count, size)
             return True
-        if await self._store.has_open_chunk(running):
+        if await self._store.ledger.has_open_chunk(running):
             return True
-        await self._store.complete(running)
+        await self._store.ledger.complete(running)
         self.wake()
         return False
 
@@ -118,16 +121,16 @@ class Dispatcher:
         # The queue is counted before the tables: tasks only leave it in between, so a shortage is
         # real.
         on_queue = await self._count_tasks()
-        _, unclaimed = await self._store.waiting_tasks()
+        _, unclaimed = await self._store.ledger.waiting_tasks()
         if on_queue < unclaimed:
-            lost = await self._store.take_back_lost(QUEUE_LEASE - QUEUE_GRACE)
+            lost = await self._store.ledger.take_back_lost(QUEUE_LEASE - QUEUE_GRACE)
             if lost:
                 log.warning("the queue lost %d tasks; handing them out again", lost)
                 unclaimed -= lost
         if unclaimed > WAITING_TARGET // 2:
             return
         share = ceil((WAITING_TARGET - unclaimed) / len(phases))
-        for key in await self._store.hand_out(phases, share, QUEUE_LEASE):
+        for key in await self._store.ledger.hand_out(phases, share, QUEUE_LEASE):
             await self._publish(key)
 
     async def _count_tasks(self) -> int:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from services.campaign import ingest
 from services.campaign.pattern import Pattern
-from services.campaign.store import RunningPhase, Store
+from services.campaign.rows import RunningPhase
+from services.campaign.store import Store
 
 # Names per transaction. 200,000 are stored a tenth faster, 50,000 a tenth slower
 # (docs/performance.md); 100,000 take 0.2 s, which is also how late a pause may come.
@@ -29,14 +30,14 @@ async def generate(
 
     True when all are stored; False when the phase stopped running or somebody else is generating.
     """
-    await store.announce(running, name_count, planned=False)
+    await store.names.announce(running, name_count, planned=False)
     async with aclosing(_blocks(running, pattern, first_offset, name_count)) as blocks:
         async for block in blocks:
-            if not await store.append_names(
+            if not await store.names.append_names(
                 running, block.first, block.rows, block.count, block.sha256
             ):
                 return False
-    await store.announce(running, name_count, planned=True)
+    await store.names.announce(running, name_count, planned=True)
     return True
 
 

@@ -8,7 +8,8 @@ from domainflow.campaign.v1 import campaign_pb2
 from domainflow.validation.v1 import dns_pb2
 from services.campaign.campaign import PASSED, Campaign, Phase, PhaseState, Status
 from services.campaign.events import outcome_counts, proto_phase, proto_status
-from services.campaign.store import Tally, Upload
+from services.campaign.names import Upload
+from services.campaign.rows import Tally
 
 # Outcome number -> name. Entry i of chunks.outcome_counts counts outcome i + 1.
 OUTCOMES: dict[Phase, tuple[str, ...]] = {

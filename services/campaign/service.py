@@ -188,7 +188,7 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
         self, request: pb.GetUploadRequest, context: Context
     ) -> pb.GetUploadResponse:
         campaign = await self._store.get(UUID(request.campaign_id))
-        upload = await self._store.upload(campaign.no)
+        upload = await self._store.names.upload(campaign.no)
         return pb.GetUploadResponse(upload=upload_to_pb(upload) if upload else None)
 
     async def GetReceipt(

@@ -7,7 +7,9 @@ from domainflow.campaign.v1 import campaign_service_pb2 as pb
 from services.campaign.campaign import Phase
 from services.campaign.configuration import pattern_range
 from services.campaign.generation import encode_names
-from services.campaign.store import RunningPhase, Store, Upload
+from services.campaign.names import Upload
+from services.campaign.rows import RunningPhase
+from services.campaign.store import Store
 from services.chassis.domain_name import NotADomainName, normalise
 from services.chassis.errors import WrongNameSource
 
@@ -28,7 +30,7 @@ class Uploader:
     @classmethod
     async def open(cls, store: Store, campaign_id: UUID, upload_id: UUID) -> "Uploader":
         """Raises CampaignNotFound, TransitionNotAllowed, WrongNameSource."""
-        running = await store.running_phase(campaign_id, Phase.DOMAIN_GENERATION)
+        running = await store.names.running_phase(campaign_id, Phase.DOMAIN_GENERATION)
         if pattern_range(running.configuration) is not None:
             raise WrongNameSource(
                 "the campaign's names come from a pattern",
@@ -51,14 +53,14 @@ class Uploader:
         def encode(first: int, accepted: Sequence[str]) -> tuple[bytes, bytes]:
             return encode_names(self._running.campaign_no, first, accepted)
 
-        self._upload = await self._store.append_upload(
+        self._upload = await self._store.names.append_upload(
             self._running, self._upload_id, offset, names, len(rejected), encode
         )
         self._rejected += rejected[: MAX_REJECTED_SHOWN - len(self._rejected)]
 
     async def finish(self) -> None:
         """The list is complete."""
-        self._upload = await self._store.finish_upload(self._running, self._upload_id)
+        self._upload = await self._store.names.finish_upload(self._running, self._upload_id)
 
     def response(self) -> pb.UploadNamesResponse:
         """What the whole stream did."""

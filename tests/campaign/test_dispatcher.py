@@ -10,7 +10,8 @@ from nats.aio.client import Client
 
 from services.campaign.campaign import Action, Mode, Status
 from services.campaign.dispatcher import WAITING_TARGET, Dispatcher
-from services.campaign.store import RunningPhase, Store
+from services.campaign.rows import RunningPhase
+from services.campaign.store import Store
 from services.chassis.postgres import Pool
 from tests.campaigns import (
     DNS,
@@ -113,8 +114,8 @@ async def test_an_empty_campaign_completes(store: Store, queue: Client) -> None:
     new = new_campaign(from_upload(), mode=Mode.FULL_SEQUENCE)
     running = await generating(store, new)
     upload_id = uuid4()
-    await store.append_upload(running, upload_id, 0, [], 0, lambda first, names: (b"", b""))
-    await store.finish_upload(running, upload_id)
+    await store.names.append_upload(running, upload_id, 0, [], 0, lambda first, names: (b"", b""))
+    await store.names.finish_upload(running, upload_id)
 
     async def completed() -> None:
         assert await status(store, running) is Status.COMPLETED
@@ -134,7 +135,7 @@ async def test_unclaimed_tasks_stay_within_the_target(
         settled = 0
         while settled < len(NAMES):
             await tasks_on_queue(queue)
-            _, unclaimed = await store.waiting_tasks()
+            _, unclaimed = await store.ledger.waiting_tasks()
             assert unclaimed <= WAITING_TARGET
             settled += await settle_all(pool, running)
 

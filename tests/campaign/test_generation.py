@@ -9,7 +9,8 @@ from services.campaign import generation
 from services.campaign.campaign import Action
 from services.campaign.configuration import pattern_range
 from services.campaign.generation import CHUNK_SIZE, generate
-from services.campaign.store import RunningPhase, Store
+from services.campaign.rows import RunningPhase
+from services.campaign.store import Store
 from services.chassis.postgres import Pool
 from tests.campaigns import GENERATION, act, from_pattern, generating, history, new_campaign
 from tests.eventually import eventually
@@ -36,7 +37,9 @@ async def test_a_pattern_is_stored_in_order_from_its_first_offset(store: Store, 
     assert await names(pool) == ["bax.com", "bbx.com", "bcx.com", "cax.com"]
     state = (await store.get(running.campaign_id)).current
     assert (state.name_count, state.settled_count) == (4, 4)
-    assert await store.complete(await store.running_phase(running.campaign_id, GENERATION))
+    assert await store.ledger.complete(
+        await store.names.running_phase(running.campaign_id, GENERATION)
+    )
 
 
 async def test_generating_again_adds_nothing(store: Store, pool: Pool) -> None:
@@ -45,10 +48,10 @@ async def test_generating_again_adds_nothing(store: Store, pool: Pool) -> None:
 
     # With the campaign as it was at the beginning, and as it is now.
     assert not await make(store, running)
-    assert await make(store, await store.running_phase(running.campaign_id, GENERATION))
+    assert await make(store, await store.names.running_phase(running.campaign_id, GENERATION))
 
     assert len(await names(pool)) == 9
-    assert (await store.running_phase(running.campaign_id, GENERATION)).planned
+    assert (await store.names.running_phase(running.campaign_id, GENERATION)).planned
 
 
 @pytest.mark.parametrize("action", [None, Action.PAUSE])
@@ -78,7 +81,7 @@ async def test_what_was_cut_off_in_the_middle_goes_on_at_the_exact_position(
     assert 0 < stored < total
     assert stored % CHUNK_SIZE == 0
 
-    running = await store.running_phase(running.campaign_id, GENERATION)
+    running = await store.names.running_phase(running.campaign_id, GENERATION)
     assert running.campaign_name_count == stored
     assert await make(store, running)
 
@@ -97,10 +100,10 @@ async def test_two_generators_at_once_store_every_name_once(store: Store, pool: 
     running = await generating(store, new_campaign(from_pattern(length=6)))
 
     await asyncio.gather(*(make(store, running) for _ in range(3)))
-    await make(store, await store.running_phase(running.campaign_id, GENERATION))
+    await make(store, await store.names.running_phase(running.campaign_id, GENERATION))
 
     assert len(set(await names(pool))) == 3**6
-    assert (await store.running_phase(running.campaign_id, GENERATION)).planned
+    assert (await store.names.running_phase(running.campaign_id, GENERATION)).planned
 
 
 async def test_a_cancelled_campaign_generates_nothing(store: Store, pool: Pool) -> None:
@@ -118,6 +121,6 @@ async def test_a_stale_generator_does_not_overwrite(store: Store, pool: Pool) ->
     stale = replace(running, campaign_name_count=9)
 
     rows, digest = generation.encode_names(stale.campaign_no, 9, ["evil.com"])
-    assert not await store.append_names(stale, 9, rows, 1, digest)
+    assert not await store.names.append_names(stale, 9, rows, 1, digest)
 
     assert "evil.com" not in await names(pool)

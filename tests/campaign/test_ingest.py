@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.campaign.ingest import copy_rows, digest
-from services.campaign.store import _copy_domains
+from services.campaign.names import _copy_domains
 from services.chassis.postgres import Pool
 
 

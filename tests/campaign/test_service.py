@@ -519,7 +519,7 @@ async def test_the_digest_of_equal_campaigns_is_equal(campaigns: Stub, store: St
         source = pattern_range(running.configuration)
         assert source is not None
         assert await generate(store, running, *source)
-        assert await store.complete(running)
+        assert await store.ledger.complete(running)
         request = GetReceiptRequest(campaign_id=str(running.campaign_id))
         receipt = (await campaigns.GetReceipt(request)).receipt
         assert receipt.balanced

@@ -12,7 +12,9 @@ import pytest
 from domainflow.campaign.v1 import campaign_pb2, event_pb2
 from services.campaign.campaign import Action, Mode, Phase, Status
 from services.campaign.generation import encode_names
-from services.campaign.store import ChunkKey, RequestKey, RunningPhase, Store
+from services.campaign.ledger import ChunkKey
+from services.campaign.rows import RunningPhase
+from services.campaign.store import RequestKey, Store
 from services.chassis.errors import (
     CampaignNotFound,
     RequestIdReused,
@@ -50,7 +52,7 @@ async def at_once(*works: Awaitable[Result]) -> list[Result | BaseException]:
 
 async def append(store: Store, running: RunningPhase, first: int, names: Sequence[str]) -> bool:
     rows, digest = encode_names(running.campaign_no, first, names)
-    return await store.append_names(running, first, rows, len(names), digest)
+    return await store.names.append_names(running, first, rows, len(names), digest)
 
 
 async def claim(pool: Pool, key: ChunkKey, worker: str, lease: timedelta = LEASE) -> int | None:
@@ -167,7 +169,7 @@ async def test_an_unknown_campaign_is_not_found(store: Store) -> None:
     with pytest.raises(CampaignNotFound):
         await act(store, uuid4(), Action.START)
     with pytest.raises(CampaignNotFound):
-        await store.running_phase(uuid4(), GENERATION)
+        await store.names.running_phase(uuid4(), GENERATION)
 
 
 async def test_a_cancelled_campaign_says_that_it_is_finished(store: Store) -> None:
@@ -268,7 +270,7 @@ async def upload(store: Store, running: RunningPhase, upload_id, offset: int, *n
     def encode(first: int, accepted: Sequence[str]) -> tuple[bytes, bytes]:
         return encode_names(running.campaign_no, first, accepted)
 
-    return await store.append_upload(running, upload_id, offset, names, 0, encode)
+    return await store.names.append_upload(running, upload_id, offset, names, 0, encode)
 
 
 async def test_an_open_upload_counts_what_it_has_accepted(store: Store) -> None:
@@ -318,9 +320,9 @@ async def test_parts_and_the_finish_sent_at_once_do_not_lock_each_other_out(stor
         await upload(store, running, upload_id, 0, "a.com")
 
         results = await at_once(
-            store.finish_upload(running, upload_id),
+            store.names.finish_upload(running, upload_id),
             upload(store, running, upload_id, 1, "b.com"),
-            store.finish_upload(running, upload_id),
+            store.names.finish_upload(running, upload_id),
             upload(store, running, upload_id, 1, "b.com"),
         )
 
@@ -331,7 +333,7 @@ async def test_parts_and_the_finish_sent_at_once_do_not_lock_each_other_out(stor
             and not isinstance(result, UploadClosed | UploadOffsetStored)
         ]
         assert unexpected == []
-        stored = await store.upload(running.campaign_no)
+        stored = await store.names.upload(running.campaign_no)
         campaign = await store.get(running.campaign_id)
         assert stored is not None
         assert stored.accepted_count == campaign.name_count == campaign.current.name_count
@@ -343,7 +345,7 @@ async def test_parts_and_the_finish_sent_at_once_do_not_lock_each_other_out(stor
 async def test_planning_twice_writes_the_ledger_once(store: Store, pool: Pool) -> None:
     running = await validating(store, [f"{n}.com" for n in range(250)])
 
-    await store.plan(running, 250, 100)
+    await store.ledger.plan(running, 250, 100)
 
     rows = await pool.fetch(
         "SELECT first_position, name_count, state FROM chunks WHERE phase = 2 ORDER BY 1"
@@ -362,7 +364,7 @@ async def test_dispatchers_that_plan_at_once_do_not_lock_each_other_out(
     running = await validating(store, ["a.com"])
     await pool.execute("DELETE FROM chunks WHERE phase = 2")
 
-    results = await at_once(*(store.plan(running, 20_000, 1) for _ in range(4)))
+    results = await at_once(*(store.ledger.plan(running, 20_000, 1) for _ in range(4)))
 
     assert results == [None] * 4
     assert await pool.fetchval("SELECT count(*) FROM chunks WHERE phase = 2") == 20_000
@@ -373,8 +375,8 @@ async def test_chunks_of_several_campaigns_are_handed_out_in_turn(store: Store) 
     phases = [await validating(store, names), await validating(store, names[:100])]
     one, other = (running.campaign_no for running in phases)
 
-    first = await store.hand_out(phases, 2, LEASE)
-    second = await store.hand_out(phases, 2, LEASE)
+    first = await store.ledger.hand_out(phases, 2, LEASE)
+    second = await store.ledger.hand_out(phases, 2, LEASE)
 
     assert [(key.campaign_no, key.first_position) for key in first] == [
         (one, 0),
@@ -387,7 +389,7 @@ async def test_chunks_of_several_campaigns_are_handed_out_in_turn(store: Store) 
 async def test_dispatchers_at_once_hand_out_every_chunk_once(store: Store) -> None:
     running = await validating(store, [f"{n}.com" for n in range(200)], chunk_size=10)
 
-    handed = await asyncio.gather(*(store.hand_out([running], 5, LEASE) for _ in range(4)))
+    handed = await asyncio.gather(*(store.ledger.hand_out([running], 5, LEASE) for _ in range(4)))
 
     positions = [key.first_position for keys in handed for key in keys]
     assert sorted(positions) == list(range(0, 200, 10))
@@ -395,24 +397,24 @@ async def test_dispatchers_at_once_hand_out_every_chunk_once(store: Store) -> No
 
 async def test_lost_tasks_are_taken_back_and_claimed_ones_are_not(store: Store, pool: Pool) -> None:
     running = await validating(store, [f"{n}.com" for n in range(300)])
-    lost, claimed, _ = await store.hand_out([running], 3, LEASE)
+    lost, claimed, _ = await store.ledger.hand_out([running], 3, LEASE)
     assert await claim(pool, claimed, "w", timedelta(seconds=1)) == 1
 
-    assert await store.take_back_lost(timedelta(seconds=1)) == 0
-    assert await store.take_back_lost(timedelta(minutes=1)) == 2
+    assert await store.ledger.take_back_lost(timedelta(seconds=1)) == 0
+    assert await store.ledger.take_back_lost(timedelta(minutes=1)) == 2
 
-    assert lost in await store.hand_out([running], 10, LEASE)
-    assert await store.waiting_tasks() == (3, 2)
+    assert lost in await store.ledger.hand_out([running], 10, LEASE)
+    assert await store.ledger.waiting_tasks() == (3, 2)
 
 
 async def test_an_expired_claim_is_taken_back_with_an_event(store: Store, pool: Pool) -> None:
     running = await validating(store, [f"{n}.com" for n in range(200)])
-    dead, alive = await store.hand_out([running], 2, LEASE)
+    dead, alive = await store.ledger.hand_out([running], 2, LEASE)
     await claim(pool, dead, "dead-worker", timedelta(0))
     await claim(pool, alive, "worker")
 
-    assert await store.take_back_expired() == [dead]
-    assert await store.take_back_expired() == []
+    assert await store.ledger.take_back_expired() == [dead]
+    assert await store.ledger.take_back_expired() == []
 
     retried = (await history(store, running.campaign_no))[-1].chunk_retried
     assert (retried.phase, retried.run, retried.attempt) == (DNS, 1, 1)
@@ -425,14 +427,14 @@ async def test_an_expired_claim_is_taken_back_with_an_event(store: Store, pool: 
 
 async def test_a_phase_completes_only_without_open_chunks(store: Store, pool: Pool) -> None:
     running = await validating(store, [f"{n}.com" for n in range(150)])
-    first, second = await store.hand_out([running], 2, LEASE)
+    first, second = await store.ledger.hand_out([running], 2, LEASE)
     attempts = [await claim(pool, key, "w") for key in (first, second)]
 
     assert await settle(pool, first, attempts[0], 100)
-    assert not await store.complete(running)
+    assert not await store.ledger.complete(running)
     assert await settle(pool, second, attempts[1], 50)
-    assert await store.complete(running)
-    assert not await store.complete(running)
+    assert await store.ledger.complete(running)
+    assert not await store.ledger.complete(running)
 
     assert (await kinds(store, running.campaign_no))[-2:] == ["2 COMPLETED", "campaign_finished"]
     state = (await store.get(running.campaign_id)).current
@@ -444,9 +446,9 @@ async def test_a_full_sequence_starts_the_next_phase_with_the_end_of_the_one_bef
 ) -> None:
     running = await generating(store, new_campaign(mode=Mode.FULL_SEQUENCE))
     await append(store, running, 0, ["a.com"])
-    await store.announce(running, 1, planned=True)
+    await store.names.announce(running, 1, planned=True)
 
-    results = await at_once(*(store.complete(running) for _ in range(3)))
+    results = await at_once(*(store.ledger.complete(running) for _ in range(3)))
 
     assert sorted(results) == [False, False, True]
     assert (await kinds(store, running.campaign_no))[-2:] == ["1 COMPLETED", "2 RUNNING"]
@@ -460,19 +462,19 @@ async def test_step_by_step_waits_for_its_caller(store: Store) -> None:
     running = await generating(store)
     await append(store, running, 0, ["a.com"])
 
-    assert await store.complete(running)
+    assert await store.ledger.complete(running)
 
     current = (await store.get(running.campaign_id)).current
     assert (current.phase, current.status) == (DNS, Status.CONFIGURED)
     await act(store, running.campaign_id, Action.START, phase=DNS)
-    assert [r.phase for r in await store.running_phases()] == [Phase.DNS_VALIDATION]
+    assert [r.phase for r in await store.ledger.running_phases()] == [Phase.DNS_VALIDATION]
 
 
 async def test_a_failed_phase_says_why_and_ends_the_campaign(store: Store) -> None:
     running = await generating(store)
 
-    await store.fail(running, "no space left")
-    await store.fail(running, "again")
+    await store.ledger.fail(running, "no space left")
+    await store.ledger.fail(running, "again")
 
     campaign = await store.get(running.campaign_id)
     assert campaign.is_finished
@@ -488,7 +490,7 @@ async def test_nothing_is_settled_after_a_pause_or_cancel(
     """Settlements and the transition race; whatever wins, the ledger and the events agree."""
     names = [f"{n}.com" for n in range(200)]
     running = await validating(store, names, chunk_size=10)
-    keys = await store.hand_out([running], 20, LEASE)
+    keys = await store.ledger.hand_out([running], 20, LEASE)
     attempts = [await claim(pool, key, "w") for key in keys]
 
     async def settle_all() -> int:
@@ -508,7 +510,7 @@ async def test_nothing_is_settled_after_a_pause_or_cancel(
 
 async def test_a_stale_attempt_may_not_settle(store: Store, pool: Pool) -> None:
     running = await validating(store, ["a.com"])
-    (key,) = await store.hand_out([running], 1, LEASE)
+    (key,) = await store.ledger.hand_out([running], 1, LEASE)
     assert await claim(pool, key, "slow", timedelta(0)) == 1
     assert await claim(pool, key, "other") == 2
     assert await claim(pool, key, "third") is None
@@ -524,20 +526,20 @@ async def test_a_claim_from_before_a_pause_is_worth_nothing_after_it(
     store: Store, pool: Pool
 ) -> None:
     running = await validating(store, ["a.com"])
-    (key,) = await store.hand_out([running], 1, LEASE)
+    (key,) = await store.ledger.hand_out([running], 1, LEASE)
     assert await claim(pool, key, "w") == 1
     await act(store, running.campaign_id, Action.PAUSE)
     assert await claim(pool, key, "w") is None
     await act(store, running.campaign_id, Action.RESUME)
 
     assert not await settle(pool, key, 1, 1)
-    assert await store.hand_out([running], 1, LEASE) == [key]
+    assert await store.ledger.hand_out([running], 1, LEASE) == [key]
     assert await claim(pool, key, "w") == 2
 
 
 async def test_revisions_have_no_gap_whoever_appends(store: Store, pool: Pool) -> None:
     running = await validating(store, [f"{n}.com" for n in range(300)], chunk_size=10)
-    keys = await store.hand_out([running], 30, LEASE)
+    keys = await store.ledger.hand_out([running], 30, LEASE)
 
     async def work(key: ChunkKey) -> bool:
         attempt = await claim(pool, key, "w")
@@ -548,7 +550,7 @@ async def test_revisions_have_no_gap_whoever_appends(store: Store, pool: Pool) -
             await act(store, running.campaign_id, Action.PAUSE)
             await act(store, running.campaign_id, Action.RESUME)
 
-    await asyncio.gather(pause_and_resume(), store.take_back_expired(), *map(work, keys))
+    await asyncio.gather(pause_and_resume(), store.ledger.take_back_expired(), *map(work, keys))
 
     events = await history(store, running.campaign_no)
     assert len(events) == (await store.get(running.campaign_id)).revision

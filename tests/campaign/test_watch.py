@@ -16,7 +16,8 @@ from domainflow.campaign.v1.campaign_service_pb2 import (
 from domainflow.campaign.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from services.campaign.campaign import Action, Campaign
 from services.campaign.generation import encode_names
-from services.campaign.store import RunningPhase, Store
+from services.campaign.rows import RunningPhase
+from services.campaign.store import Store
 from tests.campaign.conftest import Serve
 from tests.campaigns import GENERATION, act, create, generating, new_campaign
 from tests.eventually import eventually
@@ -53,7 +54,7 @@ async def opened(call: Call) -> list[Message]:
 
 async def append(store: Store, running: RunningPhase, position: int) -> None:
     rows, digest = encode_names(running.campaign_no, position, [f"n{position}.com"])
-    assert await store.append_names(running, position, rows, 1, digest)
+    assert await store.names.append_names(running, position, rows, 1, digest)
 
 
 def revisions(messages: list[Message]) -> list[int]:
@@ -110,7 +111,7 @@ async def test_events_come_in_order_without_gap_while_others_write(
 async def test_progress_never_goes_back_and_ends_at_the_truth(
     campaigns: Stub, store: Store, growing: RunningPhase
 ) -> None:
-    await store.announce(growing, 30, planned=False)
+    await store.names.announce(growing, 30, planned=False)
     call = watch(campaigns, growing)
     await opened(call)
 
@@ -180,7 +181,7 @@ async def test_until_finished_ends_with_the_last_campaign(campaigns: Stub, store
     call = watch(campaigns, over, running, until_finished=True)
     await opened(call)
 
-    assert await store.complete(running)
+    assert await store.ledger.complete(running)
     messages = []
     while (message := await call.read()) is not grpc.aio.EOF:
         messages.append(message)

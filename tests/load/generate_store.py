@@ -15,13 +15,14 @@ from domainflow.campaign.v1 import campaign_pb2
 from services.campaign.campaign import Action, Mode, Phase
 from services.campaign.configuration import pattern_range
 from services.campaign.generation import generate
-from services.campaign.store import NewCampaign, RunningPhase, Store
+from services.campaign.rows import RunningPhase
+from services.campaign.store import NewCampaign, Store
 from services.chassis.postgres import open_pool
 from services.schema import migrate
 from services.suite.postgres import EmbeddedPostgres, binaries
 
 NAMES = 2_000_000
-ROUNDS = 3
+ROUNDS = 5
 
 
 def run() -> list[dict[str, Any]]:
@@ -120,7 +121,7 @@ async def _start_campaign(store: Store, name: str) -> RunningPhase:
     await store.transition(
         campaign_id, Action.START, phase=None, reason="", key=None, answer=lambda _: b""
     )
-    return await store.running_phase(campaign_id, Phase.DOMAIN_GENERATION)
+    return await store.names.running_phase(campaign_id, Phase.DOMAIN_GENERATION)
 
 
 def _configuration() -> bytes:

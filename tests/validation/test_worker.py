@@ -12,7 +12,8 @@ from nats.aio.msg import Msg
 
 from domainflow.campaign.v1.campaign_pb2 import DnsConfiguration
 from services.campaign.campaign import Action
-from services.campaign.store import ChunkKey, RunningPhase
+from services.campaign.ledger import ChunkKey
+from services.campaign.rows import RunningPhase
 from services.campaign.store import Store as CampaignStore
 from services.chassis import jetstream
 from services.chassis.postgres import Pool
@@ -21,7 +22,7 @@ from services.sandbox.truth import truth
 from services.validation.engines import Engines
 from services.validation.store import Store
 from services.validation.worker import Worker
-from tests.campaigns import DNS, act, kinds, validating
+from tests.campaigns import DNS, act, from_upload, kinds, validating
 from tests.eventually import eventually
 from tests.queues import publish, task_count, wipe
 from tests.validation.conftest import asking
@@ -61,7 +62,7 @@ def mute() -> Iterator[str]:
 
 
 async def handed_out(store: CampaignStore, running: RunningPhase) -> list[ChunkKey]:
-    return await store.hand_out([running], 1000, LEASE)
+    return await store.ledger.hand_out([running], 1000, LEASE)
 
 
 async def chunks(pool: Pool) -> list[tuple[str, int]]:
@@ -163,6 +164,48 @@ async def test_a_cancelled_worker_gives_its_claims_back(
 
     assert await chunks(pool) == [("ready", 1)] * 3
     assert await verdicts(pool) == []
+
+
+async def test_a_worker_ends_when_it_is_told_to_however_busy(
+    campaign_store: CampaignStore, queue: Client, worker: Worker, mute: str
+) -> None:
+    """A cancellation that comes together with a task must not get lost in the client."""
+    running = await validating(campaign_store, NAMES, asking(mute, attempt_limit=20))
+    keys = await handed_out(campaign_store, running)
+
+    for number in range(60):
+        task = asyncio.create_task(worker.work())
+        for _ in range(number % 6 + 1):
+            await publish(queue, *keys)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=10)
+        assert done
+        assert task.cancelled()
+
+
+async def test_what_a_worker_gives_back_is_taken_by_the_next_at_once(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    store: Store,
+    engines: Engines,
+    sandbox: SandboxDns,
+    mute: str,
+    dns: DnsConfiguration,
+) -> None:
+    running = await validating(campaign_store, NAMES, asking(mute, attempt_limit=20))
+    await publish(queue, *await handed_out(campaign_store, running))
+    async with working(new_worker(store, queue, engines, "one")):
+        await claimed(pool)
+
+    # The same tasks, and resolvers that answer now.
+    configuration = from_upload(dns).SerializeToString()
+    await pool.execute("UPDATE campaigns SET configuration = $1", configuration)
+    async with working(new_worker(store, queue, engines, "other")):
+        await all_acknowledged(queue)
+
+    assert await chunks(pool) == [("done", 2)] * 3
+    assert await verdicts(pool) == expected(sandbox, NAMES)
 
 
 async def test_a_lost_claim_drops_the_work(

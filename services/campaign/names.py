@@ -1,0 +1,268 @@
+"""Names on their way into the tables: generated ones and uploaded lists.
+
+One public method is one transaction.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from services.campaign.campaign import (
+    Phase,
+    Status,
+)
+from services.campaign.events import chunk_settled
+from services.campaign.rows import (
+    RUNNING_PHASES,
+    RunningPhase,
+    append_event,
+    share_phase,
+    take_phase,
+    to_running_phase,
+)
+from services.chassis.errors import (
+    CampaignNotFound,
+    TransitionNotAllowed,
+    UploadClosed,
+    UploadOffsetGap,
+    UploadOffsetStored,
+)
+from services.chassis.postgres import Connection, Pool
+
+# The first outcome of the generation phase: the name was made and stored.
+GENERATED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """How far the upload of a list is."""
+
+    upload_id: UUID
+    next_offset: int
+    accepted_count: int
+    duplicate_count: int
+    rejected_count: int
+    finished: bool
+
+
+class Names:
+    """The names of campaigns and the uploads they come from."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def announce(self, running: RunningPhase, name_count: int, *, planned: bool) -> None:
+        """Say how many names the run has to settle, and whether all of them stand in the ledger."""
+        await self._pool.execute(
+            """UPDATE phases SET name_count = $4, planned = $5
+               WHERE campaign_no = $1 AND phase = $2 AND run = $3""",
+            running.campaign_no,
+            running.phase,
+            running.run,
+            name_count,
+            planned,
+        )
+
+    async def append_names(
+        self, running: RunningPhase, first: int, rows: bytes, count: int, sha256: bytes
+    ) -> bool:
+        """Store generated names at positions first.. in one transaction: rows, ledger, counter,
+        event.
+
+        False when the phase does not run any more or these positions are stored; then nothing has
+        changed.
+        """
+        async with self._pool.acquire() as connection:
+            try:
+                async with connection.transaction():
+                    if not await share_phase(connection, running):
+                        return False
+                    await _copy_domains(connection, rows)
+                    await _book_names(connection, running, first, count, sha256)
+                    return True
+            except asyncpg.UniqueViolationError:
+                return False
+
+    async def upload(self, campaign_no: int) -> Upload | None:
+        """Return how far the campaign's upload is; None before its first message."""
+        row = await self._pool.fetchrow(SELECT_UPLOAD, campaign_no)
+        return Upload(**row) if row else None
+
+    async def append_upload(
+        self,
+        running: RunningPhase,
+        upload_id: UUID,
+        offset: int,
+        names: Sequence[str],
+        rejected_count: int,
+        encode: Callable[[int, Sequence[str]], tuple[bytes, bytes]],
+    ) -> Upload:
+        """Store one part of an uploaded list, all or nothing. `names` are its good lines in order.
+
+        `encode` turns (first position, names) into COPY rows and a digest. Raises
+        UploadOffsetStored,
+        UploadOffsetGap, UploadClosed, TransitionNotAllowed.
+        """
+        no = running.campaign_no
+        async with self._pool.acquire() as connection, connection.transaction():
+            upload = await _open_upload(connection, running, upload_id)
+            facts: dict[str, Any] = {
+                "campaign_id": running.campaign_id,
+                "upload_id": upload_id,
+                "next_offset": upload.next_offset,
+            }
+            if offset < upload.next_offset:
+                raise UploadOffsetStored(f"go on at {upload.next_offset}", **facts)
+            if offset > upload.next_offset:
+                raise UploadOffsetGap(f"go on at {upload.next_offset}", **facts)
+            distinct = list(dict.fromkeys(names))
+            rows = await connection.fetch(
+                """INSERT INTO upload_names (campaign_no, name) SELECT $1, unnest($2::text[])
+                   ON CONFLICT DO NOTHING RETURNING name""",
+                no,
+                distinct,
+            )
+            new = {row["name"] for row in rows}
+            accepted = [name for name in distinct if name in new]
+            duplicates = len(names) - len(accepted)
+            if accepted:
+                first = upload.accepted_count
+                copy, sha256 = await asyncio.to_thread(encode, first, accepted)
+                await _copy_domains(connection, copy)
+                await _book_names(connection, running, first, len(accepted), sha256)
+            row = await connection.fetchrow(
+                f"""UPDATE uploads SET next_offset = next_offset + $2,
+                        accepted_count = accepted_count + $3,
+                        duplicate_count = duplicate_count + $4, rejected_count = rejected_count + $5
+                    WHERE campaign_no = $1 RETURNING {_UPLOAD_COLUMNS}""",
+                no,
+                len(names) + rejected_count,
+                len(accepted),
+                duplicates,
+                rejected_count,
+            )
+            assert row is not None
+            return Upload(**row)
+
+    async def finish_upload(self, running: RunningPhase, upload_id: UUID) -> Upload:
+        """Close the upload; generation is then complete. Raises UploadClosed when it is closed."""
+        no = running.campaign_no
+        async with self._pool.acquire() as connection, connection.transaction():
+            upload = await _open_upload(connection, running, upload_id)
+            row = await connection.fetchrow(
+                f"""UPDATE uploads SET finished = true WHERE campaign_no = $1
+                    RETURNING {_UPLOAD_COLUMNS}""",
+                no,
+            )
+            await connection.execute("DELETE FROM upload_names WHERE campaign_no = $1", no)
+            await connection.execute(
+                """UPDATE phases SET planned = true, name_count = $3
+                   WHERE campaign_no = $1 AND phase = $2""",
+                no,
+                Phase.DOMAIN_GENERATION,
+                upload.accepted_count,
+            )
+            assert row is not None
+            return Upload(**row)
+
+    async def running_phase(self, campaign_id: UUID, phase: Phase) -> RunningPhase:
+        """Return a phase to work on. Raises CampaignNotFound, or TransitionNotAllowed if it does
+        not run."""
+        row = await self._pool.fetchrow(
+            f"{RUNNING_PHASES} WHERE k.id = $1 AND p.phase = $2", campaign_id, phase
+        )
+        if row is None:
+            raise CampaignNotFound(campaign_id)
+        if row["status"] != Status.RUNNING:
+            raise _not_running(campaign_id, phase, row["status"])
+        return to_running_phase(row)
+
+
+_UPLOAD_COLUMNS = (
+    "upload_id, next_offset, accepted_count, duplicate_count, rejected_count, finished"
+)
+
+
+SELECT_UPLOAD = f"SELECT {_UPLOAD_COLUMNS} FROM uploads WHERE campaign_no = $1"
+
+
+def _not_running(campaign_id: UUID, phase: Phase, status: str) -> TransitionNotAllowed:
+    return TransitionNotAllowed(
+        f"{phase.name} is {status}; it takes names while it is RUNNING",
+        campaign_id=campaign_id,
+        phase=phase.name,
+        status=status,
+        action="UPLOAD",
+        allowed="",
+    )
+
+
+async def _copy_domains(connection: Connection, rows: bytes) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        yield rows
+
+    await connection.copy_to_table(
+        "domains", source=source(), columns=["campaign_no", "position", "name"], format="binary"
+    )
+
+
+async def _book_names(
+    connection: Connection, running: RunningPhase, first: int, count: int, sha256: bytes
+) -> None:
+    """Enter stored names into the ledger, the campaign's counter and its history."""
+    no, phase, run = running.campaign_no, running.phase, running.run
+    await connection.execute(
+        """INSERT INTO chunks (campaign_no, phase, run, first_position, name_count, state, attempt,
+               done_time, outcome_counts, content_sha256)
+           VALUES ($1, $2, $3, $4, $5, 'done', 1, now(), ARRAY[$5::int], $6)""",
+        no,
+        phase,
+        run,
+        first,
+        count,
+        sha256,
+    )
+    counted = await connection.execute(
+        "UPDATE campaigns SET name_count = name_count + $2 WHERE no = $1 AND name_count = $3",
+        no,
+        count,
+        first,
+    )
+    if counted != "UPDATE 1":
+        # Somebody else stored names in between; the primary keys would not have let both commit
+        # either.
+        raise asyncpg.UniqueViolationError("names are stored from another position on")
+    await append_event(
+        connection, no, chunk_settled(phase, run, first, count, 1, [("GENERATED", count)])
+    )
+
+
+async def _open_upload(connection: Connection, running: RunningPhase, upload_id: UUID) -> Upload:
+    """Lock the campaign's upload, making it with the first message. Raises UploadClosed,
+    TransitionNotAllowed."""
+    no = running.campaign_no
+    if not await take_phase(connection, running):
+        status = await connection.fetchval(
+            "SELECT status FROM phases WHERE campaign_no = $1 AND phase = $2", no, running.phase
+        )
+        raise _not_running(running.campaign_id, running.phase, status)
+    await connection.execute(
+        "INSERT INTO uploads (campaign_no, upload_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        no,
+        upload_id,
+    )
+    row = await connection.fetchrow(f"{SELECT_UPLOAD} FOR UPDATE", no)
+    assert row is not None
+    upload = Upload(**row)
+    if upload.upload_id != upload_id or upload.finished:
+        what = "finished" if upload.upload_id == upload_id else f"another one, {upload.upload_id}"
+        raise UploadClosed(
+            f"the campaign's upload is {what}",
+            campaign_id=running.campaign_id,
+            upload_id=upload.upload_id,
+        )
+    return upload

@@ -1,0 +1,237 @@
+"""Reads, locks and changes campaign rows on a connection that somebody else holds.
+
+Lock order everywhere: phases, chunks, campaigns (services/schema/migrations/0002_ledger.sql).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+
+from domainflow.campaign.v1 import event_pb2
+from services.campaign.campaign import PASSED, Campaign, Mode, Phase, PhaseState, Status, Step
+from services.campaign.events import finished, phase_changed
+from services.chassis.errors import CampaignNotFound
+from services.chassis.postgres import Connection
+
+# Entries of chunks.outcome_counts that a phase may use.
+MAX_OUTCOMES = 16
+
+
+PHASE_COLUMNS = "phase, status, run, name_count, start_time, end_time, failure"
+
+
+CAMPAIGN_COLUMNS = (
+    "id, no, name, mode, initial_phase, final_phase, configuration, name_count, revision,"
+    " create_time, update_time"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPhase:
+    """A phase that the dispatcher has to move on."""
+
+    campaign_id: UUID
+    campaign_no: int
+    phase: Phase
+    run: int
+    name_count: int
+    planned: bool
+    campaign_name_count: int
+    configuration: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What the ledger says about one run of a phase. `outcomes[i]` counts outcome number i + 1."""
+
+    outcomes: Sequence[int]
+    settled_count: int
+    chunks_in_flight: int
+    retry_count: int
+
+
+RUNNING_PHASES = """SELECT k.id, k.no, p.phase, p.run, p.name_count, p.planned, p.status,
+        k.name_count AS campaign_name_count, k.configuration
+    FROM phases p JOIN campaigns k ON k.no = p.campaign_no"""
+
+
+def to_running_phase(row: asyncpg.Record) -> RunningPhase:
+    return RunningPhase(
+        campaign_id=row["id"],
+        campaign_no=row["no"],
+        phase=Phase(row["phase"]),
+        run=row["run"],
+        name_count=row["name_count"],
+        planned=row["planned"],
+        campaign_name_count=row["campaign_name_count"],
+        configuration=row["configuration"],
+    )
+
+
+async def read_campaign(connection: Connection, condition: str, argument: object) -> Campaign:
+    campaigns = await read_campaigns(connection, condition, argument)
+    if not campaigns:
+        raise LookupError(argument)
+    return campaigns[0]
+
+
+async def get_campaign(connection: Connection, campaign_id: UUID) -> Campaign:
+    try:
+        return await read_campaign(connection, "id = $1", campaign_id)
+    except LookupError:
+        raise CampaignNotFound(campaign_id) from None
+
+
+async def read_tally(connection: Connection, campaign_no: int, phase: int, run: int) -> Tally:
+    sums = ", ".join(f"sum(outcome_counts[{i}])" for i in range(1, MAX_OUTCOMES + 1))
+    row = await connection.fetchrow(
+        f"""SELECT {sums}, sum(name_count) FILTER (WHERE state = 'done'),
+                count(*) FILTER (WHERE state = 'queued'), sum(greatest(attempt - 1, 0))
+            FROM chunks WHERE campaign_no = $1 AND phase = $2 AND run = $3""",
+        campaign_no,
+        phase,
+        run,
+    )
+    assert row is not None
+    values = [int(value or 0) for value in row.values()]
+    return Tally(values[:MAX_OUTCOMES], *values[MAX_OUTCOMES:])
+
+
+async def read_campaigns(
+    connection: Connection, condition: str, *arguments: object
+) -> list[Campaign]:
+    """Return the campaigns that `condition` selects, with their phases."""
+    rows = await connection.fetch(
+        f"SELECT {CAMPAIGN_COLUMNS} FROM campaigns WHERE {condition}", *arguments
+    )
+    # A completed phase has settled all its names; the ledger is summed for the others only.
+    phase_rows = await connection.fetch(
+        f"""SELECT campaign_no, {PHASE_COLUMNS},
+                CASE WHEN status = 'COMPLETED' THEN name_count ELSE (
+                    SELECT coalesce(sum(c.name_count), 0) FROM chunks c
+                    WHERE c.campaign_no = phases.campaign_no AND c.phase = phases.phase
+                      AND c.run = phases.run AND c.state = 'done') END AS settled_count
+            FROM phases WHERE campaign_no = ANY($1) ORDER BY campaign_no, phase""",
+        [row["no"] for row in rows],
+    )
+    stored = {row["no"]: row["name_count"] for row in rows}
+    phases: dict[int, list[PhaseState]] = {}
+    for row in phase_rows:
+        phase, name_count = Phase(row["phase"]), row["name_count"]
+        if phase is Phase.DOMAIN_GENERATION:
+            # How many names an open upload will have is not known: at least those that are stored.
+            name_count = max(name_count, stored[row["campaign_no"]])
+        state = PhaseState(
+            phase=phase,
+            status=Status(row["status"]),
+            run=row["run"],
+            name_count=name_count,
+            settled_count=int(row["settled_count"]),
+            start_time=row["start_time"],
+            end_time=row["end_time"],
+            failure=row["failure"],
+        )
+        phases.setdefault(row["campaign_no"], []).append(state)
+    return [
+        Campaign(
+            id=row["id"],
+            no=row["no"],
+            name=row["name"],
+            mode=Mode(row["mode"]),
+            phases=tuple(phases[row["no"]]),
+            configuration=row["configuration"],
+            name_count=row["name_count"],
+            revision=row["revision"],
+            create_time=row["create_time"],
+            update_time=row["update_time"],
+        )
+        for row in rows
+    ]
+
+
+async def lock_campaign(
+    connection: Connection, condition: str, argument: object
+) -> Campaign | None:
+    """Lock the campaign's phases, so that transitions take turns, and read it."""
+    rows = await connection.fetch(
+        f"""SELECT p.campaign_no FROM phases p JOIN campaigns k ON k.no = p.campaign_no
+            WHERE {condition} ORDER BY p.phase FOR UPDATE OF p""",
+        argument,
+    )
+    if not rows:
+        return None
+    return await read_campaign(connection, "no = $1", rows[0]["campaign_no"])
+
+
+async def apply_step(
+    connection: Connection, campaign: Campaign, change: Step, *, actor: str, reason: str
+) -> Campaign:
+    """Write one step: status, what leaves the queue with it, its event. Returns the campaign
+    afterwards."""
+    no, phase, to_status = campaign.no, change.phase, change.to_status
+    first_start = change.from_status is Status.CONFIGURED and to_status is Status.RUNNING
+    over = to_status in {*PASSED, Status.CANCELLED, Status.FAILED}
+    row = await connection.fetchrow(
+        """UPDATE phases SET status = $3,
+               run = run + $4::int,
+               result_run = CASE WHEN $5 OR result_run = 0 THEN run + $4::int ELSE result_run END,
+               start_time = CASE WHEN $4::int = 1 THEN now() ELSE start_time END,
+               end_time = CASE WHEN $6 THEN now() ELSE end_time END
+           WHERE campaign_no = $1 AND phase = $2 RETURNING run""",
+        no,
+        phase,
+        to_status,
+        int(first_start),
+        to_status is Status.COMPLETED,
+        over,
+    )
+    assert row is not None
+    if to_status is not Status.RUNNING:
+        # What is on the queue or in a worker's hands comes back; late results meet a chunk that is
+        # not theirs any more.
+        await connection.execute(
+            """UPDATE chunks SET state = 'ready', worker = NULL, claim_time = NULL,
+                   lease_expire_time = NULL
+               WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND state = 'queued'""",
+            no,
+            phase,
+            row["run"],
+        )
+    await connection.execute("UPDATE campaigns SET update_time = now() WHERE no = $1", no)
+    await append_event(
+        connection,
+        no,
+        phase_changed(phase, change.from_status, to_status, row["run"], actor, reason),
+    )
+    after = await read_campaign(connection, "no = $1", no)
+    if after.is_finished:
+        await append_event(connection, no, finished(after.current.status))
+    return after
+
+
+async def append_event(connection: Connection, campaign_no: int, event: event_pb2.Event) -> None:
+    await connection.execute("SELECT append_event($1, $2)", campaign_no, event.SerializeToString())
+
+
+async def share_phase(connection: Connection, running: RunningPhase) -> bool:
+    """Whether the run still runs; a pause or cancel then waits for this transaction."""
+    return await _lock_phase(connection, running, "FOR SHARE")
+
+
+async def take_phase(connection: Connection, running: RunningPhase) -> bool:
+    """As `share_phase`, for who goes on to change the row: two sharers would wait for each
+    other."""
+    return await _lock_phase(connection, running, "FOR UPDATE")
+
+
+async def _lock_phase(connection: Connection, running: RunningPhase, strength: str) -> bool:
+    found = await connection.fetchval(
+        f"""SELECT 1 FROM phases WHERE campaign_no = $1 AND phase = $2 AND run = $3
+               AND status = 'RUNNING' {strength}""",
+        running.campaign_no,
+        running.phase,
+        running.run,
+    )
+    return found is not None
