@@ -29,6 +29,14 @@ AWAY = (
 )
 
 
+def raise_if_cancelled() -> None:
+    """For loops around the client: before Python 3.12 its `wait_for` loses a cancellation that
+    comes together with the answer."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 def task_subject(pool: str) -> str:
     """Subject of the tasks of one worker pool, such as "dns"."""
     return f"{TASK_SUBJECT}.{pool}"

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 import asyncpg
@@ -18,6 +18,7 @@ import nats.js.errors
 from google.protobuf.message import DecodeError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 
 from domainflow.campaign.v1 import campaign_pb2
 from domainflow.validation.v1 import task_pb2
@@ -39,7 +40,9 @@ AHEAD = 16_000
 USUAL_CHUNK = 2000
 # How often a worker with work in hand looks whether the engine needs more.
 LOOK_PERIOD = 0.02
-ACK_WAIT = 20.0
+# A task that nobody has acknowledged or held for this long was lost on its way to a worker that
+# ended. Shorter than a lease: whoever gets it meanwhile is refused the claim, and no harm is done.
+ACK_WAIT = 6.0
 # All claims are held by one statement: a lost one, or a paused phase, is noticed as fast.
 HOLD_PERIOD = 1.0
 REPORT_PERIOD = 5.0
@@ -81,13 +84,14 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._report())
             group.create_task(self._hold())
-            async for message in self._messages():
-                chunk = _Chunk(message)
-                # At once: the task itself runs later, and more would be taken meanwhile.
-                self._chunks.add(chunk)
-                group.create_task(self._handle(chunk))
+            async with contextlib.aclosing(self._messages()) as messages:
+                async for message in messages:
+                    chunk = _Chunk(message)
+                    # At once: the task itself runs later, and more would be taken meanwhile.
+                    self._chunks.add(chunk)
+                    group.create_task(self._handle(chunk))
 
-    async def _messages(self) -> AsyncIterator[Msg]:
+    async def _messages(self) -> AsyncGenerator[Msg, None]:
         """Tasks as the engine needs names, for ever."""
         while True:
             try:
@@ -98,17 +102,31 @@ class Worker:
                 pull = await self._jetstream.pull_subscribe_bind(
                     durable=durable, stream=jetstream.TASK_STREAM
                 )
-                while True:
-                    if not self._needs_names():
-                        await asyncio.sleep(LOOK_PERIOD)
-                        continue
-                    # One at a time: a larger batch waits for its last message.
-                    with contextlib.suppress(nats.errors.TimeoutError):
-                        (message,) = await pull.fetch(1, timeout=5)
+                try:
+                    async for message in self._pulled(pull):
                         yield message
+                finally:
+                    # Or the next task goes to an inbox that nobody reads.
+                    with contextlib.suppress(*jetstream.AWAY):
+                        await pull.unsubscribe()
             except jetstream.AWAY as error:
                 log.warning("the queue is away: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(0.5)
+
+    async def _pulled(self, pull: JetStreamContext.PullSubscription) -> AsyncIterator[Msg]:
+        while True:
+            if not self._needs_names():
+                await asyncio.sleep(LOOK_PERIOD)
+                continue
+            # One at a time: a larger batch waits for its last message.
+            with contextlib.suppress(nats.errors.TimeoutError):
+                (message,) = await pull.fetch(1, timeout=5)
+                try:
+                    jetstream.raise_if_cancelled()
+                except asyncio.CancelledError:
+                    await self._give_back(message, 0)
+                    raise
+                yield message
 
     def _needs_names(self) -> bool:
         in_hand = sum(chunk.names for chunk in self._chunks)
@@ -121,6 +139,9 @@ class Worker:
         """One task from claim to acknowledgement. Never raises but for cancellation."""
         try:
             await self._settle_chunk(chunk)
+        except asyncio.CancelledError:
+            await self._give_back(chunk.message, 0)
+            raise
         except DecodeError:
             # It will not read better the next time; its chunk is handed out again.
             log.warning("a task that cannot be read was dropped")
@@ -135,14 +156,15 @@ class Worker:
         finally:
             self._chunks.discard(chunk)
 
-    async def _give_back(self, message: Msg) -> None:
+    async def _give_back(self, message: Msg, delay: float = 2) -> None:
+        """Let somebody have the task again, `delay` seconds from now."""
         with contextlib.suppress(*jetstream.AWAY):
-            await message.nak(delay=2)
+            await message.nak(delay=delay or None)
 
     async def _settle_chunk(self, chunk: _Chunk) -> None:
         task = task_pb2.ChunkTask.FromString(chunk.message.data)
         key = ChunkKey(task.campaign_no, task.phase, task.run, task.first_position)
-        claim = await self._store.claim(key, self._worker_id)
+        claim = await self._claim(key)
         if claim is not None:
             chunk.claim, chunk.names = claim, claim.name_count
             try:
@@ -157,6 +179,16 @@ class Worker:
                     await asyncio.shield(self._store.release(claim))
                 raise
         await chunk.message.ack()
+
+    async def _claim(self, key: ChunkKey) -> Claim | None:
+        """Finished once begun: a claim that nobody knows of keeps the chunk for its whole lease."""
+        claiming = asyncio.ensure_future(self._store.claim(key, self._worker_id))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            if (claim := await claiming) is not None:
+                await self._store.release(claim)
+            raise
 
     async def _resolve_and_settle(self, chunk: _Chunk, claim: Claim) -> bool:
         """Whether the chunk's results were stored by us."""

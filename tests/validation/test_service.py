@@ -1,0 +1,110 @@
+"""ValidationService through a real port."""
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from domainflow.validation.v1 import validation_service_pb2 as pb
+from domainflow.validation.v1.validation_service_pb2_grpc import (
+    ValidationServiceStub,
+    add_ValidationServiceServicer_to_server,
+)
+from services.chassis.server import CallGuard
+from services.sandbox.dns_server import SandboxDns
+from services.sandbox.truth import truth
+from services.validation.engines import Engines
+from services.validation.service import ValidationService, check_names
+from services.validation.store import Store
+from tests.refusals import refused
+
+NAMES = [f"name-{number}.com" for number in range(300)]
+
+
+@pytest.fixture
+async def validation(store: Store, engines: Engines) -> AsyncIterator[ValidationServiceStub]:
+    guard = CallGuard(rules={pb.CheckNamesRequest: check_names}, max_calls=10, max_streams=10)
+    server = grpc.aio.server(interceptors=[guard])
+    service = ValidationService(store=store, engines=engines)
+    add_ValidationServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield ValidationServiceStub(channel)
+    await server.stop(0)
+
+
+def check(sandbox: SandboxDns, *names: str) -> pb.CheckNamesRequest:
+    return pb.CheckNamesRequest(names=names, resolvers=["{}:{}".format(*sandbox.address)])
+
+
+async def test_names_are_checked_with_the_evidence_that_is_true(
+    validation: ValidationServiceStub, sandbox: SandboxDns
+) -> None:
+    answer = await validation.CheckNames(check(sandbox, *NAMES))
+
+    assert [checked.name for checked in answer.checked_names] == NAMES
+    for checked in answer.checked_names:
+        right = truth(checked.name, sandbox.settings.seed, sandbox.settings.mix)
+        assert checked.dns.verdict == right.verdict
+        assert tuple(checked.dns.addresses) == right.addresses
+        assert checked.dns.attempt_count >= 1
+        assert checked.dns.check_time.seconds > 0
+        if right.addresses:
+            assert checked.dns.ttl.seconds == right.ttl
+            assert checked.dns.resolver == "{}:{}".format(*sandbox.address)
+
+
+async def test_names_are_normalised_and_repeated_ones_answered_each_time(
+    validation: ValidationServiceStub, sandbox: SandboxDns
+) -> None:
+    answer = await validation.CheckNames(check(sandbox, "A.com.", "a.com", " bücher.de", "a.com"))
+
+    assert [checked.name for checked in answer.checked_names] == [
+        "a.com",
+        "a.com",
+        "xn--bcher-kva.de",
+        "a.com",
+    ]
+    assert (
+        len({checked.dns.verdict for checked in answer.checked_names if checked.name == "a.com"})
+        == 1
+    )
+
+
+async def test_every_bad_field_is_named_at_once(validation: ValidationServiceStub) -> None:
+    request = pb.CheckNamesRequest(
+        names=["a.com", "a b.com", "", "com"], resolvers=["192.0.2.1", "nowhere"]
+    )
+
+    refusal = await refused(validation.CheckNames(request))
+
+    assert (refusal.code, refusal.reason) == ("INVALID_ARGUMENT", "INVALID_FIELDS")
+    assert refusal.fields == {"names[1]", "names[2]", "names[3]", "resolvers[1]"}
+
+
+async def test_limits_stand(validation: ValidationServiceStub) -> None:
+    none = await refused(validation.CheckNames(pb.CheckNamesRequest()))
+    many = await refused(validation.CheckNames(pb.CheckNamesRequest(names=["a.com"] * 1001)))
+    twice = await refused(
+        validation.CheckNames(pb.CheckNamesRequest(names=["a.com"], resolvers=["192.0.2.1"] * 2))
+    )
+
+    assert none.fields == many.fields == {"names"}
+    assert twice.fields == {"resolvers"}
+
+
+async def test_workers_are_listed_oldest_first(
+    validation: ValidationServiceStub, store: Store
+) -> None:
+    await store.report("one", "dns", "host", 1, 2, 300)
+    await store.report("other", "dns", "host", 2, 0, 0)
+    await store.report("one", "dns", "host", 1, 3, 400)
+
+    answer = await validation.ListWorkers(pb.ListWorkersRequest())
+
+    assert [worker.worker_id for worker in answer.workers] == ["one", "other"]
+    first = answer.workers[0]
+    assert (first.pool, first.host, first.pid) == ("dns", "host", 1)
+    assert (first.chunks_in_flight, first.settled_count) == (3, 400)
+    assert first.report_time.ToNanoseconds() >= first.start_time.ToNanoseconds() > 0
