@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from services.validation.dns.query import Query
 
 CASE_TABLES = 1024
+# Replaced channels kept open for late answers alone. Sockets are replaced six times a second at
+# full speed, and descriptors are often limited to 1,024.
+RETIRED_LIMIT = 32
 
 _random = SystemRandom()
 
@@ -157,7 +160,7 @@ class Upstream:
     def close_retired(self, now: int, patience: int) -> None:
         """Close replaced sockets that nothing waits on, or only answers later than `patience`."""
         for channel in self.retired[:]:
-            over = now - channel.retired_at > patience
+            over = now - channel.retired_at > patience or len(self.retired) > RETIRED_LIMIT
             if not channel.pending and (over or not channel.late):
                 self.retired.remove(channel)
                 channel.close()

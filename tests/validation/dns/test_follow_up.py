@@ -1,13 +1,16 @@
 """Answers that are not the ordinary one: failures, truncation, late and broken datagrams."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 
 import pytest
 
 from services.validation.dns.engine import Engine, EngineClosed
 from services.validation.dns.settings import EngineSettings
+from services.validation.dns.upstream import RETIRED_LIMIT
 from services.validation.dns.verdict import Verdict
 from tests.validation.dns.replies import QUICK, names, reply, truncated, until
 
@@ -181,3 +184,29 @@ async def test_an_engine_that_is_closing_takes_no_more_names(scripted):
             with pytest.raises(EngineClosed):
                 await stuck
             await closing
+
+
+async def test_names_that_take_long_hold_few_replaced_sockets(scripted):
+    async def never(_: bytes) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    asked = count()
+
+    def some_truncated(question: bytes) -> list[bytes]:
+        # One on each socket, about.
+        return [truncated(question) if next(asked) % 90 == 0 else reply(question, rcode=3)]
+
+    settings = EngineSettings(
+        timeout=60, tcp_timeout=60, tcp_limit=1, sockets_per_resolver=1, queries_per_socket=100
+    )
+    async with tcp(never) as port, scripted(some_truncated, port=port) as resolver:
+        async with Engine([resolver], settings) as engine:
+            before = len(os.listdir("/dev/fd"))
+            stuck = asyncio.create_task(engine.resolve(names(6000)))
+            await until(lambda: engine.stats().answered + engine.stats().in_flight == 6000)
+            assert engine.stats().in_flight > 40
+            # One in use, and one connection with both its ends.
+            await until(lambda: len(os.listdir("/dev/fd")) - before <= RETIRED_LIMIT + 3)
+            stuck.cancel()
+            await asyncio.wait([stuck])
