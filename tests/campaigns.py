@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 from domainflow.campaign.v1 import campaign_pb2 as pb
 from domainflow.campaign.v1 import event_pb2
 from services.campaign.campaign import Action, Campaign, Mode, Phase
-from services.campaign.generation import encode_names
+from services.campaign.ingest import digest
 from services.campaign.rows import RunningPhase
 from services.campaign.store import NewCampaign, RequestKey, Store
 
@@ -99,8 +99,7 @@ async def validating(
 ) -> RunningPhase:
     """A campaign with these names, whose DNS validation runs and is planned."""
     running = await generating(store, new_campaign(from_upload(dns), mode=Mode.FULL_SEQUENCE))
-    rows, digest = encode_names(running.campaign_no, 0, names)
-    assert await store.names.append_names(running, 0, rows, len(names), digest)
+    assert await store.names.append_names(running, 0, names, digest(names))
     await store.names.announce(running, len(names), planned=True)
     assert await store.ledger.complete(running)
     running = await store.names.running_phase(running.campaign_id, DNS)

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from services.campaign import ingest
+from services.campaign.ingest import digest
 from services.campaign.pattern import Pattern
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
@@ -18,8 +18,7 @@ CHUNK_SIZE = 100_000
 @dataclass(frozen=True, slots=True)
 class _Block:
     first: int
-    count: int
-    rows: bytes
+    names: Sequence[str]
     sha256: bytes
 
 
@@ -33,18 +32,10 @@ async def generate(
     await store.names.announce(running, name_count, planned=False)
     async with aclosing(_blocks(running, pattern, first_offset, name_count)) as blocks:
         async for block in blocks:
-            if not await store.names.append_names(
-                running, block.first, block.rows, block.count, block.sha256
-            ):
+            if not await store.names.append_names(running, block.first, block.names, block.sha256):
                 return False
     await store.names.announce(running, name_count, planned=True)
     return True
-
-
-def encode_names(campaign_no: int, first: int, names: Sequence[str]) -> tuple[bytes, bytes]:
-    """COPY rows and content hash of names at consecutive positions."""
-    encoded = "\n".join(names).encode().split(b"\n")
-    return ingest.copy_rows(campaign_no, first, encoded), ingest.digest(encoded)
 
 
 async def _blocks(
@@ -54,9 +45,8 @@ async def _blocks(
 
     def make(first: int) -> "asyncio.Future[_Block]":
         count = min(CHUNK_SIZE, name_count - first)
-        offset, no = first_offset + first, running.campaign_no
         return asyncio.ensure_future(
-            asyncio.to_thread(_make_block, pattern, offset, no, first, count)
+            asyncio.to_thread(_make_block, pattern, first_offset + first, first, count)
         )
 
     starts = range(running.campaign_name_count, name_count, CHUNK_SIZE)
@@ -72,6 +62,6 @@ async def _blocks(
             following.cancel()
 
 
-def _make_block(pattern: Pattern, offset: int, campaign_no: int, first: int, count: int) -> _Block:
+def _make_block(pattern: Pattern, offset: int, first: int, count: int) -> _Block:
     names = [name for part in pattern.names(offset, count) for name in part]
-    return _Block(first, count, *encode_names(campaign_no, first, names))
+    return _Block(first, names, digest(names))

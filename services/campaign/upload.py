@@ -6,7 +6,6 @@ from uuid import UUID
 from domainflow.campaign.v1 import campaign_service_pb2 as pb
 from services.campaign.campaign import Phase
 from services.campaign.configuration import pattern_range
-from services.campaign.generation import encode_names
 from services.campaign.names import Upload
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
@@ -50,11 +49,8 @@ class Uploader:
                 shown = line[:MAX_LINE_SHOWN]
                 rejected.append(pb.RejectedLine(offset=number, line=shown, reason=str(problem)))
 
-        def encode(first: int, accepted: Sequence[str]) -> tuple[bytes, bytes]:
-            return encode_names(self._running.campaign_no, first, accepted)
-
         self._upload = await self._store.names.append_upload(
-            self._running, self._upload_id, offset, names, len(rejected), encode
+            self._running, self._upload_id, offset, names, len(rejected)
         )
         self._rejected += rejected[: MAX_REJECTED_SHOWN - len(self._rejected)]
 

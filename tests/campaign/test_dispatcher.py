@@ -114,7 +114,7 @@ async def test_an_empty_campaign_completes(store: Store, queue: Client) -> None:
     new = new_campaign(from_upload(), mode=Mode.FULL_SEQUENCE)
     running = await generating(store, new)
     upload_id = uuid4()
-    await store.names.append_upload(running, upload_id, 0, [], 0, lambda first, names: (b"", b""))
+    await store.names.append_upload(running, upload_id, 0, [], 0)
     await store.names.finish_upload(running, upload_id)
 
     async def completed() -> None:

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from services.campaign import generation
 from services.campaign.campaign import Action
 from services.campaign.configuration import pattern_range
 from services.campaign.generation import CHUNK_SIZE, generate
+from services.campaign.ingest import digest
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
 from services.chassis.postgres import Pool
@@ -120,7 +120,6 @@ async def test_a_stale_generator_does_not_overwrite(store: Store, pool: Pool) ->
     await make(store, running)
     stale = replace(running, campaign_name_count=9)
 
-    rows, digest = generation.encode_names(stale.campaign_no, 9, ["evil.com"])
-    assert not await store.names.append_names(stale, 9, rows, 1, digest)
+    assert not await store.names.append_names(stale, 9, ["evil.com"], digest(["evil.com"]))
 
     assert "evil.com" not in await names(pool)

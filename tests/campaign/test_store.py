@@ -11,7 +11,7 @@ import pytest
 
 from domainflow.campaign.v1 import campaign_pb2, event_pb2
 from services.campaign.campaign import Action, Mode, Phase, Status
-from services.campaign.generation import encode_names
+from services.campaign.ingest import digest
 from services.campaign.ledger import ChunkKey
 from services.campaign.rows import RunningPhase
 from services.campaign.store import RequestKey, Store
@@ -51,8 +51,7 @@ async def at_once(*works: Awaitable[Result]) -> list[Result | BaseException]:
 
 
 async def append(store: Store, running: RunningPhase, first: int, names: Sequence[str]) -> bool:
-    rows, digest = encode_names(running.campaign_no, first, names)
-    return await store.names.append_names(running, first, rows, len(names), digest)
+    return await store.names.append_names(running, first, names, digest(names))
 
 
 async def claim(pool: Pool, key: ChunkKey, worker: str, lease: timedelta = LEASE) -> int | None:
@@ -267,10 +266,7 @@ async def test_every_snapshot_of_a_growing_campaign_is_consistent(store: Store) 
 
 
 async def upload(store: Store, running: RunningPhase, upload_id, offset: int, *names: str):  # type: ignore[no-untyped-def]
-    def encode(first: int, accepted: Sequence[str]) -> tuple[bytes, bytes]:
-        return encode_names(running.campaign_no, first, accepted)
-
-    return await store.names.append_upload(running, upload_id, offset, names, 0, encode)
+    return await store.names.append_upload(running, upload_id, offset, names, 0)
 
 
 async def test_an_open_upload_counts_what_it_has_accepted(store: Store) -> None:

@@ -15,7 +15,7 @@ from domainflow.campaign.v1.campaign_service_pb2 import (
 )
 from domainflow.campaign.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from services.campaign.campaign import Action, Campaign
-from services.campaign.generation import encode_names
+from services.campaign.ingest import digest
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
 from tests.campaign.conftest import Serve
@@ -53,8 +53,8 @@ async def opened(call: Call) -> list[Message]:
 
 
 async def append(store: Store, running: RunningPhase, position: int) -> None:
-    rows, digest = encode_names(running.campaign_no, position, [f"n{position}.com"])
-    assert await store.names.append_names(running, position, rows, 1, digest)
+    names = [f"n{position}.com"]
+    assert await store.names.append_names(running, position, names, digest(names))
 
 
 def revisions(messages: list[Message]) -> list[int]:
