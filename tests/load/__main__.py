@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_all(names: Sequence[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(width=None if sys.stdout.isatty() else 140)
     commit = _commit()
     measured: list[Measurement] = []
@@ -87,8 +88,11 @@ def _run_apart(name: str) -> list[Measurement] | None:
             status = child.wait(LONGEST)
         except subprocess.TimeoutExpired:
             status = 1
+        except KeyboardInterrupt:
+            # The terminal told it, too; told twice it would not clean up.
+            child.wait()
+            raise
         finally:
-            # Also when we are interrupted: it stops what it started, then itself.
             if child.poll() is None:
                 child.terminate()
                 child.wait()
