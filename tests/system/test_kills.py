@@ -38,7 +38,7 @@ async def test_workers_die_again_and_again(world: World) -> None:
     trial = await Trial.begin(world, NAMES)
     dice = random.Random(1)
 
-    for share in (0.06, 0.15, 0.25, 0.35, 0.5):
+    for share in (0.06, 0.2, 0.35, 0.5):
         await kill_at(trial, share, dice.choice(["worker-1", "worker-2"]))
     await trial.finished()
 
@@ -83,19 +83,6 @@ async def test_queue_dies_and_then_loses_everything(world: World) -> None:
     assert world.suite.processes["nats"].pid in (None, killed.pid)
     shutil.rmtree(world.folder / "nats" / "data")
     await killed.is_back()
-    await trial.finished()
-
-    await check_every_verdict(trial)
-
-
-async def test_everything_dies_at_once(world: World) -> None:
-    trial = await Trial.begin(world, NAMES)
-    await trial.until(more_than(0.3))
-    await trial.is_in_the_middle()
-
-    killed = [world.kill(part) for part in world.suite.processes]
-    for part in killed:
-        await part.is_back()
     await trial.finished()
 
     await check_every_verdict(trial)
