@@ -290,7 +290,7 @@ async def test_names_that_no_resolver_answers_for_time_out(
         await all_acknowledged(queue)
 
     assert await verdicts(pool) == [(name, 6) for name in NAMES]
-    assert await campaign_store.complete(running)
+    assert await campaign_store.ledger.complete(running)
     rows = await pool.fetch("SELECT DISTINCT rcode, resolver, addresses, ttl FROM dns_results")
     assert [tuple(row) for row in rows] == [(-1, None, None, None)]
 
