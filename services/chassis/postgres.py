@@ -59,6 +59,9 @@ async def open_pool(
     }
     if read_only:
         settings["default_transaction_read_only"] = "on"
+        # A plan for these very arguments touches one partition, and reads it in order; the general
+        # one merges sixteen: 3.5 instead of 1.9 ms for 10,000 names, 0.1 ms of planning saved.
+        settings["plan_cache_mode"] = "force_custom_plan"
     give_up = time.monotonic() + wait
     while True:
         try:

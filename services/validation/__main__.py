@@ -76,7 +76,11 @@ async def run_worker(settings: WorkSettings) -> None:
     """Take chunks until a signal ends it; claims are then given back."""
     async with AsyncExitStack() as stack:
         pool = await open_pool(
-            settings.database_url, application_name="domainflow-worker", max_size=6
+            settings.database_url,
+            application_name="domainflow-worker",
+            max_size=6,
+            # A worker frozen in the middle of storing holds the campaign's row: not for longer.
+            statement_timeout=15,
         )
         stack.push_async_callback(pool.close)
         queue = await jetstream.connect(settings.nats_url, name="worker")
