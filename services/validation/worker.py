@@ -149,12 +149,22 @@ class Worker:
                 await chunk.message.term()
         except (*postgres.AWAY, *jetstream.AWAY) as error:
             log.warning("chunk dropped: %s: %s", type(error).__name__, error)
-            await self._give_back(chunk.message)
+            await self._drop(chunk)
         except Exception:
             log.exception("chunk failed")
-            await self._give_back(chunk.message)
+            await self._drop(chunk)
         finally:
             self._chunks.discard(chunk)
+
+    async def _drop(self, chunk: _Chunk) -> None:
+        """Leave a chunk that failed to the ledger."""
+        if chunk.claim is None:
+            await self._give_back(chunk.message)
+            return
+        # A claim that ended without results is handed out again with a task of its own: of a chunk
+        # that always fails, each attempt would leave one more on the queue.
+        with contextlib.suppress(*jetstream.AWAY):
+            await chunk.message.ack()
 
     async def _give_back(self, message: Msg, delay: float = 2) -> None:
         """Let somebody have the task again, `delay` seconds from now."""

@@ -316,6 +316,19 @@ async def test_a_task_that_cannot_be_read_does_not_stop_the_others(
     assert await verdicts(pool) == expected(sandbox, NAMES)
 
 
+async def test_a_chunk_that_always_fails_leaves_no_task_behind(
+    pool: Pool, campaign_store: CampaignStore, queue: Client, worker: Worker
+) -> None:
+    # Past the contract, as settings of another version may be.
+    running = await validating(campaign_store, NAMES, DnsConfiguration(window=20_000))
+
+    async with working(worker):
+        for attempt in (1, 2):
+            await publish(queue, *await handed_out(campaign_store, running))
+            await all_acknowledged(queue)
+            assert await chunks(pool) == [("ready", attempt)] * 3
+
+
 async def test_a_worker_reports_itself(store: Store, worker: Worker) -> None:
     async with working(worker):
 
