@@ -42,26 +42,34 @@ async def run(settings: Settings) -> None:
             settings.database_url, application_name="domainflow-campaign", max_size=12
         )
         stack.push_async_callback(pool.close)
-        queue = await jetstream.connect(settings.nats_url, name="campaign")
-        stack.push_async_callback(queue.close)
-
         store = Store(pool)
         hub = Hub(store)
-        dispatcher = Dispatcher(store=store, queue=queue)
+        waking = [hub.wake]
 
         def wake() -> None:
-            dispatcher.wake()
-            hub.wake()
+            for each in waking:
+                each()
 
-        async def on_event(message: Msg) -> None:
-            wake()
+        async def dispatch() -> None:
+            # Beside the calls, which need no queue: they are answered while it is away.
+            queue = await jetstream.connect(settings.nats_url, name="campaign")
+            try:
+                dispatcher = Dispatcher(store=store, queue=queue)
+                waking.append(dispatcher.wake)
 
-        await queue.subscribe(jetstream.EVENT_SUBJECT, cb=on_event)
+                async def on_event(message: Msg) -> None:
+                    wake()
+
+                await queue.subscribe(jetstream.EVENT_SUBJECT, cb=on_event)
+                await dispatcher.dispatch()
+            finally:
+                await queue.close()
+
         service = CampaignService(
             store=store, hub=hub, seal=Seal(parse_keys(settings.page_token_key)), wake=wake
         )
         async with asyncio.TaskGroup() as group:
-            loops = [group.create_task(dispatcher.dispatch()), group.create_task(hub.follow())]
+            loops = [group.create_task(dispatch()), group.create_task(hub.follow())]
             await serve(
                 settings.campaign_address,
                 service_name=CAMPAIGN,

@@ -3,7 +3,6 @@ may be lost at any time."""
 
 import asyncio
 import logging
-import time
 
 import nats
 import nats.errors
@@ -42,32 +41,23 @@ def task_subject(pool: str) -> str:
     return f"{TASK_SUBJECT}.{pool}"
 
 
-async def connect(url: str, *, name: str, wait: float = 60) -> Client:
-    """Connect and keep reconnecting for ever afterwards; wait up to `wait` seconds for the first
-    connection."""
-    give_up = time.monotonic() + wait
+async def connect(url: str, *, name: str) -> Client:
+    """Connect, however long it takes, and keep reconnecting for ever afterwards."""
 
     async def on_error(error: Exception) -> None:
         log.warning("NATS: %s", error)
 
-    while True:
-        try:
-            return await nats.connect(
-                url,
-                name=name,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=0.25,
-                connect_timeout=2,
-                error_cb=on_error,
-                # While the server is away a publish fails instead of piling up: the tables bring it
-                # back.
-                pending_size=0,
-            )
-        except AWAY as error:
-            if time.monotonic() > give_up:
-                raise
-            log.info("waiting for NATS: %s", error)
-            await asyncio.sleep(0.25)
+    return await nats.connect(
+        url,
+        name=name,
+        # Counts for the first connection too.
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.25,
+        connect_timeout=2,
+        error_cb=on_error,
+        # While the server is away a publish fails instead of piling up: the tables bring it back.
+        pending_size=0,
+    )
 
 
 async def ensure_task_stream(jetstream: JetStreamContext, *, replicas: int = 1) -> None:
