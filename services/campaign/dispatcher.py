@@ -33,6 +33,8 @@ ROUND = 0.2
 QUEUE_LEASE = timedelta(seconds=30)
 QUEUE_GRACE = timedelta(seconds=2)
 REQUEST_AGE = timedelta(hours=24)
+# Characters of a failure that are kept: it is told in events, which are short.
+MAX_FAILURE = 300
 
 
 class Dispatcher:
@@ -74,19 +76,31 @@ class Dispatcher:
     async def _round(self, group: asyncio.TaskGroup) -> None:
         pooled = []
         for running in await self._store.ledger.running_phases():
-            if running.phase is Phase.DOMAIN_GENERATION:
-                await self._move_generation(group, running)
-            elif await self._has_work(running):
-                pooled.append(running)
+            try:
+                if await self._move(group, running):
+                    pooled.append(running)
+            except (*postgres.AWAY, *jetstream.AWAY):
+                raise
+            except Exception as error:
+                await self._fail(running, error)
         await self._store.ledger.take_back_expired()
         await self._hand_out(pooled)
 
-    async def _move_generation(self, group: asyncio.TaskGroup, running: RunningPhase) -> None:
+    async def _move(self, group: asyncio.TaskGroup, running: RunningPhase) -> bool:
+        """Do what can be done for one phase here; True when it has chunks for the workers."""
+        if running.phase is not Phase.DOMAIN_GENERATION:
+            return await self._has_work(running)
         if running.planned:
             await self._store.ledger.complete(running)
-        elif pattern_range(running.configuration) and running.campaign_no not in self._generators:
+        elif running.campaign_no not in self._generators and pattern_range(running.configuration):
             task = group.create_task(self._generate(running))
             self._generators[running.campaign_no] = task
+        return False
+
+    async def _fail(self, running: RunningPhase, error: Exception) -> None:
+        """A fault in one campaign must not stop the others; its phase says what happened."""
+        log.error("%s of campaign %s", running.phase.name, running.campaign_id, exc_info=error)
+        await self._store.ledger.fail(running, f"{type(error).__name__}: {error}"[:MAX_FAILURE])
 
     async def _generate(self, running: RunningPhase) -> None:
         try:
@@ -96,9 +110,7 @@ class Dispatcher:
         except postgres.AWAY as error:
             log.warning("generation waits: %s: %s", type(error).__name__, error)
         except Exception as error:
-            # A fault in one campaign must not stop the others; its phase says what happened.
-            log.exception("generation of campaign %s failed", running.campaign_id)
-            await self._store.ledger.fail(running, f"{type(error).__name__}: {error}")
+            await self._fail(running, error)
         finally:
             del self._generators[running.campaign_no]
             self.wake()

@@ -22,7 +22,8 @@ AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.InterfaceError,
-    asyncpg.TooManyConnectionsError,
+    # Connections, disk or memory have run out: for somebody to mend, and no fault of the work.
+    asyncpg.InsufficientResourcesError,
     # Ended by a limit below, or to let another one live: nothing was changed.
     asyncpg.QueryCanceledError,
     asyncpg.IdleInTransactionSessionTimeoutError,

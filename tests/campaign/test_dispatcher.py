@@ -205,6 +205,47 @@ async def test_a_generation_that_cannot_go_on_fails_alone(
     assert "CheckViolation" in failure
 
 
+async def test_a_pattern_that_is_not_accepted_any_more_fails_alone(
+    store: Store, queue: Client
+) -> None:
+    configuration = from_pattern()
+    configuration.generation.pattern.ClearField("tlds")
+    broken = await generating(store, new_campaign(configuration))
+    well = await generating(store, new_campaign(phases=[GENERATION]))
+
+    async def decided() -> None:
+        assert await status(store, broken, GENERATION) is Status.FAILED
+        assert await status(store, well, GENERATION) is Status.COMPLETED
+
+    async with dispatching(store, queue):
+        await eventually(decided)
+
+
+async def test_a_full_disk_fails_no_campaign(store: Store, pool: Pool, queue: Client) -> None:
+    running = await generating(store, new_campaign(phases=[GENERATION]))
+    await pool.execute(
+        """CREATE SEQUENCE tries;
+           CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+           BEGIN
+               PERFORM nextval('tries');
+               RAISE EXCEPTION 'no space left' USING ERRCODE = 'disk_full';
+           END $$;
+           CREATE TRIGGER full_disk BEFORE INSERT ON chunks EXECUTE FUNCTION refuse()"""
+    )
+
+    async def tried_again() -> None:
+        assert await pool.fetchval("SELECT last_value FROM tries") > 1
+
+    async def completed() -> None:
+        assert await status(store, running, GENERATION) is Status.COMPLETED
+
+    async with dispatching(store, queue):
+        await eventually(tried_again)
+        assert await status(store, running, GENERATION) is Status.RUNNING
+        await pool.execute("DROP TRIGGER full_disk ON chunks")
+        await eventually(completed)
+
+
 async def test_a_paused_campaign_gets_no_tasks_until_it_is_resumed(
     store: Store, pool: Pool, queue: Client
 ) -> None:
