@@ -25,7 +25,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INVALID_FIELDS: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. At least one field breaks a rule; google.rpc.BadRequest names every such field at once."""
+    """INVALID_ARGUMENT. At least one field breaks a rule; google.rpc.BadRequest names every such field at once, as many as fit into
+    2,500 bytes, and counts the rest.
+    """
     ERROR_REASON_CAMPAIGN_NOT_FOUND: _ErrorReason.ValueType  # 2
     """NOT_FOUND. No campaign has this id. Metadata: campaign_id."""
     ERROR_REASON_TRANSITION_NOT_ALLOWED: _ErrorReason.ValueType  # 3
@@ -79,7 +81,9 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INVALID_FIELDS: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. At least one field breaks a rule; google.rpc.BadRequest names every such field at once."""
+"""INVALID_ARGUMENT. At least one field breaks a rule; google.rpc.BadRequest names every such field at once, as many as fit into
+2,500 bytes, and counts the rest.
+"""
 ERROR_REASON_CAMPAIGN_NOT_FOUND: ErrorReason.ValueType  # 2
 """NOT_FOUND. No campaign has this id. Metadata: campaign_id."""
 ERROR_REASON_TRANSITION_NOT_ALLOWED: ErrorReason.ValueType  # 3

@@ -26,7 +26,8 @@ export enum ErrorReason {
   UNSPECIFIED = 0,
 
   /**
-   * INVALID_ARGUMENT. At least one field breaks a rule; google.rpc.BadRequest names every such field at once.
+   * INVALID_ARGUMENT. At least one field breaks a rule; google.rpc.BadRequest names every such field at once, as many as fit into
+   * 2,500 bytes, and counts the rest.
    *
    * @generated from enum value: ERROR_REASON_INVALID_FIELDS = 1;
    */
