@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
@@ -31,8 +31,39 @@ AWAY = (
 )
 
 
-async def _nothing(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    pass
+if TYPE_CHECKING:
+    _Driver = asyncpg.Connection[asyncpg.Record]
+else:
+    _Driver = asyncpg.Connection
+
+
+class _Connection(_Driver):
+    """Knows whether it has to be put in order before its next user.
+
+    Preparing a statement opens a transaction that only its execution ends. Whoever is cancelled in
+    between would leave it to the next one, together with its locks.
+    """
+
+    __slots__ = ("_in_disorder",)
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._in_disorder = False
+
+    async def _get_statement(self, *arguments: Any, **more: Any) -> Any:
+        try:
+            return await super()._get_statement(*arguments, **more)  # type: ignore[misc]
+        except BaseException:
+            self._in_disorder = True
+            raise
+
+    async def put_in_order(self) -> None:
+        """A reset where one is needed. What is open by its own BEGIN was rolled back already."""
+        # No statement of ours leaves anything else behind in a session, and a reset at every
+        # release costs as much again as a short query.
+        if self._in_disorder:
+            self._in_disorder = False
+            await self.reset()
 
 
 async def open_pool(
@@ -72,9 +103,8 @@ async def open_pool(
                 max_size=max_size,
                 server_settings=settings,
                 max_inactive_connection_lifetime=300,
-                # No statement of ours leaves anything behind in a session, and a reset at every
-                # release costs as much again as a short query. What is open is still rolled back.
-                reset=_nothing,
+                connection_class=_Connection,
+                reset=_Connection.put_in_order,  # type: ignore[arg-type]
                 timeout=10,
             )
         except AWAY as error:
