@@ -155,15 +155,14 @@ class Hub:
             for message in await watcher.begin(numbers, resume_revisions):
                 yield message
             while not (until_finished and watcher.all_finished):
+                # First of all: what the last watcher left behind may be hours old.
+                await self._next_tick()
                 async for message in watcher.catch_up(self.revisions, self.progress, numbers):
                     yield message
                     for bookmark in watcher.bookmark_due(time.monotonic()):
                         yield bookmark
-                if until_finished and watcher.all_finished:
-                    break
                 for bookmark in watcher.bookmark_due(time.monotonic()):
                     yield bookmark
-                await self._next_tick()
         finally:
             del self._watched[token]
 

@@ -126,6 +126,21 @@ async def test_progress_never_goes_back_and_ends_at_the_truth(
     assert [(o.outcome, o.count) for o in last.outcomes] == [("GENERATED", 30)]
 
 
+async def test_a_watcher_is_not_told_what_the_last_one_left(
+    campaigns: Stub, store: Store, growing: RunningPhase
+) -> None:
+    last = watch(campaigns, growing)
+    await append(store, growing, 0)
+    await until(last, lambda message: message.progress.settled_count == 1)
+    last.cancel()
+    for position in range(1, 20):
+        await append(store, growing, position)
+
+    messages = await until(watch(campaigns, growing), lambda m: m.HasField("progress"))
+
+    assert messages[-1].progress.settled_count == 20
+
+
 async def test_a_watcher_resumes_after_the_revision_it_has_seen(
     campaigns: Stub, store: Store, growing: RunningPhase
 ) -> None:
