@@ -133,22 +133,28 @@ class Ledger:
         for row in rows:
             key = ChunkKey(*row[:4])
             async with self._pool.acquire() as connection, connection.transaction():
-                changed = await connection.fetchval(
-                    """UPDATE chunks SET state = 'ready', worker = NULL, claim_time = NULL,
+                runs = await connection.fetchval(
+                    """UPDATE chunks c SET state = 'ready', worker = NULL, claim_time = NULL,
                            lease_expire_time = NULL
-                       WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND first_position = $4
-                         AND state = 'queued' AND attempt = $5 AND lease_expire_time < now()
-                       RETURNING 1""",
+                       FROM phases p
+                       WHERE c.campaign_no = $1 AND c.phase = $2 AND c.run = $3
+                         AND c.first_position = $4 AND c.state = 'queued' AND c.attempt = $5
+                         AND c.lease_expire_time < now()
+                         AND p.campaign_no = c.campaign_no AND p.phase = c.phase
+                       RETURNING p.run = c.run AND p.status = 'RUNNING'""",
                     *row[:5],
                 )
-                if changed is None:
+                if runs is None:
+                    continue
+                taken.append(key)
+                if not runs:
+                    # Claimed in the moment of a pause or cancel: nothing is to be tried again.
                     continue
                 cause = f"worker {row['worker']} did not report in time"
                 retried = chunk_retried(
                     key.phase, key.run, key.first_position, row["attempt"], cause
                 )
                 await append_event(connection, key.campaign_no, retried)
-                taken.append(key)
         return taken
 
     async def has_open_chunk(self, running: RunningPhase) -> bool:

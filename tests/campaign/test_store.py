@@ -421,6 +421,24 @@ async def test_an_expired_claim_is_taken_back_with_an_event(store: Store, pool: 
     assert (tally.chunks_in_flight, tally.retry_count) == (2, 1)
 
 
+async def test_a_claim_of_a_cancelled_phase_is_taken_back_in_silence(
+    store: Store, pool: Pool
+) -> None:
+    running = await validating(store, ["a.com"])
+    (key,) = await store.ledger.hand_out([running], 1, LEASE)
+    await act(store, running.campaign_id, Action.CANCEL)
+    # As a worker does that saw the phase running in the moment before.
+    await pool.execute(
+        """UPDATE chunks SET state = 'queued', attempt = 1, claim_time = now(),
+               lease_expire_time = now() - interval '1 second' WHERE phase = 2"""
+    )
+
+    assert await store.ledger.take_back_expired() == [key]
+
+    assert (await kinds(store, running.campaign_no))[-1] == "campaign_finished"
+    assert (await store.tally(running.campaign_no, DNS, 1)).chunks_in_flight == 0
+
+
 async def test_a_phase_completes_only_without_open_chunks(store: Store, pool: Pool) -> None:
     running = await validating(store, [f"{n}.com" for n in range(150)])
     first, second = await store.ledger.hand_out([running], 2, LEASE)
