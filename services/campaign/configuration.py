@@ -33,10 +33,19 @@ def check_create(request: campaign_service_pb2.CreateCampaignRequest) -> Iterato
             yield FieldViolation(f"configuration.dns.resolvers[{index}]", str(problem))
     if not request.name.strip():
         yield FieldViolation("name", "is blank")
+    elif "\0" in request.name:
+        yield FieldViolation("name", "has a NUL character, which no table takes")
+    yield from _check_phases(request)
+
+
+def _check_phases(request: campaign_service_pb2.CreateCampaignRequest) -> Iterator[FieldViolation]:
+    wanted = phases(request)
+    if missing := [phase.name for phase in wanted if phase not in CONFIGURATION_FIELDS]:
+        yield FieldViolation("final_phase", f"{' and '.join(missing)} cannot be configured yet")
     if request.mode == campaign_pb2.CAMPAIGN_MODE_FULL_SEQUENCE:
-        for phase, configured in phases(request).items():
-            if not configured and phase is not Phase.DOMAIN_GENERATION:
-                field = CONFIGURATION_FIELDS.get(phase, phase.name.lower())
+        for phase, field in CONFIGURATION_FIELDS.items():
+            # Without names to begin with there is no campaign in any mode: said above.
+            if phase is not Phase.DOMAIN_GENERATION and not wanted.get(phase, True):
                 yield FieldViolation(
                     f"configuration.{field}",
                     f"is required: FULL_SEQUENCE goes through {phase.name}",

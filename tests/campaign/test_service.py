@@ -63,6 +63,12 @@ def with_pattern(**changed: Any) -> dict[str, Any]:
     return {"configuration": configuration}
 
 
+def without_dns() -> pb.CampaignConfiguration:
+    configuration = from_pattern()
+    configuration.ClearField("dns")
+    return configuration
+
+
 PATTERN = "configuration.generation.pattern."
 
 
@@ -84,10 +90,7 @@ async def test_a_new_campaign_is_told_in_full(campaigns: Stub) -> None:
 
 
 async def test_a_campaign_without_dns_ends_with_generation(campaigns: Stub) -> None:
-    configuration = from_pattern()
-    configuration.ClearField("dns")
-
-    campaign = await created(campaigns, configuration=configuration)
+    campaign = await created(campaigns, configuration=without_dns())
 
     assert [state.phase for state in campaign.phases] == [pb.PHASE_DOMAIN_GENERATION]
 
@@ -97,6 +100,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], set[str]]] = [
     ({"name": ""}, {"name"}),
     ({"name": " \t"}, {"name"}),
     ({"name": "n" * 201}, {"name"}),
+    ({"name": "n\0"}, {"name"}),
     ({"request_id": "no uuid"}, {"request_id"}),
     ({"mode": 9}, {"mode"}),
     ({"initial_phase": pb.PHASE_DNS_VALIDATION}, {"initial_phase"}),
@@ -115,9 +119,11 @@ BAD_FIELDS: list[tuple[dict[str, Any], set[str]]] = [
     (with_pattern(first_offset=5, name_count=5), {PATTERN + "name_count"}),
     (with_pattern(prefix_length=60), {PATTERN + "name_count"}),
     (
-        {"mode": 2, "final_phase": pb.PHASE_HTTP_VALIDATION},
-        {"configuration.http_validation"},
+        {"mode": 2, "final_phase": pb.PHASE_DNS_VALIDATION, "configuration": without_dns()},
+        {"configuration.dns"},
     ),
+    ({"final_phase": pb.PHASE_HTTP_VALIDATION}, {"final_phase"}),
+    ({"mode": 2, "final_phase": pb.PHASE_LEAD_EXTRACTION}, {"final_phase"}),
     (
         {"configuration": from_upload(pb.DnsConfiguration(resolvers=["1.1.1.1:0", "x"]))},
         {"configuration.dns.resolvers[0]", "configuration.dns.resolvers[1]"},
