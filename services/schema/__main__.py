@@ -4,6 +4,8 @@ import asyncio
 import os
 import sys
 
+import asyncpg
+
 from services.schema.migrate import MigrationChanged, migrate
 
 
@@ -16,6 +18,9 @@ def main() -> int:
         applied = asyncio.run(migrate(url))
     except MigrationChanged as changed:
         sys.stderr.write(f"{changed}: this applied migration was edited; restore the file\n")
+        return 1
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        sys.stderr.write(f"the database was not brought up to date: {error}\n")
         return 1
     sys.stdout.write("".join(f"{name}\n" for name in applied))
     return 0
