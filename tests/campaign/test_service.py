@@ -341,6 +341,18 @@ async def test_damaged_page_tokens_are_refused(campaigns: Stub) -> None:
         assert refusal.metadata == {"field": "page_token"}
 
 
+async def test_a_reason_that_events_have_no_room_for_is_refused(campaigns: Stub) -> None:
+    refusal = await refused(
+        campaigns.StartCampaign(
+            StartCampaignRequest(
+                campaign_id=(await created(campaigns)).campaign_id, reason="ü" * 251
+            )
+        )
+    )
+
+    assert refusal.fields == {"reason"}
+
+
 async def test_a_negative_page_size_is_refused(campaigns: Stub) -> None:
     refusal = await refused(campaigns.ListCampaigns(ListCampaignsRequest(page_size=-1)))
 

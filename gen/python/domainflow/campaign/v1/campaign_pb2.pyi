@@ -240,9 +240,9 @@ class Campaign(_message.Message):
     status: Global___PhaseStatus.ValueType
     """Output only. Status of `current_phase`."""
     name_count: _builtins.int
-    """Output only. Names stored so far; never decreases."""
+    """Output only. Names stored so far; never decreases within a run of generation."""
     etag: _builtins.str
-    """Output only. Changes with every change of the campaign (RFC 9110 strong validator, AIP-154)."""
+    """Output only. Changes when name, mode, configuration or any phase's status does (AIP-154). Whether progress alone changes it is not promised."""
     revision: _builtins.int
     """Output only. Revision of the newest event of this campaign; starts at 1 and counts up by 1."""
     @_builtins.property
@@ -565,7 +565,9 @@ class Receipt(_message.Message):
     campaign_id: _builtins.str
     """The campaign."""
     balanced: _builtins.bool
-    """True when every phase is completed or skipped and, in each completed one, the outcomes sum to the campaign's names."""
+    """True when every phase is completed or skipped and, in each completed one, the outcomes sum to
+    the names that it had to settle.
+    """
     @_builtins.property
     def read_time(self) -> _timestamp_pb2.Timestamp:
         """When the figures were read."""

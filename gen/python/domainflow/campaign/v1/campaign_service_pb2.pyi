@@ -272,7 +272,7 @@ class StartCampaignRequest(_message.Message):
     campaign_id: _builtins.str
     """Which campaign."""
     reason: _builtins.str
-    """Kept in the event. At most 500 characters."""
+    """Kept in the event. At most 500 bytes of UTF-8."""
     request_id: _builtins.str
     """UUID that makes repeats of this call harmless; empty for none."""
     def __init__(
@@ -322,7 +322,7 @@ class PauseCampaignRequest(_message.Message):
     campaign_id: _builtins.str
     """Which campaign."""
     reason: _builtins.str
-    """Kept in the event. At most 500 characters."""
+    """Kept in the event. At most 500 bytes of UTF-8."""
     request_id: _builtins.str
     """UUID that makes repeats of this call harmless; empty for none."""
     def __init__(
@@ -372,7 +372,7 @@ class ResumeCampaignRequest(_message.Message):
     campaign_id: _builtins.str
     """Which campaign."""
     reason: _builtins.str
-    """Kept in the event. At most 500 characters."""
+    """Kept in the event. At most 500 bytes of UTF-8."""
     request_id: _builtins.str
     """UUID that makes repeats of this call harmless; empty for none."""
     def __init__(
@@ -422,7 +422,7 @@ class CancelCampaignRequest(_message.Message):
     campaign_id: _builtins.str
     """Which campaign."""
     reason: _builtins.str
-    """Kept in the event. At most 500 characters."""
+    """Kept in the event. At most 500 bytes of UTF-8."""
     request_id: _builtins.str
     """UUID that makes repeats of this call harmless; empty for none."""
     def __init__(
@@ -475,7 +475,7 @@ class TransitionCampaignRequest(_message.Message):
     target_phase: _campaign_pb2.Phase.ValueType
     """Phase to start."""
     reason: _builtins.str
-    """Kept in the event. At most 500 characters."""
+    """Kept in the event. At most 500 bytes of UTF-8."""
     request_id: _builtins.str
     """UUID that makes repeats of this call harmless; empty for none."""
     def __init__(
@@ -775,7 +775,9 @@ class WatchCampaignsRequest(_message.Message):
 
     @_builtins.property
     def resume_revisions(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Newest revision already seen, by campaign id (from a Bookmark). Events after it follow; no initial state is sent for such a campaign."""
+        """Newest revision already seen, by campaign id (from a Bookmark). Events after it follow; no initial state is sent for such a campaign.
+        At most 50,000: who watches every campaign resumes every one.
+        """
 
     def __init__(
         self,

@@ -61,7 +61,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def campaign_finished(self) -> Global___CampaignFinished:
-        """The final phase is over."""
+        """The campaign is over."""
 
     def __init__(
         self,
@@ -239,7 +239,7 @@ Global___ChunkRetried: _TypeAlias = ChunkRetried  # noqa: Y015
 
 @_typing.final
 class CampaignFinished(_message.Message):
-    """The final phase of the campaign is over."""
+    """The campaign is over: its final phase is, or a phase before it failed or was cancelled. If work on it begins again, it ends again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -139,7 +139,7 @@ class ListDomainsResponse(_message.Message):
     previous_page_token: _builtins.str
     """Leads to the page before this one. Empty at the beginning, and only there."""
     total_size: _builtins.int
-    """Domains that match, exact, from counters."""
+    """Domains that match, exact. -1 where no counter can tell; with the filters of this version one always can."""
     @_builtins.property
     def domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___Domain]:
         """In order of position, also when paging backward."""

@@ -85,7 +85,7 @@ export type Campaign = Message<"domainflow.campaign.v1.Campaign"> & {
   configuration?: CampaignConfiguration | undefined;
 
   /**
-   * Output only. Names stored so far; never decreases.
+   * Output only. Names stored so far; never decreases within a run of generation.
    *
    * @generated from field: int64 name_count = 10;
    */
@@ -106,7 +106,7 @@ export type Campaign = Message<"domainflow.campaign.v1.Campaign"> & {
   updateTime?: Timestamp | undefined;
 
   /**
-   * Output only. Changes with every change of the campaign (RFC 9110 strong validator, AIP-154).
+   * Output only. Changes when name, mode, configuration or any phase's status does (AIP-154). Whether progress alone changes it is not promised.
    *
    * @generated from field: string etag = 13;
    */
@@ -459,7 +459,8 @@ export type Receipt = Message<"domainflow.campaign.v1.Receipt"> & {
   phases: PhaseReceipt[];
 
   /**
-   * True when every phase is completed or skipped and, in each completed one, the outcomes sum to the campaign's names.
+   * True when every phase is completed or skipped and, in each completed one, the outcomes sum to
+   * the names that it had to settle.
    *
    * @generated from field: bool balanced = 4;
    */

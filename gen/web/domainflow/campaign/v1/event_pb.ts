@@ -82,7 +82,7 @@ export type Event = Message<"domainflow.campaign.v1.Event"> & {
     case: "chunkRetried";
   } | {
     /**
-     * The final phase is over.
+     * The campaign is over.
      *
      * @generated from field: domainflow.campaign.v1.CampaignFinished campaign_finished = 8;
      */
@@ -288,7 +288,7 @@ export const ChunkRetriedSchema: GenMessage<ChunkRetried> = /*@__PURE__*/
   messageDesc(file_domainflow_campaign_v1_event, 4);
 
 /**
- * The final phase of the campaign is over.
+ * The campaign is over: its final phase is, or a phase before it failed or was cancelled. If work on it begins again, it ends again.
  *
  * @generated from message domainflow.campaign.v1.CampaignFinished
  */

@@ -131,7 +131,7 @@ export type ListDomainsResponse = Message<"domainflow.query.v1.ListDomainsRespon
   previousPageToken: string;
 
   /**
-   * Domains that match, exact, from counters.
+   * Domains that match, exact. -1 where no counter can tell; with the filters of this version one always can.
    *
    * @generated from field: int64 total_size = 4;
    */
