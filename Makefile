@@ -73,5 +73,5 @@ $(VENV)/run: $(BIN)/python requirements.lock pyproject.toml
 
 $(VENV)/dev: $(VENV)/run requirements-dev.lock
 	@echo "Installing what the tests and checks need" >&2
-	@$(PIP_INSTALL) -r requirements-dev.lock
+	@$(PIP_INSTALL) --quiet -r requirements-dev.lock
 	@touch $@
