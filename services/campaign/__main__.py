@@ -17,7 +17,7 @@ from services.campaign.watch import Hub
 from services.chassis import jetstream, telemetry
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import CAMPAIGN
-from services.chassis.postgres import open_pool
+from services.chassis.postgres import Pulse, open_pool
 from services.chassis.seal import BadKey, Seal, parse_keys
 from services.chassis.server import serve
 
@@ -42,6 +42,7 @@ async def run(settings: Settings) -> None:
             settings.database_url, application_name="domainflow-campaign", max_size=12
         )
         stack.push_async_callback(pool.close)
+        pulse = await stack.enter_async_context(Pulse(settings.database_url))
         store = Store(pool)
         hub = Hub(store)
         waking = [hub.wake]
@@ -76,7 +77,7 @@ async def run(settings: Settings) -> None:
                 register=lambda server: (
                     campaign_service_pb2_grpc.add_CampaignServiceServicer_to_server(service, server)
                 ),
-                ready=store.ping,
+                ready=pulse.check,
                 rules={campaign_service_pb2.CreateCampaignRequest: check_create},
             )
             for loop in loops:

@@ -33,6 +33,8 @@ ROUND = 0.2
 QUEUE_LEASE = timedelta(seconds=30)
 QUEUE_GRACE = timedelta(seconds=2)
 REQUEST_AGE = timedelta(hours=24)
+FORGET_PERIOD = 60.0
+FORGET_PORTION = 50_000
 # Characters of a failure that are kept: it is told in events, which are short.
 MAX_FAILURE = 300
 
@@ -53,17 +55,13 @@ class Dispatcher:
 
     async def dispatch(self) -> None:
         """Run until cancelled."""
-        forget_at = 0.0
-        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._forget())
             while True:
                 jetstream.raise_if_cancelled()
                 self._wake.clear()
                 try:
                     await self._round(group)
-                    if loop.time() >= forget_at:
-                        await self._store.forget_requests(REQUEST_AGE)
-                        forget_at = loop.time() + 3600
                 except (*postgres.AWAY, *jetstream.AWAY) as error:
                     log.warning("dispatching waits: %s: %s", type(error).__name__, error)
                     await asyncio.sleep(0.5)
@@ -72,6 +70,17 @@ class Dispatcher:
                         await self._wake.wait()
                 except TimeoutError:
                     pass
+
+    async def _forget(self) -> None:
+        """Drop what has served its time, in portions that nobody has to wait for."""
+        while True:
+            try:
+                await self._store.forget_requests(REQUEST_AGE)
+                while await self._store.names.forget_uploaded(FORGET_PORTION):
+                    jetstream.raise_if_cancelled()
+            except postgres.AWAY as error:
+                log.warning("tidying waits: %s: %s", type(error).__name__, error)
+            await asyncio.sleep(FORGET_PERIOD)
 
     async def _round(self, group: asyncio.TaskGroup) -> None:
         pooled = []

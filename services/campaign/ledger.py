@@ -20,6 +20,9 @@ from services.campaign.rows import (
 )
 from services.chassis.postgres import Pool
 
+# Chunks planned in one transaction.
+PLAN_SLICE = 50_000
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkKey:
@@ -45,28 +48,36 @@ class Ledger:
         return [to_running_phase(row) for row in rows]
 
     async def plan(self, running: RunningPhase, name_count: int, chunk_size: int) -> None:
-        """Write the ledger of a run: chunks over positions 0 to name_count - 1. Idempotent."""
-        async with self._pool.acquire() as connection, connection.transaction():
-            if not await take_phase(connection, running):
-                return
-            await connection.execute(
-                """INSERT INTO chunks (campaign_no, phase, run, first_position, name_count, state)
-                   SELECT $1, $2, $3, first, least($5, $4 - first), 'ready'
-                   FROM generate_series(0, $4 - 1, $5) AS first
-                   ON CONFLICT DO NOTHING""",
-                running.campaign_no,
-                running.phase,
-                running.run,
-                name_count,
-                chunk_size,
-            )
-            await connection.execute(
-                """UPDATE phases SET planned = true, name_count = $3
-                   WHERE campaign_no = $1 AND phase = $2""",
-                running.campaign_no,
-                running.phase,
-                name_count,
-            )
+        """Write the ledger of a run: chunks over positions 0 to name_count - 1. Idempotent.
+
+        In slices of a transaction each, in order: a long one would outlast the statement limit.
+        """
+        for first in range(0, name_count, chunk_size * PLAN_SLICE):
+            past = min(first + chunk_size * PLAN_SLICE, name_count)
+            async with self._pool.acquire() as connection, connection.transaction():
+                if not await take_phase(connection, running):
+                    return
+                await connection.execute(
+                    """INSERT INTO chunks
+                           (campaign_no, phase, run, first_position, name_count, state)
+                       SELECT $1, $2, $3, first, least($6, $5 - first), 'ready'
+                       FROM generate_series($4::int, $5 - 1, $6) AS first
+                       ON CONFLICT DO NOTHING""",
+                    running.campaign_no,
+                    running.phase,
+                    running.run,
+                    first,
+                    past,
+                    chunk_size,
+                )
+        await self._pool.execute(
+            """UPDATE phases SET planned = true, name_count = $4
+               WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND status = 'RUNNING'""",
+            running.campaign_no,
+            running.phase,
+            running.run,
+            name_count,
+        )
 
     async def waiting_tasks(self) -> tuple[int, int]:
         """Return how many chunks are queued, and how many of them no worker has claimed."""
@@ -92,6 +103,9 @@ class Ledger:
                     """WITH ready AS MATERIALIZED (
                            SELECT first_position FROM chunks
                            WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND state = 'ready'
+                             AND (ready_time IS NULL OR ready_time <= now())
+                             AND EXISTS (SELECT FROM phases WHERE campaign_no = $1 AND phase = $2
+                                 AND run = $3 AND status = 'RUNNING')
                            ORDER BY first_position LIMIT $4 FOR UPDATE SKIP LOCKED)
                        UPDATE chunks c SET state = 'queued', claim_time = NULL, worker = NULL,
                            lease_expire_time = now() + $5::interval

@@ -157,7 +157,6 @@ class Names:
                     RETURNING {_UPLOAD_COLUMNS}""",
                 no,
             )
-            await connection.execute("DELETE FROM upload_names WHERE campaign_no = $1", no)
             await connection.execute(
                 """UPDATE phases SET planned = true, name_count = $3
                    WHERE campaign_no = $1 AND phase = $2""",
@@ -167,6 +166,18 @@ class Names:
             )
             assert row is not None
             return Upload(**row)
+
+    async def forget_uploaded(self, limit: int) -> int:
+        """Drop up to `limit` names that were kept to find repeated lines of uploads now over."""
+        status = await self._pool.execute(
+            """DELETE FROM upload_names WHERE ctid = ANY(ARRAY(
+                   SELECT n.ctid FROM upload_names n
+                   JOIN uploads u USING (campaign_no) JOIN phases p USING (campaign_no)
+                   WHERE p.phase = 1 AND (u.finished OR p.status IN ('CANCELLED', 'FAILED'))
+                   LIMIT $1))""",
+            limit,
+        )
+        return int(status.split()[-1])
 
     async def running_phase(self, campaign_id: UUID, phase: Phase) -> RunningPhase:
         """Return a phase to work on. Raises CampaignNotFound, or TransitionNotAllowed if it does

@@ -78,10 +78,6 @@ class Store:
         self.names = Names(pool)
         self.ledger = Ledger(pool)
 
-    async def ping(self) -> None:
-        """Raise unless the database answers."""
-        await self._pool.fetchval("SELECT 1")
-
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[Connection]:
         """A connection on which all reads see one moment: a campaign takes several."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import asyncpg
 
@@ -64,6 +64,27 @@ class _Connection(_Driver):
         if self._in_disorder:
             self._in_disorder = False
             await self.reset()
+
+
+class Pulse:
+    """Tells whether the database answers, on a connection of its own: a busy pool is well."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+
+    async def check(self) -> None:
+        """Raise unless the database answers."""
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(self._url, timeout=2)
+        await self._connection.fetchval("SELECT 1", timeout=2)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
 
 
 async def open_pool(

@@ -282,7 +282,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
 def _as_refusal(error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
-    if isinstance(error, postgres.AWAY):
+    # The driver's ValueErrors are InterfaceErrors, but the fault is in what we gave it.
+    if isinstance(error, postgres.AWAY) and not isinstance(error, ValueError):
         log.warning("database away: %s: %s", type(error).__name__, error)
         return PartUnavailable("the database is away", retry_after=1, part="postgres")
     if isinstance(error, jetstream.AWAY):

@@ -9,7 +9,7 @@ from domainflow.query.v1.query_service_pb2_grpc import add_QueryServiceServicer_
 from services.chassis import telemetry
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import QUERY
-from services.chassis.postgres import open_pool
+from services.chassis.postgres import Pulse, open_pool
 from services.chassis.seal import BadKey, Seal, parse_keys
 from services.chassis.server import serve
 from services.query.service import RULES, QueryService
@@ -38,7 +38,7 @@ async def run(settings: Settings, seal: Seal) -> None:
         read_only=True,
         statement_timeout=settings.query_statement_timeout,
     )
-    async with pool:
+    async with pool, Pulse(settings.database_url) as pulse:
         store = Store(pool)
         await serve(
             settings.query_address,
@@ -46,7 +46,7 @@ async def run(settings: Settings, seal: Seal) -> None:
             register=lambda server: add_QueryServiceServicer_to_server(
                 QueryService(store, seal), server
             ),
-            ready=store.ready,
+            ready=pulse.check,
             rules=RULES,
         )
 

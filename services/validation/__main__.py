@@ -19,7 +19,7 @@ from domainflow.validation.v1 import validation_service_pb2, validation_service_
 from services.chassis import jetstream, telemetry
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import VALIDATION
-from services.chassis.postgres import AWAY, open_pool
+from services.chassis.postgres import AWAY, Pulse, open_pool
 from services.chassis.server import serve
 from services.validation.engines import Engines
 from services.validation.service import ValidationService, check_names
@@ -58,6 +58,7 @@ async def run_service(settings: ServeSettings) -> None:
             settings.database_url, application_name="domainflow-validation", max_size=4
         )
         stack.push_async_callback(pool.close)
+        pulse = await stack.enter_async_context(Pulse(settings.database_url))
         engines = await stack.enter_async_context(Engines())
         store = Store(pool)
         service = ValidationService(store=store, engines=engines)
@@ -67,7 +68,7 @@ async def run_service(settings: ServeSettings) -> None:
             register=lambda server: (
                 validation_service_pb2_grpc.add_ValidationServiceServicer_to_server(service, server)
             ),
-            ready=store.ping,
+            ready=pulse.check,
             rules={validation_service_pb2.CheckNamesRequest: check_names},
         )
 

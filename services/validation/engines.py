@@ -11,8 +11,10 @@ from services.validation.dns.engine import Engine
 from services.validation.dns.resolvers import Resolver, system_resolvers
 from services.validation.dns.settings import EngineSettings
 
-# An engine that nobody used for this long is closed, seconds.
+# An engine that nobody used for this long is closed, seconds, and the longest idle ones beyond this
+# many: each holds sockets.
 IDLE = 60.0
+MAX_IDLE = 32
 
 
 @dataclass(slots=True)
@@ -62,13 +64,14 @@ class Engines:
 
     async def _close_idle(self) -> None:
         limit = time.monotonic() - IDLE
-        idle = [
-            key
-            for key, entry in self._entries.items()
-            if not entry.users and entry.idle_since < limit
-        ]
-        for key in idle:
-            await self._entries.pop(key).engine.__aexit__(None, None, None)
+        idle = sorted(
+            (entry.idle_since, number, key)
+            for number, (key, entry) in enumerate(self._entries.items())
+            if not entry.users
+        )
+        for place, (since, _, key) in enumerate(idle):
+            if since < limit or place < len(idle) - MAX_IDLE:
+                await self._entries.pop(key).engine.__aexit__(None, None, None)
 
 
 def engine_settings(dns: campaign_pb2.DnsConfiguration) -> EngineSettings:

@@ -16,6 +16,8 @@ from services.validation.engines import Engines
 from services.validation.store import Store
 
 Context = Any
+# A thousand names need no more than one socket to each of a hundred resolvers.
+ONE_SOCKET = EngineSettings(sockets_per_resolver=1)
 
 MAX_NAMES = 1000
 MAX_RESOLVERS = 100
@@ -32,7 +34,7 @@ class ValidationService(pb_grpc.ValidationServiceServicer):
         self, request: pb.CheckNamesRequest, context: Context
     ) -> pb.CheckNamesResponse:
         names = [normalise(name) for name in request.names]
-        async with self._engines.use(request.resolvers, EngineSettings()) as engine:
+        async with self._engines.use(request.resolvers, ONE_SOCKET) as engine:
             outcomes = await engine.resolve(names)
         now = time.time_ns()
         return pb.CheckNamesResponse(

@@ -15,6 +15,10 @@ from services.validation.results import COLUMNS, ChunkResults
 # A claim that is not held for this long belongs to nobody.
 LEASE = timedelta(seconds=15)
 SEEN_WITHIN = timedelta(minutes=1)
+# Seconds before a chunk whose attempt failed is handed out again; doubles with each attempt.
+FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0
+# Characters of a cause that are kept: it is told in events, which are short.
+MAX_CAUSE = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,6 @@ class Store:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def ping(self) -> None:
-        """Raise unless the database answers."""
-        await self._pool.fetchval("SELECT 1")
-
     async def claim(self, key: ChunkKey, worker_id: str) -> Claim | None:
         """Take a chunk; None when it is settled, held by somebody else, or not to be done now."""
         row = await self._pool.fetchrow(
@@ -99,10 +99,29 @@ class Store:
         return {by_fence[row[:5]] for row in rows if not row[5]}
 
     async def release(self, claim: Claim) -> None:
-        """Give a claim back unfinished."""
-        await self._pool.execute(
-            "SELECT release_chunk($1, $2, $3, $4, $5)", *_arguments(claim.key), claim.attempt
+        """Give a claim back unfinished: anybody may have it at once."""
+        await self._pool.execute(_RELEASE, *_arguments(claim.key), claim.attempt, timedelta())
+
+    async def fail(self, claim: Claim, cause: str) -> None:
+        """Give a claim back whose attempt failed: later with each attempt, and on record."""
+        delay = min(FIRST_DELAY * 2 ** min(claim.attempt - 1, 30), LONGEST_DELAY)
+        event = event_pb2.Event(
+            chunk_retried=event_pb2.ChunkRetried(
+                phase=campaign_pb2.Phase.ValueType(claim.key.phase),
+                run=claim.key.run,
+                first_position=claim.key.first_position,
+                attempt=claim.attempt,
+                cause=cause[:MAX_CAUSE],
+            )
         )
+        async with self._pool.acquire() as connection, connection.transaction():
+            ours = await connection.fetchval(
+                _RELEASE, *_arguments(claim.key), claim.attempt, timedelta(seconds=delay)
+            )
+            if ours:
+                await connection.execute(
+                    "SELECT append_event($1, $2)", claim.key.campaign_no, event.SerializeToString()
+                )
 
     async def names(self, claim: Claim) -> list[str]:
         """Return the chunk's names in order of position."""
@@ -175,6 +194,9 @@ class Store:
                FROM workers ORDER BY start_time, worker_id"""
         )
         return [WorkerRow(*row) for row in rows]
+
+
+_RELEASE = "SELECT release_chunk($1, $2, $3, $4, $5, $6)"
 
 
 def _arguments(key: ChunkKey) -> tuple[int, int, int, int]:

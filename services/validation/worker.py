@@ -183,12 +183,19 @@ class Worker:
                     await self._queue.publish(
                         jetstream.EVENT_SUBJECT, str(claim.key.campaign_no).encode()
                     )
-            except BaseException:
+            except BaseException as error:
                 # Also when we are cancelled: whoever comes next need not wait for the lease.
                 with contextlib.suppress(*postgres.AWAY):
-                    await asyncio.shield(self._store.release(claim))
+                    await asyncio.shield(self._end_attempt(claim, error))
                 raise
         await chunk.message.ack()
+
+    async def _end_attempt(self, claim: Claim, error: BaseException) -> None:
+        """Give a claim back: at once when we or a part we need go away, later when it failed."""
+        if isinstance(error, (asyncio.CancelledError, *postgres.AWAY, *jetstream.AWAY)):
+            await self._store.release(claim)
+        else:
+            await self._store.fail(claim, f"{type(error).__name__}: {error}")
 
     async def _claim(self, key: ChunkKey) -> Claim | None:
         """Finished once begun: a claim that nobody knows of keeps the chunk for its whole lease."""

@@ -126,6 +126,25 @@ async def test_an_empty_campaign_completes(store: Store, queue: Client) -> None:
     assert (await store.get(running.campaign_id)).name_count == 0
 
 
+async def test_what_was_kept_to_find_repeated_lines_goes_when_the_upload_is_over(
+    store: Store, pool: Pool, queue: Client
+) -> None:
+    uploads = []
+    for _ in range(2):
+        running = await generating(store, new_campaign(from_upload()))
+        upload_id = uuid4()
+        await store.names.append_upload(running, upload_id, 0, ["a.com", "b.com"], 0)
+        uploads.append((running, upload_id))
+    await store.names.finish_upload(*uploads[0])
+
+    async def only_the_open_one_is_left() -> None:
+        left = await pool.fetch("SELECT DISTINCT campaign_no FROM upload_names")
+        assert [row[0] for row in left] == [uploads[1][0].campaign_no]
+
+    async with dispatching(store, queue):
+        await eventually(only_the_open_one_is_left)
+
+
 async def test_unclaimed_tasks_stay_within_the_target(
     store: Store, pool: Pool, queue: Client
 ) -> None:

@@ -7,12 +7,13 @@ from datetime import timedelta
 from typing import TypeVar
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from domainflow.campaign.v1 import campaign_pb2, event_pb2
 from services.campaign.campaign import Action, Mode, Phase, Status
 from services.campaign.ingest import digest
-from services.campaign.ledger import ChunkKey
+from services.campaign.ledger import PLAN_SLICE, ChunkKey
 from services.campaign.rows import RunningPhase
 from services.campaign.store import RequestKey, Store
 from services.chassis.errors import (
@@ -354,6 +355,19 @@ async def test_planning_twice_writes_the_ledger_once(store: Store, pool: Pool) -
     assert (await store.get(running.campaign_id)).current.name_count == 250
 
 
+async def test_a_plan_of_many_slices_is_complete(store: Store, pool: Pool) -> None:
+    running = await generating(store)
+    count = PLAN_SLICE * 2 + 7
+
+    await store.ledger.plan(running, count, 1)
+
+    (chunks, names, last) = await pool.fetchrow(
+        "SELECT count(*), sum(name_count), max(first_position) FROM chunks"
+    )
+    assert (chunks, names, last) == (count, count, count - 1)
+    assert (await store.names.running_phase(running.campaign_id, GENERATION)).planned
+
+
 async def test_dispatchers_that_plan_at_once_do_not_lock_each_other_out(
     store: Store, pool: Pool
 ) -> None:
@@ -534,6 +548,26 @@ async def test_a_stale_attempt_may_not_settle(store: Store, pool: Pool) -> None:
     assert not await settle(pool, key, 2, 1)
 
     assert (await store.tally(running.campaign_no, DNS, 1)).outcomes[0] == 1
+
+
+async def test_a_chunk_is_settled_with_an_outcome_for_every_name_or_not_at_all(
+    store: Store, pool: Pool
+) -> None:
+    running = await validating(store, ["a.com", "b.com"])
+    (key,) = await store.ledger.hand_out([running], 1, LEASE)
+    assert await claim(pool, key, "w") == 1
+
+    with pytest.raises(asyncpg.RaiseError, match="one for every name"):
+        await settle(pool, key, 1, 1)
+
+    assert await settle(pool, key, 1, 2)
+
+
+async def test_a_phase_that_was_just_paused_is_not_handed_out(store: Store) -> None:
+    running = await validating(store, ["a.com"])
+    await act(store, running.campaign_id, Action.PAUSE)
+
+    assert await store.ledger.hand_out([running], 1, LEASE) == []
 
 
 async def test_a_claim_from_before_a_pause_is_worth_nothing_after_it(

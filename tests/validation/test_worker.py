@@ -22,7 +22,7 @@ from services.sandbox.truth import truth
 from services.validation.engines import Engines
 from services.validation.store import Store
 from services.validation.worker import Worker
-from tests.campaigns import DNS, act, from_upload, kinds, validating
+from tests.campaigns import DNS, act, from_upload, history, kinds, validating
 from tests.eventually import eventually
 from tests.queues import publish, task_count, wipe
 from tests.validation.conftest import asking
@@ -327,6 +327,24 @@ async def test_a_chunk_that_always_fails_leaves_no_task_behind(
             await publish(queue, *await handed_out(campaign_store, running))
             await all_acknowledged(queue)
             assert await chunks(pool) == [("ready", attempt)] * 3
+            await pool.execute("UPDATE chunks SET ready_time = now()")
+
+
+async def test_a_chunk_that_fails_is_on_record_and_waits(
+    pool: Pool, campaign_store: CampaignStore, queue: Client, worker: Worker
+) -> None:
+    running = await validating(campaign_store, NAMES[:100], DnsConfiguration(window=20_000))
+
+    async with working(worker):
+        await publish(queue, *await handed_out(campaign_store, running))
+        await all_acknowledged(queue)
+
+    assert await handed_out(campaign_store, running) == []
+    await pool.execute("UPDATE chunks SET ready_time = now()")
+    assert len(await handed_out(campaign_store, running)) == 1
+    retried = (await history(campaign_store, running.campaign_no))[-1].chunk_retried
+    assert (retried.attempt, retried.first_position) == (1, 0)
+    assert "window is 20000" in retried.cause
 
 
 async def test_a_worker_reports_itself(store: Store, worker: Worker) -> None:

@@ -53,6 +53,8 @@ CREATE TABLE chunks (
     worker text,
     -- A queued chunk whose lease is over is handed out again.
     lease_expire_time timestamptz,
+    -- After an attempt that failed: not handed out before.
+    ready_time timestamptz,
     claim_time timestamptz,
     done_time timestamptz,
     -- Names by outcome: entry i counts outcome number i (1-based, as in the phase's verdict enum).

@@ -13,6 +13,7 @@ from services.validation.dns.verdict import (
     REFUSED,
     Answer,
     Verdict,
+    agree,
     conclude,
     is_final,
     judge,
@@ -119,7 +120,7 @@ class FollowUp:
             upstream.hear()
         query.note(verdict, answer)
         soft = sum(query.heard.values())
-        if soft >= self._settings.soft_tries:
+        if soft >= self._settings.soft_tries and agree(query.heard):
             self._give_up(query, upstream, tcp=tcp)
         elif live:
             delay = self._settings.soft_delay * 2.0 ** (soft - 1)

@@ -87,6 +87,15 @@ def is_final(verdict: Verdict) -> bool:
     return verdict not in _WEIGHT and verdict is not Verdict.TIMEOUT
 
 
+def agree(heard: Mapping[Verdict, int]) -> bool:
+    """Whether all answers but at most one say the same.
+
+    Two passing failures among four answers are not rare over millions of names: then more have to
+    be heard.
+    """
+    return sum(heard.values()) - max(heard.values()) <= 1
+
+
 def conclude(heard: Mapping[Verdict, int]) -> Verdict:
     """The verdict on a name that never got a final answer, from how often each other one came.
 

@@ -60,6 +60,16 @@ async def test_a_lasting_failure_is_believed_after_some_tries(scripted, rcode, v
     assert (outcome.verdict, outcome.rcode, len(asked)) == (verdict, rcode, 3)
 
 
+async def test_two_passing_failures_of_four_answers_are_not_believed(scripted):
+    said = iter([2, 2, 5, 5, 5, 5])
+
+    async with scripted(lambda question: [reply(question, rcode=next(said))]) as resolver:
+        async with Engine([resolver], EngineSettings(soft_tries=4, soft_delay=0.01)) as engine:
+            (outcome,) = await engine.resolve(["a.example"])
+
+    assert (outcome.verdict, outcome.rcode, outcome.attempts) == (Verdict.REFUSED, 5, 6)
+
+
 async def test_a_server_that_knows_no_edns_is_asked_without(scripted):
     def old(question: bytes) -> list[bytes]:
         return [reply(question, rcode=1) if question[11] else reply(question, "192.0.2.1")]
