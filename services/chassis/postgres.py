@@ -22,6 +22,8 @@ AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.InterfaceError,
+    # A connection that the server has ended and that has not noticed yet.
+    asyncpg.InternalClientError,
     # Connections, disk or memory have run out: for somebody to mend, and no fault of the work.
     asyncpg.InsufficientResourcesError,
     # Ended by a limit below, or to let another one live: nothing was changed.
@@ -77,7 +79,11 @@ class Pulse:
         """Raise unless the database answers."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(self._url, timeout=2)
-        await self._connection.fetchval("SELECT 1", timeout=2)
+        try:
+            await self._connection.fetchval("SELECT 1", timeout=2)
+        except BaseException:
+            self._connection.terminate()
+            raise
 
     async def __aenter__(self) -> Self:
         return self
