@@ -42,7 +42,7 @@ gen: $(VENV)/dev ## Contracts -> gen/
 	PATH="$(CURDIR)/$(BIN):$$PATH" tools/gen.sh
 
 check-gen: $(VENV)/dev # Fails when gen/ is not what the contracts make of it
-	@mkdir -p build && rm -rf build/gen && PATH="$(CURDIR)/$(BIN):$$PATH" tools/gen.sh build/gen && diff -r gen build/gen
+	@mkdir -p build && rm -rf build/gen && PATH="$(CURDIR)/$(BIN):$$PATH" tools/gen.sh build/gen && diff -r -x __pycache__ gen build/gen
 
 baseline: lint ## After the contracts grew: make the grown ones the promise that buf breaking guards
 	$(BIN)/buf build proto -o proto/baseline.binpb
