@@ -113,13 +113,17 @@ class Dispatcher:
 
     async def _generate(self, running: RunningPhase) -> None:
         try:
-            source = pattern_range(running.configuration)
-            assert source is not None
-            await generate(self._store, running, *source)
+            try:
+                source = pattern_range(running.configuration)
+                assert source is not None
+                await generate(self._store, running, *source)
+            except postgres.AWAY:
+                raise
+            except Exception as error:
+                await self._fail(running, error)
         except postgres.AWAY as error:
+            # Also when the failure could not be written down: the next round comes to it again.
             log.warning("generation waits: %s: %s", type(error).__name__, error)
-        except Exception as error:
-            await self._fail(running, error)
         finally:
             del self._generators[running.campaign_no]
             self.wake()

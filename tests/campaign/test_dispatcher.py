@@ -224,6 +224,33 @@ async def test_a_generation_that_cannot_go_on_fails_alone(
     assert "CheckViolation" in failure
 
 
+async def test_a_failure_that_cannot_be_written_down_stops_nobody(
+    store: Store, pool: Pool, queue: Client
+) -> None:
+    """The database goes away just when a generation has failed: it is told later."""
+    broken = await generating(store, new_campaign(mode=Mode.FULL_SEQUENCE))
+    await pool.execute("ALTER TABLE domains ADD CHECK (campaign_no <> 1)")
+    # Sequences count what is rolled back, too. 57P01: the server is shutting down.
+    await pool.execute(
+        """CREATE SEQUENCE refusals;
+           CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               PERFORM nextval('refusals'); RAISE 'away' USING ERRCODE = '57P01'; END $$;
+           CREATE TRIGGER away BEFORE UPDATE ON phases FOR EACH ROW
+               WHEN (NEW.failure <> '') EXECUTE FUNCTION refuse()"""
+    )
+
+    async def refused_again() -> None:
+        assert await pool.fetchval("SELECT last_value FROM refusals") >= 2
+
+    async def failed() -> None:
+        assert await status(store, broken, GENERATION) is Status.FAILED
+
+    async with dispatching(store, queue):
+        await eventually(refused_again)
+        await pool.execute("DROP TRIGGER away ON phases")
+        await eventually(failed)
+
+
 async def test_a_pattern_that_is_not_accepted_any_more_fails_alone(
     store: Store, queue: Client
 ) -> None:
