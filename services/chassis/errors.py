@@ -61,6 +61,12 @@ class FailedPrecondition(ServiceError):
     code = "FAILED_PRECONDITION"
 
 
+class Aborted(ServiceError):
+    """Something changed since the caller looked; look again."""
+
+    code = "ABORTED"
+
+
 class OutOfRange(ServiceError):
     """The request is right but beyond what is there."""
 
@@ -138,6 +144,54 @@ class PhaseNotConfigured(FailedPrecondition):
     """The phase has no configuration."""
 
     reason = "PHASE_NOT_CONFIGURED"
+
+
+class LaterPhaseStarted(FailedPrecondition):
+    """A later phase has used this one's results already."""
+
+    reason = "LATER_PHASE_STARTED"
+
+
+class EtagMismatch(Aborted):
+    """The campaign changed since its etag was read."""
+
+    reason = "ETAG_MISMATCH"
+
+
+class CampaignActive(FailedPrecondition):
+    """The campaign runs or is paused."""
+
+    reason = "CAMPAIGN_ACTIVE"
+
+
+class CampaignArchived(FailedPrecondition):
+    """The campaign is archived."""
+
+    reason = "CAMPAIGN_ARCHIVED"
+
+
+class CampaignDeleted(FailedPrecondition):
+    """The campaign is being deleted."""
+
+    reason = "CAMPAIGN_DELETED"
+
+
+class ConfigurationFixed(FailedPrecondition):
+    """The campaign has names, which its generation configuration belongs to."""
+
+    reason = "CONFIGURATION_FIXED"
+
+
+class NamesReserved(FailedPrecondition):
+    """Another campaign has taken names of the range that this one asks for."""
+
+    reason = "NAMES_RESERVED"
+
+
+class DeadLetterNotFound(NotFound):
+    """No dead letter that the call could act on stands there."""
+
+    reason = "DEAD_LETTER_NOT_FOUND"
 
 
 class WrongNameSource(FailedPrecondition):

@@ -21,6 +21,8 @@ class Verdict(IntEnum):
     CNAME_LOOP = 9
     # Answers came, and none was usable: FORMERR, NOTIMP, malformed, a referral, another rcode.
     ERROR = 10
+    # Given by the worker, never by an engine: the check itself failed as often as it was tried.
+    DEAD_LETTER = 11
 
 
 class Outcome(NamedTuple):

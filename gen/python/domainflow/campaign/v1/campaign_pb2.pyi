@@ -177,6 +177,34 @@ CAMPAIGN_MODE_FULL_SEQUENCE: CampaignMode.ValueType  # 2
 """When a phase is completed the next one starts by itself."""
 Global___CampaignMode: _TypeAlias = CampaignMode  # noqa: Y015
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """NORMAL when creating; in an update: unchanged."""
+    PRIORITY_HIGH: _Priority.ValueType  # 1
+    """Weight 4."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    """Weight 2."""
+    PRIORITY_LOW: _Priority.ValueType  # 3
+    """Weight 1."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """How much of the workers a campaign gets while others run too: in flight, HIGH has 4 names for every 2 of NORMAL and 1 of LOW."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""NORMAL when creating; in an update: unchanged."""
+PRIORITY_HIGH: Priority.ValueType  # 1
+"""Weight 4."""
+PRIORITY_NORMAL: Priority.ValueType  # 2
+"""Weight 2."""
+PRIORITY_LOW: Priority.ValueType  # 3
+"""Weight 1."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _PatternType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -205,6 +233,34 @@ PATTERN_TYPE_BOTH: PatternType.ValueType  # 3
 """Variable characters before and after the constant, counted as one number, its first digits before."""
 Global___PatternType: _TypeAlias = PatternType  # noqa: Y015
 
+class _DeadLetterState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeadLetterStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeadLetterState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEAD_LETTER_STATE_UNSPECIFIED: _DeadLetterState.ValueType  # 0
+    """In filters: every state."""
+    DEAD_LETTER_STATE_OPEN: _DeadLetterState.ValueType  # 1
+    """Waits for somebody's decision; the name's outcome is DEAD_LETTER."""
+    DEAD_LETTER_STATE_REDRIVEN: _DeadLetterState.ValueType  # 2
+    """Was handed out again. If its check fails once more the letter is OPEN again."""
+    DEAD_LETTER_STATE_DISCARDED: _DeadLetterState.ValueType  # 3
+    """Somebody decided to leave it at that; the name's outcome stays DEAD_LETTER."""
+
+class DeadLetterState(_DeadLetterState, metaclass=_DeadLetterStateEnumTypeWrapper):
+    """What became of a dead letter."""
+
+DEAD_LETTER_STATE_UNSPECIFIED: DeadLetterState.ValueType  # 0
+"""In filters: every state."""
+DEAD_LETTER_STATE_OPEN: DeadLetterState.ValueType  # 1
+"""Waits for somebody's decision; the name's outcome is DEAD_LETTER."""
+DEAD_LETTER_STATE_REDRIVEN: DeadLetterState.ValueType  # 2
+"""Was handed out again. If its check fails once more the letter is OPEN again."""
+DEAD_LETTER_STATE_DISCARDED: DeadLetterState.ValueType  # 3
+"""Somebody decided to leave it at that; the name's outcome stays DEAD_LETTER."""
+Global___DeadLetterState: _TypeAlias = DeadLetterState  # noqa: Y015
+
 @_typing.final
 class Campaign(_message.Message):
     """A campaign: a set of names and the phases they go through. It is its own long-running operation."""
@@ -225,6 +281,10 @@ class Campaign(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    NAME_RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
+    DELETION_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Output only. UUID version 7 in canonical text."""
     name: _builtins.str
@@ -245,6 +305,10 @@ class Campaign(_message.Message):
     """Output only. Changes when name, mode, configuration or any phase's status does (AIP-154). Whether progress alone changes it is not promised."""
     revision: _builtins.int
     """Output only. Revision of the newest event of this campaign; starts at 1 and counts up by 1."""
+    priority: Global___Priority.ValueType
+    """How much of the workers the campaign gets; can be changed while it runs."""
+    name_rate_limit: _builtins.int
+    """Names handed to the workers per second at most; 0 means no limit. Can be changed while it runs."""
     @_builtins.property
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseState]:
         """Output only. Every phase from the initial to the final one, in order."""
@@ -260,6 +324,14 @@ class Campaign(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When name, configuration or any phase's status last changed."""
+
+    @_builtins.property
+    def archive_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When the campaign was archived; unset while it is not."""
+
+    @_builtins.property
+    def deletion(self) -> Global___Deletion:
+        """Output only. How far its deletion is; unset unless it is being deleted."""
 
     def __init__(
         self,
@@ -278,14 +350,50 @@ class Campaign(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         revision: _builtins.int = ...,
+        priority: Global___Priority.ValueType = ...,
+        name_rate_limit: _builtins.int = ...,
+        archive_time: _timestamp_pb2.Timestamp | None = ...,
+        deletion: Global___Deletion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "configuration", b"configuration", "create_time", b"create_time", "deletion", b"deletion", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "configuration", b"configuration", "create_time", b"create_time", "current_phase", b"current_phase", "etag", b"etag", "final_phase", b"final_phase", "initial_phase", b"initial_phase", "mode", b"mode", "name", b"name", "name_count", b"name_count", "phases", b"phases", "revision", b"revision", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "campaign_id", b"campaign_id", "configuration", b"configuration", "create_time", b"create_time", "current_phase", b"current_phase", "deletion", b"deletion", "etag", b"etag", "final_phase", b"final_phase", "initial_phase", b"initial_phase", "mode", b"mode", "name", b"name", "name_count", b"name_count", "name_rate_limit", b"name_rate_limit", "phases", b"phases", "priority", b"priority", "revision", b"revision", "status", b"status", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Campaign: _TypeAlias = Campaign  # noqa: Y015
+
+@_typing.final
+class Deletion(_message.Message):
+    """A deletion on its way. It goes on by itself, also after a restart; when it is over the campaign is NOT_FOUND."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_TIME_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    DELETED_COUNT_FIELD_NUMBER: _builtins.int
+    row_count: _builtins.int
+    """Rows there were to delete, estimated when it began."""
+    deleted_count: _builtins.int
+    """Rows deleted so far."""
+    @_builtins.property
+    def request_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked for."""
+
+    def __init__(
+        self,
+        *,
+        request_time: _timestamp_pb2.Timestamp | None = ...,
+        row_count: _builtins.int = ...,
+        deleted_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request_time", b"request_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_count", b"deleted_count", "request_time", b"request_time", "row_count", b"row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Deletion: _TypeAlias = Deletion  # noqa: Y015
 
 @_typing.final
 class PhaseState(_message.Message):
@@ -301,6 +409,8 @@ class PhaseState(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    RESULT_RUN_FIELD_NUMBER: _builtins.int
+    MISSING_COUNT_FIELD_NUMBER: _builtins.int
     phase: Global___Phase.ValueType
     """Which phase."""
     status: Global___PhaseStatus.ValueType
@@ -313,6 +423,10 @@ class PhaseState(_message.Message):
     """Names of this run whose outcome is final; never decreases within a run."""
     failure: _builtins.str
     """Why the phase failed; empty otherwise."""
+    result_run: _builtins.int
+    """Run whose results are shown: the newest completed one, or the first one while there is none. Differs from `run` during a rerun."""
+    missing_count: _builtins.int
+    """Generation only: names that were asked for and that the pattern did not have any more. Not part of name_count."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Start of this run."""
@@ -332,10 +446,12 @@ class PhaseState(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         failure: _builtins.str = ...,
+        result_run: _builtins.int = ...,
+        missing_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "name_count", b"name_count", "phase", b"phase", "run", b"run", "settled_count", b"settled_count", "start_time", b"start_time", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "missing_count", b"missing_count", "name_count", b"name_count", "phase", b"phase", "result_run", b"result_run", "run", b"run", "settled_count", b"settled_count", "start_time", b"start_time", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -421,6 +537,7 @@ class PatternSource(_message.Message):
     TLDS_FIELD_NUMBER: _builtins.int
     FIRST_OFFSET_FIELD_NUMBER: _builtins.int
     NAME_COUNT_FIELD_NUMBER: _builtins.int
+    OVERLAP_ALLOWED_FIELD_NUMBER: _builtins.int
     type: Global___PatternType.ValueType
     """Where the variable characters stand."""
     prefix_length: _builtins.int
@@ -436,9 +553,16 @@ class PatternSource(_message.Message):
     only if there are no variable characters. At most 63 characters.
     """
     first_offset: _builtins.int
-    """Offset of the first name. Default 0; must be below the number of combinations."""
+    """Offset of the first name; must be below the number of combinations. Unset means the first one after all names that
+    campaigns with this pattern have taken; the range is taken when generation starts, and no two campaigns get the same name. If
+    set, the start is refused (NAMES_RESERVED) when another campaign has taken part of the range, unless overlap_allowed.
+    """
     name_count: _builtins.int
-    """How many names to make. 0 means all from first_offset on. At most 1,000,000,000 a campaign, and not more than remain."""
+    """How many names to make. 0 means all from the first one on. At most 1,000,000,000 a campaign, and not more than the pattern has.
+    When fewer remain at the start those are made, and PhaseState.missing_count says how many are missing.
+    """
+    overlap_allowed: _builtins.bool
+    """Take the range from first_offset (unset: from 0) even if other campaigns have names of it, which then exist twice."""
     @_builtins.property
     def tlds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """TLDs or parent domains with a leading dot, such as ".com" or ".co.uk"; distinct, 1 to 1,000. Unicode becomes A-labels."""
@@ -452,14 +576,17 @@ class PatternSource(_message.Message):
         character_set: _builtins.str = ...,
         constant: _builtins.str = ...,
         tlds: _abc.Iterable[_builtins.str] | None = ...,
-        first_offset: _builtins.int = ...,
+        first_offset: _builtins.int | None = ...,
         name_count: _builtins.int = ...,
+        overlap_allowed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_offset", b"_first_offset", "first_offset", b"first_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["character_set", b"character_set", "constant", b"constant", "first_offset", b"first_offset", "name_count", b"name_count", "prefix_length", b"prefix_length", "suffix_length", b"suffix_length", "tlds", b"tlds", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_offset", b"_first_offset", "character_set", b"character_set", "constant", b"constant", "first_offset", b"first_offset", "name_count", b"name_count", "overlap_allowed", b"overlap_allowed", "prefix_length", b"prefix_length", "suffix_length", b"suffix_length", "tlds", b"tlds", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__first_offset: _TypeAlias = _typing.Literal["first_offset"]  # noqa: Y015
+    _WhichOneofArgType__first_offset: _TypeAlias = _typing.Literal["_first_offset", b"_first_offset"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_offset) -> _WhichOneofReturnType__first_offset | None: ...
 
 Global___PatternSource: _TypeAlias = PatternSource  # noqa: Y015
 
@@ -496,7 +623,9 @@ class DnsConfiguration(_message.Message):
     window: _builtins.int
     """Names in flight per worker process. Default 4,000; 1 to 10,000."""
     chunk_size: _builtins.int
-    """Names per chunk, the unit of work that is handed out, stored and acknowledged as one. Default 2,000; 100 to 5,000."""
+    """Names per chunk, the unit of work that is handed out, stored and acknowledged as one; 100 to 5,000. 0 means that the suite
+    decides, and decides anew while the phase runs, between 100 and 5,000; every decision is an event.
+    """
     @_builtins.property
     def resolvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Recursive resolvers, each "address" or "address:port" (IPv6 in brackets when a port follows); default port 53. Empty
@@ -608,6 +737,8 @@ class PhaseReceipt(_message.Message):
     ELAPSED_FIELD_NUMBER: _builtins.int
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
     REJECTED_COUNT_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_COUNT_FIELD_NUMBER: _builtins.int
+    MISSING_COUNT_FIELD_NUMBER: _builtins.int
     phase: Global___Phase.ValueType
     """Which phase."""
     run: _builtins.int
@@ -621,13 +752,17 @@ class PhaseReceipt(_message.Message):
     content_sha256: _builtins.str
     """SHA-256 over the chunks' own SHA-256 (32 raw bytes each) in order of position, as lower-case hexadecimal, when the phase is
     completed; empty before. A chunk's is taken over one line "name outcome\\n" per name in order of position. So equal campaigns with
-    equal outcomes and equal chunk sizes have equal hashes. Chunks of DNS validation have chunk_size names; those of generation stand
-    in the events.
+    equal outcomes and equal chunk sizes have equal hashes. The chunks stand in the events; those of DNS validation have chunk_size names
+    where it is set and none had to be split.
     """
     duplicate_count: _builtins.int
     """Lines of an uploaded list that repeat an earlier name; not among the names."""
     rejected_count: _builtins.int
     """Lines of an uploaded list that are not DNS names; not among the names."""
+    dead_letter_count: _builtins.int
+    """Names whose check failed for good, with a dead letter each; also counted as the outcome DEAD_LETTER."""
+    missing_count: _builtins.int
+    """Generation only: names asked for that the pattern did not have any more; not among the names."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeCount]:
         """Outcomes, each with at least one name."""
@@ -649,11 +784,81 @@ class PhaseReceipt(_message.Message):
         elapsed: _duration_pb2.Duration | None = ...,
         duplicate_count: _builtins.int = ...,
         rejected_count: _builtins.int = ...,
+        dead_letter_count: _builtins.int = ...,
+        missing_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "duplicate_count", b"duplicate_count", "elapsed", b"elapsed", "name_count", b"name_count", "outcomes", b"outcomes", "phase", b"phase", "rejected_count", b"rejected_count", "run", b"run", "status", b"status", "unsettled_count", b"unsettled_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "dead_letter_count", b"dead_letter_count", "duplicate_count", b"duplicate_count", "elapsed", b"elapsed", "missing_count", b"missing_count", "name_count", b"name_count", "outcomes", b"outcomes", "phase", b"phase", "rejected_count", b"rejected_count", "run", b"run", "status", b"status", "unsettled_count", b"unsettled_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PhaseReceipt: _TypeAlias = PhaseReceipt  # noqa: Y015
+
+@_typing.final
+class DeadLetter(_message.Message):
+    """A name whose check failed, or ended the worker that did it, as often as it was tried. The chunk it was in was split until the name
+    was alone; all other names of it were settled.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    FAILURE_COUNT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RESOLVE_TIME_FIELD_NUMBER: _builtins.int
+    RESOLVE_REASON_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """The campaign."""
+    phase: Global___Phase.ValueType
+    """The phase."""
+    run: _builtins.int
+    """The run of it."""
+    position: _builtins.int
+    """Position of the name."""
+    name: _builtins.str
+    """The name."""
+    cause: _builtins.str
+    """What ended the last attempt. At most 300 characters."""
+    failure_count: _builtins.int
+    """Attempts that failed, of the chunks it was in too."""
+    state: Global___DeadLetterState.ValueType
+    """What became of it."""
+    resolve_reason: _builtins.str
+    """The caller's words on that."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was given up."""
+
+    @_builtins.property
+    def resolve_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was redriven or discarded."""
+
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        phase: Global___Phase.ValueType = ...,
+        run: _builtins.int = ...,
+        position: _builtins.int = ...,
+        name: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        failure_count: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___DeadLetterState.ValueType = ...,
+        resolve_time: _timestamp_pb2.Timestamp | None = ...,
+        resolve_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "resolve_time", b"resolve_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "cause", b"cause", "create_time", b"create_time", "failure_count", b"failure_count", "name", b"name", "phase", b"phase", "position", b"position", "resolve_reason", b"resolve_reason", "resolve_time", b"resolve_time", "run", b"run", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015

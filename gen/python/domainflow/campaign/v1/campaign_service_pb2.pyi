@@ -7,6 +7,7 @@ from collections import abc as _abc
 from domainflow.campaign.v1 import campaign_pb2 as _campaign_pb2
 from domainflow.campaign.v1 import event_pb2 as _event_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
@@ -30,6 +31,9 @@ class CreateCampaignRequest(_message.Message):
     CONFIGURATION_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    NAME_RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """What people call it; not unique. 1 to 200 characters."""
     initial_phase: _campaign_pb2.Phase.ValueType
@@ -40,6 +44,12 @@ class CreateCampaignRequest(_message.Message):
     """Who starts the next phase. Default STEP_BY_STEP."""
     request_id: _builtins.str
     """UUID that makes repeats of this call harmless; empty for none."""
+    priority: _campaign_pb2.Priority.ValueType
+    """How much of the workers it gets. Default NORMAL."""
+    name_rate_limit: _builtins.int
+    """Names handed to the workers per second at most, 0 to 1,000,000; 0 means no limit."""
+    validate_only: _builtins.bool
+    """Check everything and answer as if it were done, but create nothing (AIP-163)."""
     @_builtins.property
     def configuration(self) -> _campaign_pb2.CampaignConfiguration:
         """What each phase does. Every phase from the first to the last needs its part in mode FULL_SEQUENCE."""
@@ -53,10 +63,13 @@ class CreateCampaignRequest(_message.Message):
         configuration: _campaign_pb2.CampaignConfiguration | None = ...,
         mode: _campaign_pb2.CampaignMode.ValueType = ...,
         request_id: _builtins.str = ...,
+        priority: _campaign_pb2.Priority.ValueType = ...,
+        name_rate_limit: _builtins.int = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "final_phase", b"final_phase", "initial_phase", b"initial_phase", "mode", b"mode", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "final_phase", b"final_phase", "initial_phase", b"initial_phase", "mode", b"mode", "name", b"name", "name_rate_limit", b"name_rate_limit", "priority", b"priority", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -132,19 +145,38 @@ class ListCampaignsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    SHOW_ARCHIVED_FIELD_NUMBER: _builtins.int
+    SHOW_DELETED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most so many campaigns; fewer may come. Default 50, larger than 1,000 means 1,000."""
     page_token: _builtins.str
-    """next_page_token of an earlier answer; empty for the first page."""
+    """next_page_token of an earlier answer; empty for the first page. The other fields but page_size must be as they were."""
+    filter: _builtins.str
+    """Which campaigns (AIP-160): comparisons of `name` (= != : for part of it), `status`, `current_phase`, `mode`, `priority` (= !=),
+    `create_time`, `update_time`, `name_count` (= != < <= > >=), joined with AND, OR, NOT and parentheses, such as
+    status = RUNNING AND (name : "shop" OR name_count > 1000000). Times are RFC 3339 in quotes. Empty means all. At most 2,000 bytes.
+    """
+    order_by: _builtins.str
+    """One of create_time, update_time, name, name_count, then " desc" for descending (AIP-132). Default "create_time desc"."""
+    show_archived: _builtins.bool
+    """List archived campaigns too. Default: only those that are not archived."""
+    show_deleted: _builtins.bool
+    """List campaigns too whose deletion is on its way. Default: not."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+        show_archived: _builtins.bool = ...,
+        show_deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "show_archived", b"show_archived", "show_deleted", b"show_deleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,7 +192,7 @@ class ListCampaignsResponse(_message.Message):
     """Empty at the end, and only there."""
     @_builtins.property
     def campaigns(self) -> _containers.RepeatedCompositeFieldContainer[_campaign_pb2.Campaign]:
-        """Newest first, without configuration."""
+        """In the order asked for, without configuration."""
 
     def __init__(
         self,
@@ -269,22 +301,26 @@ class StartCampaignRequest(_message.Message):
     CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Which campaign."""
     reason: _builtins.str
     """Kept in the event. At most 500 bytes of UTF-8."""
     request_id: _builtins.str
     """UUID that makes repeats of this call harmless; empty for none."""
+    phase: _campaign_pb2.Phase.ValueType
+    """Refused unless this is the campaign's current phase. Default: the current phase."""
     def __init__(
         self,
         *,
         campaign_id: _builtins.str = ...,
         reason: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        phase: _campaign_pb2.Phase.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "phase", b"phase", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -319,22 +355,26 @@ class PauseCampaignRequest(_message.Message):
     CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Which campaign."""
     reason: _builtins.str
     """Kept in the event. At most 500 bytes of UTF-8."""
     request_id: _builtins.str
     """UUID that makes repeats of this call harmless; empty for none."""
+    phase: _campaign_pb2.Phase.ValueType
+    """Refused unless this is the campaign's current phase. Default: the current phase."""
     def __init__(
         self,
         *,
         campaign_id: _builtins.str = ...,
         reason: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        phase: _campaign_pb2.Phase.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "phase", b"phase", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,22 +409,26 @@ class ResumeCampaignRequest(_message.Message):
     CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Which campaign."""
     reason: _builtins.str
     """Kept in the event. At most 500 bytes of UTF-8."""
     request_id: _builtins.str
     """UUID that makes repeats of this call harmless; empty for none."""
+    phase: _campaign_pb2.Phase.ValueType
+    """Refused unless this is the campaign's current phase. Default: the current phase."""
     def __init__(
         self,
         *,
         campaign_id: _builtins.str = ...,
         reason: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        phase: _campaign_pb2.Phase.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "phase", b"phase", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -419,22 +463,26 @@ class CancelCampaignRequest(_message.Message):
     CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Which campaign."""
     reason: _builtins.str
     """Kept in the event. At most 500 bytes of UTF-8."""
     request_id: _builtins.str
     """UUID that makes repeats of this call harmless; empty for none."""
+    phase: _campaign_pb2.Phase.ValueType
+    """Refused unless this is the campaign's current phase. Default: the current phase."""
     def __init__(
         self,
         *,
         campaign_id: _builtins.str = ...,
         reason: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        phase: _campaign_pb2.Phase.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "phase", b"phase", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -515,6 +563,965 @@ class TransitionCampaignResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TransitionCampaignResponse: _TypeAlias = TransitionCampaignResponse  # noqa: Y015
+
+@_typing.final
+class RetryCampaignRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    reason: _builtins.str
+    """Kept in the event. At most 500 bytes of UTF-8."""
+    request_id: _builtins.str
+    """UUID that makes repeats of this call harmless; empty for none."""
+    phase: _campaign_pb2.Phase.ValueType
+    """Refused unless this is the campaign's current phase. Default: the current phase."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        phase: _campaign_pb2.Phase.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "phase", b"phase", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryCampaignRequest: _TypeAlias = RetryCampaignRequest  # noqa: Y015
+
+@_typing.final
+class RetryCampaignResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign afterwards."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryCampaignResponse: _TypeAlias = RetryCampaignResponse  # noqa: Y015
+
+@_typing.final
+class SkipPhaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    reason: _builtins.str
+    """Kept in the event. At most 500 bytes of UTF-8."""
+    request_id: _builtins.str
+    """UUID that makes repeats of this call harmless; empty for none."""
+    phase: _campaign_pb2.Phase.ValueType
+    """Phase to leave out."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        phase: _campaign_pb2.Phase.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "phase", b"phase", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkipPhaseRequest: _TypeAlias = SkipPhaseRequest  # noqa: Y015
+
+@_typing.final
+class SkipPhaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign afterwards."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkipPhaseResponse: _TypeAlias = SkipPhaseResponse  # noqa: Y015
+
+@_typing.final
+class RerunPhaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    reason: _builtins.str
+    """Kept in the event. At most 500 bytes of UTF-8."""
+    request_id: _builtins.str
+    """UUID that makes repeats of this call harmless; empty for none."""
+    phase: _campaign_pb2.Phase.ValueType
+    """Phase to do again."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        phase: _campaign_pb2.Phase.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "phase", b"phase", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerunPhaseRequest: _TypeAlias = RerunPhaseRequest  # noqa: Y015
+
+@_typing.final
+class RerunPhaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign afterwards."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerunPhaseResponse: _TypeAlias = RerunPhaseResponse  # noqa: Y015
+
+@_typing.final
+class ConfigurePhaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    reason: _builtins.str
+    """Kept in the event. At most 500 bytes of UTF-8."""
+    request_id: _builtins.str
+    """UUID that makes repeats of this call harmless; empty for none."""
+    phase: _campaign_pb2.Phase.ValueType
+    """Phase to configure."""
+    etag: _builtins.str
+    """Campaign.etag as last read: ABORTED (ETAG_MISMATCH) if the campaign changed since. Empty: whatever it is now. At most 100 bytes."""
+    validate_only: _builtins.bool
+    """Check everything and answer as if it were done, but change nothing (AIP-163)."""
+    @_builtins.property
+    def configuration(self) -> _campaign_pb2.CampaignConfiguration:
+        """Only the part of this phase is read, and it is required; it replaces the part there was."""
+
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        phase: _campaign_pb2.Phase.ValueType = ...,
+        configuration: _campaign_pb2.CampaignConfiguration | None = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "configuration", b"configuration", "etag", b"etag", "phase", b"phase", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigurePhaseRequest: _TypeAlias = ConfigurePhaseRequest  # noqa: Y015
+
+@_typing.final
+class ConfigurePhaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign afterwards."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigurePhaseResponse: _TypeAlias = ConfigurePhaseResponse  # noqa: Y015
+
+@_typing.final
+class UpdateCampaignRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    NAME_RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    reason: _builtins.str
+    """Kept in the event. At most 500 bytes of UTF-8."""
+    request_id: _builtins.str
+    """UUID that makes repeats of this call harmless; empty for none."""
+    etag: _builtins.str
+    """Campaign.etag as last read: ABORTED (ETAG_MISMATCH) if the campaign changed since. Empty: whatever it is now. At most 100 bytes."""
+    validate_only: _builtins.bool
+    """Check everything and answer as if it were done, but change nothing (AIP-163)."""
+    name: _builtins.str
+    """New name; 1 to 200 characters. Unset: unchanged."""
+    mode: _campaign_pb2.CampaignMode.ValueType
+    """Who starts the next phase from now on. UNSPECIFIED: unchanged. FULL_SEQUENCE needs every later phase configured."""
+    priority: _campaign_pb2.Priority.ValueType
+    """Takes effect with the chunks handed out from now on, in less than a second. UNSPECIFIED: unchanged."""
+    name_rate_limit: _builtins.int
+    """Names per second at most, 0 to 1,000,000; 0 takes the limit away. Takes effect within 2 s, also on chunks in work. Unset: unchanged."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        name: _builtins.str | None = ...,
+        mode: _campaign_pb2.CampaignMode.ValueType = ...,
+        priority: _campaign_pb2.Priority.ValueType = ...,
+        name_rate_limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_name_rate_limit", b"_name_rate_limit", "name", b"name", "name_rate_limit", b"name_rate_limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_name_rate_limit", b"_name_rate_limit", "campaign_id", b"campaign_id", "etag", b"etag", "mode", b"mode", "name", b"name", "name_rate_limit", b"name_rate_limit", "priority", b"priority", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__name_rate_limit: _TypeAlias = _typing.Literal["name_rate_limit"]  # noqa: Y015
+    _WhichOneofArgType__name_rate_limit: _TypeAlias = _typing.Literal["_name_rate_limit", b"_name_rate_limit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name_rate_limit) -> _WhichOneofReturnType__name_rate_limit | None: ...
+
+Global___UpdateCampaignRequest: _TypeAlias = UpdateCampaignRequest  # noqa: Y015
+
+@_typing.final
+class UpdateCampaignResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign afterwards."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCampaignResponse: _TypeAlias = UpdateCampaignResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveCampaignRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    reason: _builtins.str
+    """Kept in the event. At most 500 bytes of UTF-8."""
+    request_id: _builtins.str
+    """UUID that makes repeats of this call harmless; empty for none."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveCampaignRequest: _TypeAlias = ArchiveCampaignRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveCampaignResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign afterwards."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveCampaignResponse: _TypeAlias = ArchiveCampaignResponse  # noqa: Y015
+
+@_typing.final
+class UnarchiveCampaignRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    reason: _builtins.str
+    """Kept in the event. At most 500 bytes of UTF-8."""
+    request_id: _builtins.str
+    """UUID that makes repeats of this call harmless; empty for none."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnarchiveCampaignRequest: _TypeAlias = UnarchiveCampaignRequest  # noqa: Y015
+
+@_typing.final
+class UnarchiveCampaignResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign afterwards."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnarchiveCampaignResponse: _TypeAlias = UnarchiveCampaignResponse  # noqa: Y015
+
+@_typing.final
+class DuplicateCampaignRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """The campaign to take mode, phases, configuration, priority and rate limit from."""
+    name: _builtins.str
+    """Name of the new one; at most 200 characters. Default: the old name and " (copy)", shortened to fit."""
+    request_id: _builtins.str
+    """UUID that makes repeats of this call harmless; empty for none."""
+    validate_only: _builtins.bool
+    """Check everything and answer as if it were done, but change nothing (AIP-163)."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "name", b"name", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DuplicateCampaignRequest: _TypeAlias = DuplicateCampaignRequest  # noqa: Y015
+
+@_typing.final
+class DuplicateCampaignResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The new campaign. Its pattern has no first_offset: it gets names that no other campaign has."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DuplicateCampaignResponse: _TypeAlias = DuplicateCampaignResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCampaignRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    reason: _builtins.str
+    """Kept in the event. At most 500 bytes of UTF-8."""
+    request_id: _builtins.str
+    """UUID that makes repeats of this call harmless; empty for none."""
+    etag: _builtins.str
+    """Campaign.etag as last read: ABORTED (ETAG_MISMATCH) if the campaign changed since. Empty: whatever it is now. At most 100 bytes."""
+    validate_only: _builtins.bool
+    """Check everything and answer as if it were done, but change nothing (AIP-163)."""
+    force: _builtins.bool
+    """Cancel it first if it runs or is paused; without this such a campaign is refused (CAMPAIGN_ACTIVE)."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "etag", b"etag", "force", b"force", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCampaignRequest: _TypeAlias = DeleteCampaignRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCampaignResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign, with its deletion begun."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCampaignResponse: _TypeAlias = DeleteCampaignResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCampaignsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_IDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Kept in the event. At most 500 bytes of UTF-8."""
+    request_id: _builtins.str
+    """UUID that makes repeats of this call harmless; empty for none."""
+    validate_only: _builtins.bool
+    """Check everything and answer as if it were done, but change nothing (AIP-163)."""
+    force: _builtins.bool
+    """Cancel first those that run or are paused; without this such campaigns are refused (CAMPAIGN_ACTIVE)."""
+    @_builtins.property
+    def campaign_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which campaigns: 1 to 1,000, distinct."""
+
+    def __init__(
+        self,
+        *,
+        campaign_ids: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_ids", b"campaign_ids", "force", b"force", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCampaignsRequest: _TypeAlias = DeleteCampaignsRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCampaignsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGNS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaigns(self) -> _containers.RepeatedCompositeFieldContainer[_campaign_pb2.Campaign]:
+        """Those whose deletion has begun, in the order of the request."""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedCampaign]:
+        """Those that were refused, in the order of the request; nothing happened to them."""
+
+    def __init__(
+        self,
+        *,
+        campaigns: _abc.Iterable[_campaign_pb2.Campaign] | None = ...,
+        refused: _abc.Iterable[Global___RefusedCampaign] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaigns", b"campaigns", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCampaignsResponse: _TypeAlias = DeleteCampaignsResponse  # noqa: Y015
+
+@_typing.final
+class RefusedCampaign(_message.Message):
+    """A campaign that an operation on many left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    reason: _builtins.str
+    """Why, a value of domainflow.error.v1.ErrorReason without its prefix."""
+    message: _builtins.str
+    """The same for people."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedCampaign: _TypeAlias = RefusedCampaign  # noqa: Y015
+
+@_typing.final
+class PreviewPatternRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATTERN_FIELD_NUMBER: _builtins.int
+    SAMPLE_SIZE_FIELD_NUMBER: _builtins.int
+    sample_size: _builtins.int
+    """How many sample names from the begin of the range, 1 to 1,000; 0 means 10."""
+    @_builtins.property
+    def pattern(self) -> _campaign_pb2.PatternSource:
+        """The pattern, checked as when creating a campaign."""
+
+    def __init__(
+        self,
+        *,
+        pattern: _campaign_pb2.PatternSource | None = ...,
+        sample_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pattern", b"pattern"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pattern", b"pattern", "sample_size", b"sample_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewPatternRequest: _TypeAlias = PreviewPatternRequest  # noqa: Y015
+
+@_typing.final
+class PreviewPatternResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMBINATION_COUNT_FIELD_NUMBER: _builtins.int
+    EXACT_COMBINATION_COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_FREE_OFFSET_FIELD_NUMBER: _builtins.int
+    FREE_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_OFFSET_FIELD_NUMBER: _builtins.int
+    NAME_COUNT_FIELD_NUMBER: _builtins.int
+    MISSING_COUNT_FIELD_NUMBER: _builtins.int
+    EXHAUSTION_WARNING_FIELD_NUMBER: _builtins.int
+    CAMPAIGN_COUNT_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    LAST_NAME_FIELD_NUMBER: _builtins.int
+    STORAGE_BYTES_FIELD_NUMBER: _builtins.int
+    GENERATION_DURATION_FIELD_NUMBER: _builtins.int
+    DNS_DURATION_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    combination_count: _builtins.int
+    """Names the pattern has in all; 2^63 - 1 stands for that and more."""
+    exact_combination_count: _builtins.str
+    """The same as exact decimal digits."""
+    next_free_offset: _builtins.int
+    """Offset of the first name that no campaign has taken; combination_count when there is none."""
+    free_count: _builtins.int
+    """Names from next_free_offset to the end; saturates like combination_count."""
+    first_offset: _builtins.int
+    """Offset at which a campaign started now would begin."""
+    name_count: _builtins.int
+    """Names it would get."""
+    missing_count: _builtins.int
+    """Names asked for that it would not get."""
+    exhaustion_warning: _builtins.bool
+    """True when fewer than asked for are free, or fewer than 10,000 would be left afterwards."""
+    campaign_count: _builtins.int
+    """Campaigns that have names of this pattern."""
+    last_name: _builtins.str
+    """The last name of the range; empty when there is none."""
+    storage_bytes: _builtins.int
+    """Disk space that the names and their DNS results would take in the database."""
+    measured: _builtins.bool
+    """True when both durations rest on what this suite has measured."""
+    @_builtins.property
+    def sample(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first names of the range, in order."""
+
+    @_builtins.property
+    def generation_duration(self) -> _duration_pb2.Duration:
+        """Time that generation would take, from what this suite has measured, else from the documented figures."""
+
+    @_builtins.property
+    def dns_duration(self) -> _duration_pb2.Duration:
+        """Time that DNS validation would take, likewise."""
+
+    def __init__(
+        self,
+        *,
+        combination_count: _builtins.int = ...,
+        exact_combination_count: _builtins.str = ...,
+        next_free_offset: _builtins.int = ...,
+        free_count: _builtins.int = ...,
+        first_offset: _builtins.int = ...,
+        name_count: _builtins.int = ...,
+        missing_count: _builtins.int = ...,
+        exhaustion_warning: _builtins.bool = ...,
+        campaign_count: _builtins.int = ...,
+        sample: _abc.Iterable[_builtins.str] | None = ...,
+        last_name: _builtins.str = ...,
+        storage_bytes: _builtins.int = ...,
+        generation_duration: _duration_pb2.Duration | None = ...,
+        dns_duration: _duration_pb2.Duration | None = ...,
+        measured: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns_duration", b"dns_duration", "generation_duration", b"generation_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_count", b"campaign_count", "combination_count", b"combination_count", "dns_duration", b"dns_duration", "exact_combination_count", b"exact_combination_count", "exhaustion_warning", b"exhaustion_warning", "first_offset", b"first_offset", "free_count", b"free_count", "generation_duration", b"generation_duration", "last_name", b"last_name", "measured", b"measured", "missing_count", b"missing_count", "name_count", b"name_count", "next_free_offset", b"next_free_offset", "sample", b"sample", "storage_bytes", b"storage_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewPatternResponse: _TypeAlias = PreviewPatternResponse  # noqa: Y015
+
+@_typing.final
+class ListDeadLettersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign; empty means all."""
+    state: _campaign_pb2.DeadLetterState.ValueType
+    """Only letters in this state. Default OPEN is not implied: UNSPECIFIED lists every state."""
+    page_size: _builtins.int
+    """At most so many letters; fewer may come. Default 50, larger than 1,000 means 1,000."""
+    page_token: _builtins.str
+    """next_page_token of an earlier answer; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        state: _campaign_pb2.DeadLetterState.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeadLettersRequest: _TypeAlias = ListDeadLettersRequest  # noqa: Y015
+
+@_typing.final
+class ListDeadLettersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty at the end, and only there."""
+    @_builtins.property
+    def dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[_campaign_pb2.DeadLetter]:
+        """Newest campaign first, then by phase, run and position."""
+
+    def __init__(
+        self,
+        *,
+        dead_letters: _abc.Iterable[_campaign_pb2.DeadLetter] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letters", b"dead_letters", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeadLettersResponse: _TypeAlias = ListDeadLettersResponse  # noqa: Y015
+
+@_typing.final
+class GetDeadLetterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    phase: _campaign_pb2.Phase.ValueType
+    """Which phase."""
+    position: _builtins.int
+    """Position of the name."""
+    run: _builtins.int
+    """Which run; 0 means the phase's newest."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        phase: _campaign_pb2.Phase.ValueType = ...,
+        position: _builtins.int = ...,
+        run: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "phase", b"phase", "position", b"position", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeadLetterRequest: _TypeAlias = GetDeadLetterRequest  # noqa: Y015
+
+@_typing.final
+class GetDeadLetterResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEAD_LETTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dead_letter(self) -> _campaign_pb2.DeadLetter:
+        """The dead letter."""
+
+    def __init__(
+        self,
+        *,
+        dead_letter: _campaign_pb2.DeadLetter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dead_letter", b"dead_letter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letter", b"dead_letter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeadLetterResponse: _TypeAlias = GetDeadLetterResponse  # noqa: Y015
+
+@_typing.final
+class RedriveDeadLettersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    reason: _builtins.str
+    """Kept in the event. At most 500 bytes of UTF-8."""
+    request_id: _builtins.str
+    """UUID that makes repeats of this call harmless; empty for none."""
+    phase: _campaign_pb2.Phase.ValueType
+    """Which phase; its newest run."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Positions of the names, at most 10,000; each needs an open letter. Empty means every open letter of the run."""
+
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        phase: _campaign_pb2.Phase.ValueType = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "phase", b"phase", "positions", b"positions", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveDeadLettersRequest: _TypeAlias = RedriveDeadLettersRequest  # noqa: Y015
+
+@_typing.final
+class RedriveDeadLettersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Letters redriven."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveDeadLettersResponse: _TypeAlias = RedriveDeadLettersResponse  # noqa: Y015
+
+@_typing.final
+class DiscardDeadLettersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    reason: _builtins.str
+    """Kept in the event. At most 500 bytes of UTF-8."""
+    request_id: _builtins.str
+    """UUID that makes repeats of this call harmless; empty for none."""
+    phase: _campaign_pb2.Phase.ValueType
+    """Which phase; its newest run."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Positions of the names, at most 10,000; each needs an open letter. Empty means every open letter of the run."""
+
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        phase: _campaign_pb2.Phase.ValueType = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "phase", b"phase", "positions", b"positions", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardDeadLettersRequest: _TypeAlias = DiscardDeadLettersRequest  # noqa: Y015
+
+@_typing.final
+class DiscardDeadLettersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Letters discarded."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardDeadLettersResponse: _TypeAlias = DiscardDeadLettersResponse  # noqa: Y015
 
 @_typing.final
 class UploadNamesRequest(_message.Message):
@@ -767,8 +1774,14 @@ class WatchCampaignsRequest(_message.Message):
     CAMPAIGN_IDS_FIELD_NUMBER: _builtins.int
     RESUME_REVISIONS_FIELD_NUMBER: _builtins.int
     UNTIL_FINISHED_FIELD_NUMBER: _builtins.int
+    INCLUDE_SYSTEM_FIELD_NUMBER: _builtins.int
+    RESUME_SYSTEM_REVISION_FIELD_NUMBER: _builtins.int
     until_finished: _builtins.bool
-    """End the stream with OK once every watched campaign is over. Not with an empty campaign_ids."""
+    """End the stream with OK once every watched campaign is over or deleted. Not with an empty campaign_ids."""
+    include_system: _builtins.bool
+    """Also send the suite's own events, such as decisions on the size of worker pools."""
+    resume_system_revision: _builtins.int
+    """Newest revision of the suite's own history already seen (Bookmark.system_revision). 0: begin with the events to come."""
     @_builtins.property
     def campaign_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Campaigns to watch, at most 1,000. Empty means every campaign, also those created later."""
@@ -785,10 +1798,12 @@ class WatchCampaignsRequest(_message.Message):
         campaign_ids: _abc.Iterable[_builtins.str] | None = ...,
         resume_revisions: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         until_finished: _builtins.bool = ...,
+        include_system: _builtins.bool = ...,
+        resume_system_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_ids", b"campaign_ids", "resume_revisions", b"resume_revisions", "until_finished", b"until_finished"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_ids", b"campaign_ids", "include_system", b"include_system", "resume_revisions", b"resume_revisions", "resume_system_revision", b"resume_system_revision", "until_finished", b"until_finished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -802,6 +1817,8 @@ class WatchCampaignsResponse(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     BOOKMARK_FIELD_NUMBER: _builtins.int
+    SYSTEM_EVENT_FIELD_NUMBER: _builtins.int
+    DELETION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def state(self) -> _campaign_pb2.Campaign:
         """Present state of a campaign, without configuration."""
@@ -818,6 +1835,14 @@ class WatchCampaignsResponse(_message.Message):
     def bookmark(self) -> _event_pb2.Bookmark:
         """Where to resume; also the heartbeat."""
 
+    @_builtins.property
+    def system_event(self) -> _event_pb2.SystemEvent:
+        """Something happened to the suite itself; only with include_system."""
+
+    @_builtins.property
+    def deletion(self) -> _event_pb2.DeletionProgress:
+        """How far a deletion is; at most 4 a second and campaign."""
+
     def __init__(
         self,
         *,
@@ -825,12 +1850,14 @@ class WatchCampaignsResponse(_message.Message):
         event: _event_pb2.Event | None = ...,
         progress: _event_pb2.Progress | None = ...,
         bookmark: _event_pb2.Bookmark | None = ...,
+        system_event: _event_pb2.SystemEvent | None = ...,
+        deletion: _event_pb2.DeletionProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "event", b"event", "kind", b"kind", "progress", b"progress", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "deletion", b"deletion", "event", b"event", "kind", b"kind", "progress", b"progress", "state", b"state", "system_event", b"system_event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "event", b"event", "kind", b"kind", "progress", b"progress", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "deletion", b"deletion", "event", b"event", "kind", b"kind", "progress", b"progress", "state", b"state", "system_event", b"system_event"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["state", "event", "progress", "bookmark"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["state", "event", "progress", "bookmark", "system_event", "deletion"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

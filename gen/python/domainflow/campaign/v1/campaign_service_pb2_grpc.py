@@ -82,6 +82,81 @@ class CampaignServiceStub:
                 request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.TransitionCampaignRequest.SerializeToString,
                 response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.TransitionCampaignResponse.FromString,
                 _registered_method=True)
+        self.RetryCampaign = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/RetryCampaign',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RetryCampaignRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RetryCampaignResponse.FromString,
+                _registered_method=True)
+        self.SkipPhase = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/SkipPhase',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.SkipPhaseRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.SkipPhaseResponse.FromString,
+                _registered_method=True)
+        self.RerunPhase = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/RerunPhase',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RerunPhaseRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RerunPhaseResponse.FromString,
+                _registered_method=True)
+        self.ConfigurePhase = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/ConfigurePhase',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ConfigurePhaseRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ConfigurePhaseResponse.FromString,
+                _registered_method=True)
+        self.UpdateCampaign = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/UpdateCampaign',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UpdateCampaignRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UpdateCampaignResponse.FromString,
+                _registered_method=True)
+        self.ArchiveCampaign = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/ArchiveCampaign',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.FromString,
+                _registered_method=True)
+        self.UnarchiveCampaign = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/UnarchiveCampaign',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UnarchiveCampaignRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UnarchiveCampaignResponse.FromString,
+                _registered_method=True)
+        self.DuplicateCampaign = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/DuplicateCampaign',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DuplicateCampaignRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DuplicateCampaignResponse.FromString,
+                _registered_method=True)
+        self.DeleteCampaign = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/DeleteCampaign',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DeleteCampaignRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DeleteCampaignResponse.FromString,
+                _registered_method=True)
+        self.DeleteCampaigns = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/DeleteCampaigns',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DeleteCampaignsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DeleteCampaignsResponse.FromString,
+                _registered_method=True)
+        self.PreviewPattern = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/PreviewPattern',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.PreviewPatternRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.PreviewPatternResponse.FromString,
+                _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/ListDeadLetters',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.GetDeadLetter = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/GetDeadLetter',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.GetDeadLetterRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.GetDeadLetterResponse.FromString,
+                _registered_method=True)
+        self.RedriveDeadLetters = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/RedriveDeadLetters',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RedriveDeadLettersRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RedriveDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.DiscardDeadLetters = channel.unary_unary(
+                '/domainflow.campaign.v1.CampaignService/DiscardDeadLetters',
+                request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DiscardDeadLettersRequest.SerializeToString,
+                response_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DiscardDeadLettersResponse.FromString,
+                _registered_method=True)
         self.UploadNames = channel.stream_unary(
                 '/domainflow.campaign.v1.CampaignService/UploadNames',
                 request_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UploadNamesRequest.SerializeToString,
@@ -125,7 +200,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCampaigns(self, request, context):
-        """Lists campaigns, newest first, without their configurations.
+        """Lists campaigns, newest first unless asked otherwise, without their configurations.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +248,112 @@ class CampaignServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryCampaign(self, request, context):
+        """Goes on with a failed phase, in the same run: what is settled stays settled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SkipPhase(self, request, context):
+        """Leaves a phase out that has not started or that failed; what it has settled stays readable. The phases before it must be completed or skipped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RerunPhase(self, request, context):
+        """Does a phase again that is completed, failed, cancelled or skipped, as a new run. The old run's results are shown until the new one is complete.
+        Later phases that were over are configured again: their results stay readable and they run again after this one. Not for generation, whose names everything else rests on: duplicate the campaign instead.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfigurePhase(self, request, context):
+        """Sets or replaces the configuration of a phase that does not run. Generation's is fixed once names exist (CONFIGURATION_FIXED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateCampaign(self, request, context):
+        """Changes name, mode, priority or rate limit, also while the campaign runs. At least one must be given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveCampaign(self, request, context):
+        """Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnarchiveCampaign(self, request, context):
+        """Takes a campaign out of the archive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DuplicateCampaign(self, request, context):
+        """Creates a campaign like another one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCampaign(self, request, context):
+        """Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. Its names stay taken: no other campaign gets them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCampaigns(self, request, context):
+        """Deletes many campaigns, each on its own: one that cannot be deleted stops no other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewPattern(self, request, context):
+        """Says what a pattern would give a campaign that starts now. Takes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeadLetters(self, request, context):
+        """Lists names whose check failed for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDeadLetter(self, request, context):
+        """Returns one dead letter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveDeadLetters(self, request, context):
+        """Hands dead letters out again. Opens a completed phase once more, as the same run, as long as no later one has started (LATER_PHASE_STARTED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardDeadLetters(self, request, context):
+        """Leaves dead letters as they are: their names' outcome stays DEAD_LETTER.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UploadNames(self, request_iterator, context):
         """Supplies the names of a campaign whose source is `upload`, while its generation phase runs (StartCampaign first). Lines are trimmed, folded to lower case, stripped of a
         trailing dot and turned into A-labels; repeated names and lines that are no DNS names are counted and left out. Each message
@@ -198,8 +379,8 @@ class CampaignServiceServicer:
 
     def WatchCampaigns(self, request, context):
         """Watches campaigns: their present state, a bookmark, then events in order of revision with progress in between, and a
-        bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, and only
-        with an error or the caller's hang-up otherwise, unless until_finished is set.
+        bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
+        revision to restart from in its metadata, and only with an error or the caller's hang-up otherwise, unless until_finished is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,6 +433,81 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.TransitionCampaign,
                     request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.TransitionCampaignRequest.FromString,
                     response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.TransitionCampaignResponse.SerializeToString,
+            ),
+            'RetryCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryCampaign,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RetryCampaignRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RetryCampaignResponse.SerializeToString,
+            ),
+            'SkipPhase': grpc.unary_unary_rpc_method_handler(
+                    servicer.SkipPhase,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.SkipPhaseRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.SkipPhaseResponse.SerializeToString,
+            ),
+            'RerunPhase': grpc.unary_unary_rpc_method_handler(
+                    servicer.RerunPhase,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RerunPhaseRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RerunPhaseResponse.SerializeToString,
+            ),
+            'ConfigurePhase': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfigurePhase,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ConfigurePhaseRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ConfigurePhaseResponse.SerializeToString,
+            ),
+            'UpdateCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCampaign,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UpdateCampaignRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UpdateCampaignResponse.SerializeToString,
+            ),
+            'ArchiveCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveCampaign,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.SerializeToString,
+            ),
+            'UnarchiveCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnarchiveCampaign,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UnarchiveCampaignRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UnarchiveCampaignResponse.SerializeToString,
+            ),
+            'DuplicateCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.DuplicateCampaign,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DuplicateCampaignRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DuplicateCampaignResponse.SerializeToString,
+            ),
+            'DeleteCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCampaign,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DeleteCampaignRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DeleteCampaignResponse.SerializeToString,
+            ),
+            'DeleteCampaigns': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCampaigns,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DeleteCampaignsRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DeleteCampaignsResponse.SerializeToString,
+            ),
+            'PreviewPattern': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewPattern,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.PreviewPatternRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.PreviewPatternResponse.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'GetDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeadLetter,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.GetDeadLetterRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.GetDeadLetterResponse.SerializeToString,
+            ),
+            'RedriveDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveDeadLetters,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RedriveDeadLettersRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RedriveDeadLettersResponse.SerializeToString,
+            ),
+            'DiscardDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardDeadLetters,
+                    request_deserializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DiscardDeadLettersRequest.FromString,
+                    response_serializer=domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DiscardDeadLettersResponse.SerializeToString,
             ),
             'UploadNames': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadNames,
@@ -520,6 +776,411 @@ class CampaignService:
             '/domainflow.campaign.v1.CampaignService/TransitionCampaign',
             domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.TransitionCampaignRequest.SerializeToString,
             domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.TransitionCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/RetryCampaign',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RetryCampaignRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RetryCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SkipPhase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/SkipPhase',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.SkipPhaseRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.SkipPhaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RerunPhase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/RerunPhase',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RerunPhaseRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RerunPhaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfigurePhase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/ConfigurePhase',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ConfigurePhaseRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ConfigurePhaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/UpdateCampaign',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UpdateCampaignRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UpdateCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/ArchiveCampaign',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnarchiveCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/UnarchiveCampaign',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UnarchiveCampaignRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.UnarchiveCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DuplicateCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/DuplicateCampaign',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DuplicateCampaignRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DuplicateCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/DeleteCampaign',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DeleteCampaignRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DeleteCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCampaigns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/DeleteCampaigns',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DeleteCampaignsRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DeleteCampaignsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewPattern(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/PreviewPattern',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.PreviewPatternRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.PreviewPatternResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/ListDeadLetters',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ListDeadLettersRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/GetDeadLetter',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.GetDeadLetterRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.GetDeadLetterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/RedriveDeadLetters',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RedriveDeadLettersRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.RedriveDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.campaign.v1.CampaignService/DiscardDeadLetters',
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DiscardDeadLettersRequest.SerializeToString,
+            domainflow_dot_campaign_dot_v1_dot_campaign__service__pb2.DiscardDeadLettersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,7 +41,7 @@ class CampaignServiceStub:
     GetCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignRequest, _campaign_service_pb2.GetCampaignResponse]
     """Returns one campaign with its configuration."""
     ListCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]
-    """Lists campaigns, newest first, without their configurations."""
+    """Lists campaigns, newest first unless asked otherwise, without their configurations."""
     GetCampaignPhases: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignPhasesRequest, _campaign_service_pb2.GetCampaignPhasesResponse]
     """Returns where every phase stands and what can be done now."""
     StartCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.StartCampaignRequest, _campaign_service_pb2.StartCampaignResponse]
@@ -54,6 +54,38 @@ class CampaignServiceStub:
     """Ends the current phase, and with it the campaign, for good. What is settled stays readable."""
     TransitionCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.TransitionCampaignRequest, _campaign_service_pb2.TransitionCampaignResponse]
     """Moves the campaign to a phase and starts it there. The phases before it must be completed or skipped."""
+    RetryCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.RetryCampaignRequest, _campaign_service_pb2.RetryCampaignResponse]
+    """Goes on with a failed phase, in the same run: what is settled stays settled."""
+    SkipPhase: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.SkipPhaseRequest, _campaign_service_pb2.SkipPhaseResponse]
+    """Leaves a phase out that has not started or that failed; what it has settled stays readable. The phases before it must be completed or skipped."""
+    RerunPhase: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.RerunPhaseRequest, _campaign_service_pb2.RerunPhaseResponse]
+    """Does a phase again that is completed, failed, cancelled or skipped, as a new run. The old run's results are shown until the new one is complete.
+    Later phases that were over are configured again: their results stay readable and they run again after this one. Not for generation, whose names everything else rests on: duplicate the campaign instead.
+    """
+    ConfigurePhase: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ConfigurePhaseRequest, _campaign_service_pb2.ConfigurePhaseResponse]
+    """Sets or replaces the configuration of a phase that does not run. Generation's is fixed once names exist (CONFIGURATION_FIXED)."""
+    UpdateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]
+    """Changes name, mode, priority or rate limit, also while the campaign runs. At least one must be given."""
+    ArchiveCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ArchiveCampaignRequest, _campaign_service_pb2.ArchiveCampaignResponse]
+    """Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived."""
+    UnarchiveCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.UnarchiveCampaignRequest, _campaign_service_pb2.UnarchiveCampaignResponse]
+    """Takes a campaign out of the archive."""
+    DuplicateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.DuplicateCampaignRequest, _campaign_service_pb2.DuplicateCampaignResponse]
+    """Creates a campaign like another one."""
+    DeleteCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.DeleteCampaignRequest, _campaign_service_pb2.DeleteCampaignResponse]
+    """Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. Its names stay taken: no other campaign gets them."""
+    DeleteCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.DeleteCampaignsRequest, _campaign_service_pb2.DeleteCampaignsResponse]
+    """Deletes many campaigns, each on its own: one that cannot be deleted stops no other."""
+    PreviewPattern: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PreviewPatternRequest, _campaign_service_pb2.PreviewPatternResponse]
+    """Says what a pattern would give a campaign that starts now. Takes nothing."""
+    ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListDeadLettersRequest, _campaign_service_pb2.ListDeadLettersResponse]
+    """Lists names whose check failed for good."""
+    GetDeadLetter: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.GetDeadLetterRequest, _campaign_service_pb2.GetDeadLetterResponse]
+    """Returns one dead letter."""
+    RedriveDeadLetters: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.RedriveDeadLettersRequest, _campaign_service_pb2.RedriveDeadLettersResponse]
+    """Hands dead letters out again. Opens a completed phase once more, as the same run, as long as no later one has started (LATER_PHASE_STARTED)."""
+    DiscardDeadLetters: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.DiscardDeadLettersRequest, _campaign_service_pb2.DiscardDeadLettersResponse]
+    """Leaves dead letters as they are: their names' outcome stays DEAD_LETTER."""
     UploadNames: _grpc.StreamUnaryMultiCallable[_campaign_service_pb2.UploadNamesRequest, _campaign_service_pb2.UploadNamesResponse]
     """Supplies the names of a campaign whose source is `upload`, while its generation phase runs (StartCampaign first). Lines are trimmed, folded to lower case, stripped of a
     trailing dot and turned into A-labels; repeated names and lines that are no DNS names are counted and left out. Each message
@@ -65,8 +97,8 @@ class CampaignServiceStub:
     """Returns how the names ended, per phase."""
     WatchCampaigns: _grpc.UnaryStreamMultiCallable[_campaign_service_pb2.WatchCampaignsRequest, _campaign_service_pb2.WatchCampaignsResponse]
     """Watches campaigns: their present state, a bookmark, then events in order of revision with progress in between, and a
-    bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, and only
-    with an error or the caller's hang-up otherwise, unless until_finished is set.
+    bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
+    revision to restart from in its metadata, and only with an error or the caller's hang-up otherwise, unless until_finished is set.
     """
 
 @_typing.type_check_only
@@ -82,7 +114,7 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     GetCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignRequest, _campaign_service_pb2.GetCampaignResponse]  # type: ignore[assignment]
     """Returns one campaign with its configuration."""
     ListCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]  # type: ignore[assignment]
-    """Lists campaigns, newest first, without their configurations."""
+    """Lists campaigns, newest first unless asked otherwise, without their configurations."""
     GetCampaignPhases: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignPhasesRequest, _campaign_service_pb2.GetCampaignPhasesResponse]  # type: ignore[assignment]
     """Returns where every phase stands and what can be done now."""
     StartCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.StartCampaignRequest, _campaign_service_pb2.StartCampaignResponse]  # type: ignore[assignment]
@@ -95,6 +127,38 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     """Ends the current phase, and with it the campaign, for good. What is settled stays readable."""
     TransitionCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.TransitionCampaignRequest, _campaign_service_pb2.TransitionCampaignResponse]  # type: ignore[assignment]
     """Moves the campaign to a phase and starts it there. The phases before it must be completed or skipped."""
+    RetryCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.RetryCampaignRequest, _campaign_service_pb2.RetryCampaignResponse]  # type: ignore[assignment]
+    """Goes on with a failed phase, in the same run: what is settled stays settled."""
+    SkipPhase: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.SkipPhaseRequest, _campaign_service_pb2.SkipPhaseResponse]  # type: ignore[assignment]
+    """Leaves a phase out that has not started or that failed; what it has settled stays readable. The phases before it must be completed or skipped."""
+    RerunPhase: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.RerunPhaseRequest, _campaign_service_pb2.RerunPhaseResponse]  # type: ignore[assignment]
+    """Does a phase again that is completed, failed, cancelled or skipped, as a new run. The old run's results are shown until the new one is complete.
+    Later phases that were over are configured again: their results stay readable and they run again after this one. Not for generation, whose names everything else rests on: duplicate the campaign instead.
+    """
+    ConfigurePhase: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ConfigurePhaseRequest, _campaign_service_pb2.ConfigurePhaseResponse]  # type: ignore[assignment]
+    """Sets or replaces the configuration of a phase that does not run. Generation's is fixed once names exist (CONFIGURATION_FIXED)."""
+    UpdateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]  # type: ignore[assignment]
+    """Changes name, mode, priority or rate limit, also while the campaign runs. At least one must be given."""
+    ArchiveCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ArchiveCampaignRequest, _campaign_service_pb2.ArchiveCampaignResponse]  # type: ignore[assignment]
+    """Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived."""
+    UnarchiveCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.UnarchiveCampaignRequest, _campaign_service_pb2.UnarchiveCampaignResponse]  # type: ignore[assignment]
+    """Takes a campaign out of the archive."""
+    DuplicateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.DuplicateCampaignRequest, _campaign_service_pb2.DuplicateCampaignResponse]  # type: ignore[assignment]
+    """Creates a campaign like another one."""
+    DeleteCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.DeleteCampaignRequest, _campaign_service_pb2.DeleteCampaignResponse]  # type: ignore[assignment]
+    """Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. Its names stay taken: no other campaign gets them."""
+    DeleteCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.DeleteCampaignsRequest, _campaign_service_pb2.DeleteCampaignsResponse]  # type: ignore[assignment]
+    """Deletes many campaigns, each on its own: one that cannot be deleted stops no other."""
+    PreviewPattern: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PreviewPatternRequest, _campaign_service_pb2.PreviewPatternResponse]  # type: ignore[assignment]
+    """Says what a pattern would give a campaign that starts now. Takes nothing."""
+    ListDeadLetters: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ListDeadLettersRequest, _campaign_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
+    """Lists names whose check failed for good."""
+    GetDeadLetter: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetDeadLetterRequest, _campaign_service_pb2.GetDeadLetterResponse]  # type: ignore[assignment]
+    """Returns one dead letter."""
+    RedriveDeadLetters: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.RedriveDeadLettersRequest, _campaign_service_pb2.RedriveDeadLettersResponse]  # type: ignore[assignment]
+    """Hands dead letters out again. Opens a completed phase once more, as the same run, as long as no later one has started (LATER_PHASE_STARTED)."""
+    DiscardDeadLetters: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.DiscardDeadLettersRequest, _campaign_service_pb2.DiscardDeadLettersResponse]  # type: ignore[assignment]
+    """Leaves dead letters as they are: their names' outcome stays DEAD_LETTER."""
     UploadNames: _aio.StreamUnaryMultiCallable[_campaign_service_pb2.UploadNamesRequest, _campaign_service_pb2.UploadNamesResponse]  # type: ignore[assignment]
     """Supplies the names of a campaign whose source is `upload`, while its generation phase runs (StartCampaign first). Lines are trimmed, folded to lower case, stripped of a
     trailing dot and turned into A-labels; repeated names and lines that are no DNS names are counted and left out. Each message
@@ -106,8 +170,8 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     """Returns how the names ended, per phase."""
     WatchCampaigns: _aio.UnaryStreamMultiCallable[_campaign_service_pb2.WatchCampaignsRequest, _campaign_service_pb2.WatchCampaignsResponse]  # type: ignore[assignment]
     """Watches campaigns: their present state, a bookmark, then events in order of revision with progress in between, and a
-    bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, and only
-    with an error or the caller's hang-up otherwise, unless until_finished is set.
+    bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
+    revision to restart from in its metadata, and only with an error or the caller's hang-up otherwise, unless until_finished is set.
     """
 
 class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -138,7 +202,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.ListCampaignsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.ListCampaignsResponse, _abc.Awaitable[_campaign_service_pb2.ListCampaignsResponse]]:
-        """Lists campaigns, newest first, without their configurations."""
+        """Lists campaigns, newest first unless asked otherwise, without their configurations."""
 
     @_abc_1.abstractmethod
     def GetCampaignPhases(
@@ -189,6 +253,128 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         """Moves the campaign to a phase and starts it there. The phases before it must be completed or skipped."""
 
     @_abc_1.abstractmethod
+    def RetryCampaign(
+        self,
+        request: _campaign_service_pb2.RetryCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.RetryCampaignResponse, _abc.Awaitable[_campaign_service_pb2.RetryCampaignResponse]]:
+        """Goes on with a failed phase, in the same run: what is settled stays settled."""
+
+    @_abc_1.abstractmethod
+    def SkipPhase(
+        self,
+        request: _campaign_service_pb2.SkipPhaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.SkipPhaseResponse, _abc.Awaitable[_campaign_service_pb2.SkipPhaseResponse]]:
+        """Leaves a phase out that has not started or that failed; what it has settled stays readable. The phases before it must be completed or skipped."""
+
+    @_abc_1.abstractmethod
+    def RerunPhase(
+        self,
+        request: _campaign_service_pb2.RerunPhaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.RerunPhaseResponse, _abc.Awaitable[_campaign_service_pb2.RerunPhaseResponse]]:
+        """Does a phase again that is completed, failed, cancelled or skipped, as a new run. The old run's results are shown until the new one is complete.
+        Later phases that were over are configured again: their results stay readable and they run again after this one. Not for generation, whose names everything else rests on: duplicate the campaign instead.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfigurePhase(
+        self,
+        request: _campaign_service_pb2.ConfigurePhaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ConfigurePhaseResponse, _abc.Awaitable[_campaign_service_pb2.ConfigurePhaseResponse]]:
+        """Sets or replaces the configuration of a phase that does not run. Generation's is fixed once names exist (CONFIGURATION_FIXED)."""
+
+    @_abc_1.abstractmethod
+    def UpdateCampaign(
+        self,
+        request: _campaign_service_pb2.UpdateCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.UpdateCampaignResponse, _abc.Awaitable[_campaign_service_pb2.UpdateCampaignResponse]]:
+        """Changes name, mode, priority or rate limit, also while the campaign runs. At least one must be given."""
+
+    @_abc_1.abstractmethod
+    def ArchiveCampaign(
+        self,
+        request: _campaign_service_pb2.ArchiveCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ArchiveCampaignResponse, _abc.Awaitable[_campaign_service_pb2.ArchiveCampaignResponse]]:
+        """Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived."""
+
+    @_abc_1.abstractmethod
+    def UnarchiveCampaign(
+        self,
+        request: _campaign_service_pb2.UnarchiveCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.UnarchiveCampaignResponse, _abc.Awaitable[_campaign_service_pb2.UnarchiveCampaignResponse]]:
+        """Takes a campaign out of the archive."""
+
+    @_abc_1.abstractmethod
+    def DuplicateCampaign(
+        self,
+        request: _campaign_service_pb2.DuplicateCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.DuplicateCampaignResponse, _abc.Awaitable[_campaign_service_pb2.DuplicateCampaignResponse]]:
+        """Creates a campaign like another one."""
+
+    @_abc_1.abstractmethod
+    def DeleteCampaign(
+        self,
+        request: _campaign_service_pb2.DeleteCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.DeleteCampaignResponse, _abc.Awaitable[_campaign_service_pb2.DeleteCampaignResponse]]:
+        """Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. Its names stay taken: no other campaign gets them."""
+
+    @_abc_1.abstractmethod
+    def DeleteCampaigns(
+        self,
+        request: _campaign_service_pb2.DeleteCampaignsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.DeleteCampaignsResponse, _abc.Awaitable[_campaign_service_pb2.DeleteCampaignsResponse]]:
+        """Deletes many campaigns, each on its own: one that cannot be deleted stops no other."""
+
+    @_abc_1.abstractmethod
+    def PreviewPattern(
+        self,
+        request: _campaign_service_pb2.PreviewPatternRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.PreviewPatternResponse, _abc.Awaitable[_campaign_service_pb2.PreviewPatternResponse]]:
+        """Says what a pattern would give a campaign that starts now. Takes nothing."""
+
+    @_abc_1.abstractmethod
+    def ListDeadLetters(
+        self,
+        request: _campaign_service_pb2.ListDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ListDeadLettersResponse, _abc.Awaitable[_campaign_service_pb2.ListDeadLettersResponse]]:
+        """Lists names whose check failed for good."""
+
+    @_abc_1.abstractmethod
+    def GetDeadLetter(
+        self,
+        request: _campaign_service_pb2.GetDeadLetterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.GetDeadLetterResponse, _abc.Awaitable[_campaign_service_pb2.GetDeadLetterResponse]]:
+        """Returns one dead letter."""
+
+    @_abc_1.abstractmethod
+    def RedriveDeadLetters(
+        self,
+        request: _campaign_service_pb2.RedriveDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.RedriveDeadLettersResponse, _abc.Awaitable[_campaign_service_pb2.RedriveDeadLettersResponse]]:
+        """Hands dead letters out again. Opens a completed phase once more, as the same run, as long as no later one has started (LATER_PHASE_STARTED)."""
+
+    @_abc_1.abstractmethod
+    def DiscardDeadLetters(
+        self,
+        request: _campaign_service_pb2.DiscardDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.DiscardDeadLettersResponse, _abc.Awaitable[_campaign_service_pb2.DiscardDeadLettersResponse]]:
+        """Leaves dead letters as they are: their names' outcome stays DEAD_LETTER."""
+
+    @_abc_1.abstractmethod
     def UploadNames(
         self,
         request_iterator: _MaybeAsyncIterator[_campaign_service_pb2.UploadNamesRequest],
@@ -222,8 +408,8 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_campaign_service_pb2.WatchCampaignsResponse], _abc.AsyncIterator[_campaign_service_pb2.WatchCampaignsResponse]]:
         """Watches campaigns: their present state, a bookmark, then events in order of revision with progress in between, and a
-        bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, and only
-        with an error or the caller's hang-up otherwise, unless until_finished is set.
+        bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
+        revision to restart from in its metadata, and only with an error or the caller's hang-up otherwise, unless until_finished is set.
         """
 
 def add_CampaignServiceServicer_to_server(servicer: CampaignServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -35,6 +35,13 @@ class Event(_message.Message):
     CHUNK_SETTLED_FIELD_NUMBER: _builtins.int
     CHUNK_RETRIED_FIELD_NUMBER: _builtins.int
     CAMPAIGN_FINISHED_FIELD_NUMBER: _builtins.int
+    CAMPAIGN_UPDATED_FIELD_NUMBER: _builtins.int
+    NAMES_RESERVED_FIELD_NUMBER: _builtins.int
+    CHUNK_SIZE_DECIDED_FIELD_NUMBER: _builtins.int
+    CHUNK_SPLIT_FIELD_NUMBER: _builtins.int
+    NAME_DEAD_LETTERED_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_RESOLVED_FIELD_NUMBER: _builtins.int
+    DELETION_STARTED_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """The campaign."""
     revision: _builtins.int
@@ -63,6 +70,34 @@ class Event(_message.Message):
     def campaign_finished(self) -> Global___CampaignFinished:
         """The campaign is over."""
 
+    @_builtins.property
+    def campaign_updated(self) -> Global___CampaignUpdated:
+        """The campaign's settings changed."""
+
+    @_builtins.property
+    def names_reserved(self) -> Global___NamesReserved:
+        """Generation took its range of the pattern."""
+
+    @_builtins.property
+    def chunk_size_decided(self) -> Global___ChunkSizeDecided:
+        """The size of the chunks to come was decided."""
+
+    @_builtins.property
+    def chunk_split(self) -> Global___ChunkSplit:
+        """A chunk that keeps failing was split in two."""
+
+    @_builtins.property
+    def name_dead_lettered(self) -> Global___NameDeadLettered:
+        """A name was given up."""
+
+    @_builtins.property
+    def dead_letters_resolved(self) -> Global___DeadLettersResolved:
+        """Dead letters were redriven or discarded."""
+
+    @_builtins.property
+    def deletion_started(self) -> Global___DeletionStarted:
+        """The campaign's deletion began; nothing follows this event."""
+
     def __init__(
         self,
         *,
@@ -74,16 +109,437 @@ class Event(_message.Message):
         chunk_settled: Global___ChunkSettled | None = ...,
         chunk_retried: Global___ChunkRetried | None = ...,
         campaign_finished: Global___CampaignFinished | None = ...,
+        campaign_updated: Global___CampaignUpdated | None = ...,
+        names_reserved: Global___NamesReserved | None = ...,
+        chunk_size_decided: Global___ChunkSizeDecided | None = ...,
+        chunk_split: Global___ChunkSplit | None = ...,
+        name_dead_lettered: Global___NameDeadLettered | None = ...,
+        dead_letters_resolved: Global___DeadLettersResolved | None = ...,
+        deletion_started: Global___DeletionStarted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign_created", b"campaign_created", "campaign_finished", b"campaign_finished", "chunk_retried", b"chunk_retried", "chunk_settled", b"chunk_settled", "create_time", b"create_time", "kind", b"kind", "phase_changed", b"phase_changed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign_created", b"campaign_created", "campaign_finished", b"campaign_finished", "campaign_updated", b"campaign_updated", "chunk_retried", b"chunk_retried", "chunk_settled", b"chunk_settled", "chunk_size_decided", b"chunk_size_decided", "chunk_split", b"chunk_split", "create_time", b"create_time", "dead_letters_resolved", b"dead_letters_resolved", "deletion_started", b"deletion_started", "kind", b"kind", "name_dead_lettered", b"name_dead_lettered", "names_reserved", b"names_reserved", "phase_changed", b"phase_changed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_created", b"campaign_created", "campaign_finished", b"campaign_finished", "campaign_id", b"campaign_id", "chunk_retried", b"chunk_retried", "chunk_settled", b"chunk_settled", "create_time", b"create_time", "kind", b"kind", "phase_changed", b"phase_changed", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_created", b"campaign_created", "campaign_finished", b"campaign_finished", "campaign_id", b"campaign_id", "campaign_updated", b"campaign_updated", "chunk_retried", b"chunk_retried", "chunk_settled", b"chunk_settled", "chunk_size_decided", b"chunk_size_decided", "chunk_split", b"chunk_split", "create_time", b"create_time", "dead_letters_resolved", b"dead_letters_resolved", "deletion_started", b"deletion_started", "kind", b"kind", "name_dead_lettered", b"name_dead_lettered", "names_reserved", b"names_reserved", "phase_changed", b"phase_changed", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["campaign_created", "phase_changed", "chunk_settled", "chunk_retried", "campaign_finished"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["campaign_created", "phase_changed", "chunk_settled", "chunk_retried", "campaign_finished", "campaign_updated", "names_reserved", "chunk_size_decided", "chunk_split", "name_dead_lettered", "dead_letters_resolved", "deletion_started"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class CampaignUpdated(_message.Message):
+    """The campaign's settings changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELDS_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """Who asked for it: "caller"."""
+    reason: _builtins.str
+    """Free text of the caller."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Paths of the changed fields of Campaign, such as "priority" or "configuration.dns"."""
+
+    def __init__(
+        self,
+        *,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "fields", b"fields", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CampaignUpdated: _TypeAlias = CampaignUpdated  # noqa: Y015
+
+@_typing.final
+class NamesReserved(_message.Message):
+    """Generation took its range of the pattern: no other campaign gets these names."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_OFFSET_FIELD_NUMBER: _builtins.int
+    NAME_COUNT_FIELD_NUMBER: _builtins.int
+    MISSING_COUNT_FIELD_NUMBER: _builtins.int
+    first_offset: _builtins.int
+    """Offset of the first name."""
+    name_count: _builtins.int
+    """Number of names."""
+    missing_count: _builtins.int
+    """Names that were asked for beyond these: the pattern is exhausted."""
+    def __init__(
+        self,
+        *,
+        first_offset: _builtins.int = ...,
+        name_count: _builtins.int = ...,
+        missing_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_offset", b"first_offset", "missing_count", b"missing_count", "name_count", b"name_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamesReserved: _TypeAlias = NamesReserved  # noqa: Y015
+
+@_typing.final
+class ChunkSizeDecided(_message.Message):
+    """The size of the chunks to come was decided."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    CHUNK_SIZE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_CHUNK_SIZE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    phase: _campaign_pb2.Phase.ValueType
+    """Which phase."""
+    run: _builtins.int
+    """Which run."""
+    chunk_size: _builtins.int
+    """Names per chunk from now on."""
+    previous_chunk_size: _builtins.int
+    """Names per chunk before; 0 for the first decision."""
+    reason: _builtins.str
+    """The figures behind it, in words."""
+    def __init__(
+        self,
+        *,
+        phase: _campaign_pb2.Phase.ValueType = ...,
+        run: _builtins.int = ...,
+        chunk_size: _builtins.int = ...,
+        previous_chunk_size: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "phase", b"phase", "previous_chunk_size", b"previous_chunk_size", "reason", b"reason", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChunkSizeDecided: _TypeAlias = ChunkSizeDecided  # noqa: Y015
+
+@_typing.final
+class ChunkSplit(_message.Message):
+    """A chunk that keeps failing was split in two, so that the name it fails on is found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    FIRST_POSITION_FIELD_NUMBER: _builtins.int
+    NAME_COUNT_FIELD_NUMBER: _builtins.int
+    SECOND_POSITION_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    phase: _campaign_pb2.Phase.ValueType
+    """Which phase."""
+    run: _builtins.int
+    """Which run."""
+    first_position: _builtins.int
+    """First position of the chunk."""
+    name_count: _builtins.int
+    """Names of the chunk before."""
+    second_position: _builtins.int
+    """First position of its second half."""
+    cause: _builtins.str
+    """What ended the last attempt."""
+    def __init__(
+        self,
+        *,
+        phase: _campaign_pb2.Phase.ValueType = ...,
+        run: _builtins.int = ...,
+        first_position: _builtins.int = ...,
+        name_count: _builtins.int = ...,
+        second_position: _builtins.int = ...,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "first_position", b"first_position", "name_count", b"name_count", "phase", b"phase", "run", b"run", "second_position", b"second_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChunkSplit: _TypeAlias = ChunkSplit  # noqa: Y015
+
+@_typing.final
+class NameDeadLettered(_message.Message):
+    """A name was given up; DeadLetter has the rest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    phase: _campaign_pb2.Phase.ValueType
+    """Which phase."""
+    run: _builtins.int
+    """Which run."""
+    position: _builtins.int
+    """Position of the name."""
+    name: _builtins.str
+    """The name."""
+    cause: _builtins.str
+    """What ended the last attempt."""
+    def __init__(
+        self,
+        *,
+        phase: _campaign_pb2.Phase.ValueType = ...,
+        run: _builtins.int = ...,
+        position: _builtins.int = ...,
+        name: _builtins.str = ...,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "name", b"name", "phase", b"phase", "position", b"position", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameDeadLettered: _TypeAlias = NameDeadLettered  # noqa: Y015
+
+@_typing.final
+class DeadLettersResolved(_message.Message):
+    """Dead letters were redriven or discarded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    phase: _campaign_pb2.Phase.ValueType
+    """Which phase."""
+    run: _builtins.int
+    """Which run."""
+    state: _campaign_pb2.DeadLetterState.ValueType
+    """REDRIVEN or DISCARDED."""
+    count: _builtins.int
+    """How many."""
+    actor: _builtins.str
+    """Who asked for it: "caller"."""
+    reason: _builtins.str
+    """Free text of the caller."""
+    def __init__(
+        self,
+        *,
+        phase: _campaign_pb2.Phase.ValueType = ...,
+        run: _builtins.int = ...,
+        state: _campaign_pb2.DeadLetterState.ValueType = ...,
+        count: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "count", b"count", "phase", b"phase", "reason", b"reason", "run", b"run", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLettersResolved: _TypeAlias = DeadLettersResolved  # noqa: Y015
+
+@_typing.final
+class DeletionStarted(_message.Message):
+    """The campaign's deletion began; nothing follows this event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """Who asked for it: "caller"."""
+    reason: _builtins.str
+    """Free text of the caller."""
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletionStarted: _TypeAlias = DeletionStarted  # noqa: Y015
+
+@_typing.final
+class SystemEvent(_message.Message):
+    """Something that happened to the suite itself. Durable; revisions have no gap and no repeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    POOL_DECIDED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Position in the suite's history: 1, 2, 3..."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was recorded."""
+
+    @_builtins.property
+    def pool_decided(self) -> Global___PoolDecided:
+        """The size of a worker pool was decided."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        pool_decided: Global___PoolDecided | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "kind", b"kind", "pool_decided", b"pool_decided"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "kind", b"kind", "pool_decided", b"pool_decided", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["pool_decided"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___SystemEvent: _TypeAlias = SystemEvent  # noqa: Y015
+
+@_typing.final
+class PoolDecided(_message.Message):
+    """The size of a worker pool on one machine was decided."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PROCESS_COUNT_FIELD_NUMBER: _builtins.int
+    PREVIOUS_PROCESS_COUNT_FIELD_NUMBER: _builtins.int
+    TASK_LIMIT_FIELD_NUMBER: _builtins.int
+    PREVIOUS_TASK_LIMIT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    pool: _builtins.str
+    """The pool: "dns" or "http"."""
+    host: _builtins.str
+    """Host name of the machine."""
+    process_count: _builtins.int
+    """Worker processes from now on."""
+    previous_process_count: _builtins.int
+    """Worker processes before."""
+    task_limit: _builtins.int
+    """Chunks each of them works on at once, at most."""
+    previous_task_limit: _builtins.int
+    """Chunks before."""
+    reason: _builtins.str
+    """The figures behind it, in words."""
+    def __init__(
+        self,
+        *,
+        pool: _builtins.str = ...,
+        host: _builtins.str = ...,
+        process_count: _builtins.int = ...,
+        previous_process_count: _builtins.int = ...,
+        task_limit: _builtins.int = ...,
+        previous_task_limit: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "pool", b"pool", "previous_process_count", b"previous_process_count", "previous_task_limit", b"previous_task_limit", "process_count", b"process_count", "reason", b"reason", "task_limit", b"task_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolDecided: _TypeAlias = PoolDecided  # noqa: Y015
+
+@_typing.final
+class DeletionProgress(_message.Message):
+    """How far a deletion is. Not durable: only the latest one matters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    DELETED_COUNT_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """The campaign."""
+    row_count: _builtins.int
+    """Rows there were to delete, estimated when it began."""
+    deleted_count: _builtins.int
+    """Rows deleted so far."""
+    finished: _builtins.bool
+    """True when the campaign is gone."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        row_count: _builtins.int = ...,
+        deleted_count: _builtins.int = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "deleted_count", b"deleted_count", "finished", b"finished", "row_count", b"row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletionProgress: _TypeAlias = DeletionProgress  # noqa: Y015
+
+@_typing.final
+class WaitingFor(_message.Message):
+    """What a running phase waits for. Unset fields: nothing is known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    ENDPOINT_LATENCY_FIELD_NUMBER: _builtins.int
+    ENDPOINT_LOSS_FIELD_NUMBER: _builtins.int
+    OLDEST_FIRST_POSITION_FIELD_NUMBER: _builtins.int
+    OLDEST_AGE_FIELD_NUMBER: _builtins.int
+    OLDEST_WORKER_FIELD_NUMBER: _builtins.int
+    DELAYED_CHUNK_COUNT_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """The resolver or host that answers slowest or loses most among those in use, "address:port"."""
+    endpoint_loss: _builtins.float
+    """Share of questions to it that got no answer, lately; 0 to 1."""
+    oldest_first_position: _builtins.int
+    """First position of the chunk that has been worked on for longest."""
+    oldest_worker: _builtins.str
+    """The worker that has it."""
+    delayed_chunk_count: _builtins.int
+    """Chunks that wait before they are tried again."""
+    @_builtins.property
+    def endpoint_latency(self) -> _duration_pb2.Duration:
+        """Its mean time to answer, lately."""
+
+    @_builtins.property
+    def oldest_age(self) -> _duration_pb2.Duration:
+        """For how long; unset when no chunk is worked on."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        endpoint_latency: _duration_pb2.Duration | None = ...,
+        endpoint_loss: _builtins.float = ...,
+        oldest_first_position: _builtins.int = ...,
+        oldest_age: _duration_pb2.Duration | None = ...,
+        oldest_worker: _builtins.str = ...,
+        delayed_chunk_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint_latency", b"endpoint_latency", "oldest_age", b"oldest_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delayed_chunk_count", b"delayed_chunk_count", "endpoint", b"endpoint", "endpoint_latency", b"endpoint_latency", "endpoint_loss", b"endpoint_loss", "oldest_age", b"oldest_age", "oldest_first_position", b"oldest_first_position", "oldest_worker", b"oldest_worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingFor: _TypeAlias = WaitingFor  # noqa: Y015
 
 @_typing.final
 class CampaignCreated(_message.Message):
@@ -277,6 +733,9 @@ class Progress(_message.Message):
     REMAINING_FIELD_NUMBER: _builtins.int
     CHUNKS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     RETRY_COUNT_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    WORKER_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_COUNT_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """The campaign."""
     revision: _builtins.int
@@ -297,13 +756,21 @@ class Progress(_message.Message):
     """Chunks handed out and not settled."""
     retry_count: _builtins.int
     """Chunk attempts beyond the first, in this run."""
+    worker_memory_bytes: _builtins.int
+    """Resident memory of all worker processes together."""
+    dead_letter_count: _builtins.int
+    """Names given up in this run; counted in `outcomes` too."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_campaign_pb2.OutcomeCount]:
         """Outcomes so far; their sum is settled_count."""
 
     @_builtins.property
     def remaining(self) -> _duration_pb2.Duration:
-        """Estimate of the time left at that rate; unset while unknown."""
+        """Estimate of the time left at that rate, counting in what has to be done again; unset while unknown."""
+
+    @_builtins.property
+    def waiting_for(self) -> Global___WaitingFor:
+        """What the phase waits for; unset unless it runs."""
 
     def __init__(
         self,
@@ -320,10 +787,13 @@ class Progress(_message.Message):
         remaining: _duration_pb2.Duration | None = ...,
         chunks_in_flight: _builtins.int = ...,
         retry_count: _builtins.int = ...,
+        waiting_for: Global___WaitingFor | None = ...,
+        worker_memory_bytes: _builtins.int = ...,
+        dead_letter_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining", "waiting_for", b"waiting_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "chunks_in_flight", b"chunks_in_flight", "name_count", b"name_count", "names_per_second", b"names_per_second", "outcomes", b"outcomes", "phase", b"phase", "remaining", b"remaining", "retry_count", b"retry_count", "revision", b"revision", "run", b"run", "settled_count", b"settled_count", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "chunks_in_flight", b"chunks_in_flight", "dead_letter_count", b"dead_letter_count", "name_count", b"name_count", "names_per_second", b"names_per_second", "outcomes", b"outcomes", "phase", b"phase", "remaining", b"remaining", "retry_count", b"retry_count", "revision", b"revision", "run", b"run", "settled_count", b"settled_count", "status", b"status", "waiting_for", b"waiting_for", "worker_memory_bytes", b"worker_memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -357,8 +827,11 @@ class Bookmark(_message.Message):
 
     REVISIONS_FIELD_NUMBER: _builtins.int
     INITIAL_STATE_SENT_FIELD_NUMBER: _builtins.int
+    SYSTEM_REVISION_FIELD_NUMBER: _builtins.int
     initial_state_sent: _builtins.bool
     """True on the bookmark that ends the initial state."""
+    system_revision: _builtins.int
+    """Newest revision of the suite's own history that was sent; 0 unless include_system."""
     @_builtins.property
     def revisions(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Newest revision sent, by campaign id."""
@@ -368,10 +841,11 @@ class Bookmark(_message.Message):
         *,
         revisions: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         initial_state_sent: _builtins.bool = ...,
+        system_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["initial_state_sent", b"initial_state_sent", "revisions", b"revisions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["initial_state_sent", b"initial_state_sent", "revisions", b"revisions", "system_revision", b"system_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,7 +46,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_REVISION_OUT_OF_RANGE: _ErrorReason.ValueType  # 8
     """OUT_OF_RANGE. The revision to resume from lies after the newest event, or is not kept any more.
-    Metadata: campaign_id, revision, newest_revision.
+    Metadata: campaign_id (empty for the suite's own history), revision, newest_revision, and restart_revision: resuming from that
+    one gives everything that is kept.
     """
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 9
     """RESOURCE_EXHAUSTED. The process has as many calls in progress as it admits; google.rpc.RetryInfo says when to
@@ -72,6 +73,28 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A fault of ours; the message carries the trace id under which the log has the rest."""
     ERROR_REASON_DEADLINE: _ErrorReason.ValueType  # 16
     """DEADLINE_EXCEEDED. The call's deadline ended before the answer was ready."""
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 17
+    """ABORTED. The campaign changed since the etag was read; read it again. Metadata: campaign_id, etag (the present one)."""
+    ERROR_REASON_NAMES_RESERVED: _ErrorReason.ValueType  # 18
+    """FAILED_PRECONDITION. Another campaign has taken names of the range that first_offset and name_count ask for.
+    Metadata: campaign_id, other_campaign_id, first_offset, next_free_offset.
+    """
+    ERROR_REASON_CAMPAIGN_ACTIVE: _ErrorReason.ValueType  # 19
+    """FAILED_PRECONDITION. The campaign runs or is paused, which this call does not allow. Metadata: campaign_id, phase, status."""
+    ERROR_REASON_CAMPAIGN_ARCHIVED: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION. The campaign is archived; unarchive it first. Metadata: campaign_id."""
+    ERROR_REASON_CONFIGURATION_FIXED: _ErrorReason.ValueType  # 21
+    """FAILED_PRECONDITION. The campaign has names already, which its generation configuration belongs to. Metadata: campaign_id,
+    name_count.
+    """
+    ERROR_REASON_DEAD_LETTER_NOT_FOUND: _ErrorReason.ValueType  # 22
+    """NOT_FOUND. No dead letter that the call could act on stands there. Metadata: campaign_id, phase, position."""
+    ERROR_REASON_LATER_PHASE_STARTED: _ErrorReason.ValueType  # 23
+    """FAILED_PRECONDITION. A later phase has used this one's results already; rerun the phase instead. Metadata: campaign_id, phase,
+    later_phase.
+    """
+    ERROR_REASON_CAMPAIGN_DELETED: _ErrorReason.ValueType  # 24
+    """FAILED_PRECONDITION. The campaign is being deleted. Metadata: campaign_id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. The name of the value, without the prefix ERROR_REASON_, is the `reason` of the
@@ -102,7 +125,8 @@ Metadata: field.
 """
 ERROR_REASON_REVISION_OUT_OF_RANGE: ErrorReason.ValueType  # 8
 """OUT_OF_RANGE. The revision to resume from lies after the newest event, or is not kept any more.
-Metadata: campaign_id, revision, newest_revision.
+Metadata: campaign_id (empty for the suite's own history), revision, newest_revision, and restart_revision: resuming from that
+one gives everything that is kept.
 """
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 9
 """RESOURCE_EXHAUSTED. The process has as many calls in progress as it admits; google.rpc.RetryInfo says when to
@@ -128,4 +152,26 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
 """INTERNAL. A fault of ours; the message carries the trace id under which the log has the rest."""
 ERROR_REASON_DEADLINE: ErrorReason.ValueType  # 16
 """DEADLINE_EXCEEDED. The call's deadline ended before the answer was ready."""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 17
+"""ABORTED. The campaign changed since the etag was read; read it again. Metadata: campaign_id, etag (the present one)."""
+ERROR_REASON_NAMES_RESERVED: ErrorReason.ValueType  # 18
+"""FAILED_PRECONDITION. Another campaign has taken names of the range that first_offset and name_count ask for.
+Metadata: campaign_id, other_campaign_id, first_offset, next_free_offset.
+"""
+ERROR_REASON_CAMPAIGN_ACTIVE: ErrorReason.ValueType  # 19
+"""FAILED_PRECONDITION. The campaign runs or is paused, which this call does not allow. Metadata: campaign_id, phase, status."""
+ERROR_REASON_CAMPAIGN_ARCHIVED: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION. The campaign is archived; unarchive it first. Metadata: campaign_id."""
+ERROR_REASON_CONFIGURATION_FIXED: ErrorReason.ValueType  # 21
+"""FAILED_PRECONDITION. The campaign has names already, which its generation configuration belongs to. Metadata: campaign_id,
+name_count.
+"""
+ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 22
+"""NOT_FOUND. No dead letter that the call could act on stands there. Metadata: campaign_id, phase, position."""
+ERROR_REASON_LATER_PHASE_STARTED: ErrorReason.ValueType  # 23
+"""FAILED_PRECONDITION. A later phase has used this one's results already; rerun the phase instead. Metadata: campaign_id, phase,
+later_phase.
+"""
+ERROR_REASON_CAMPAIGN_DELETED: ErrorReason.ValueType  # 24
+"""FAILED_PRECONDITION. The campaign is being deleted. Metadata: campaign_id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

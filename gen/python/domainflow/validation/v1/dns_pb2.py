@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"domainflow/validation/v1/dns.proto\x12\x18\x64omainflow.validation.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\x02\n\tDnsResult\x12\x35\n\x07verdict\x18\x01 \x01(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\r\n\x05rcode\x18\x02 \x01(\x05\x12\x11\n\taddresses\x18\x03 \x03(\t\x12\x13\n\x0b\x63name_chain\x18\x04 \x03(\t\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08resolver\x18\x06 \x01(\t\x12\x15\n\rattempt_count\x18\x07 \x01(\x05\x12+\n\x08\x64uration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\ncheck_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03tcp\x18\n \x01(\x08*\xa6\x02\n\nDnsVerdict\x12\x1b\n\x17\x44NS_VERDICT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44NS_VERDICT_RESOLVED\x10\x01\x12\x18\n\x14\x44NS_VERDICT_NXDOMAIN\x10\x02\x12\x17\n\x13\x44NS_VERDICT_NO_DATA\x10\x03\x12\x18\n\x14\x44NS_VERDICT_SERVFAIL\x10\x04\x12\x17\n\x13\x44NS_VERDICT_REFUSED\x10\x05\x12\x17\n\x13\x44NS_VERDICT_TIMEOUT\x10\x06\x12\x18\n\x14\x44NS_VERDICT_WILDCARD\x10\x07\x12\x15\n\x11\x44NS_VERDICT_BOGUS\x10\x08\x12\x1a\n\x16\x44NS_VERDICT_CNAME_LOOP\x10\t\x12\x15\n\x11\x44NS_VERDICT_ERROR\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"domainflow/validation/v1/dns.proto\x12\x18\x64omainflow.validation.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\x02\n\tDnsResult\x12\x35\n\x07verdict\x18\x01 \x01(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\r\n\x05rcode\x18\x02 \x01(\x05\x12\x11\n\taddresses\x18\x03 \x03(\t\x12\x13\n\x0b\x63name_chain\x18\x04 \x03(\t\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08resolver\x18\x06 \x01(\t\x12\x15\n\rattempt_count\x18\x07 \x01(\x05\x12+\n\x08\x64uration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\ncheck_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03tcp\x18\n \x01(\x08*\xc3\x02\n\nDnsVerdict\x12\x1b\n\x17\x44NS_VERDICT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44NS_VERDICT_RESOLVED\x10\x01\x12\x18\n\x14\x44NS_VERDICT_NXDOMAIN\x10\x02\x12\x17\n\x13\x44NS_VERDICT_NO_DATA\x10\x03\x12\x18\n\x14\x44NS_VERDICT_SERVFAIL\x10\x04\x12\x17\n\x13\x44NS_VERDICT_REFUSED\x10\x05\x12\x17\n\x13\x44NS_VERDICT_TIMEOUT\x10\x06\x12\x18\n\x14\x44NS_VERDICT_WILDCARD\x10\x07\x12\x15\n\x11\x44NS_VERDICT_BOGUS\x10\x08\x12\x1a\n\x16\x44NS_VERDICT_CNAME_LOOP\x10\t\x12\x15\n\x11\x44NS_VERDICT_ERROR\x10\n\x12\x1b\n\x17\x44NS_VERDICT_DEAD_LETTER\x10\x0b\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'domainflow.validation.v1.dn
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DNSVERDICT']._serialized_start=441
-  _globals['_DNSVERDICT']._serialized_end=735
+  _globals['_DNSVERDICT']._serialized_end=764
   _globals['_DNSRESULT']._serialized_start=130
   _globals['_DNSRESULT']._serialized_end=438
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,8 @@ class _DnsVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DnsVerdict
     """The aliases lead in a circle or on for more than 8 steps."""
     DNS_VERDICT_ERROR: _DnsVerdict.ValueType  # 10
     """Only answers that say nothing: malformed ones or other response codes; `rcode` tells."""
+    DNS_VERDICT_DEAD_LETTER: _DnsVerdict.ValueType  # 11
+    """The check itself failed as often as it was tried; domainflow.campaign.v1.DeadLetter says why."""
 
 class DnsVerdict(_DnsVerdict, metaclass=_DnsVerdictEnumTypeWrapper):
     """What DNS says about a name. Exactly one per name and run; data, never an error."""
@@ -75,6 +77,8 @@ DNS_VERDICT_CNAME_LOOP: DnsVerdict.ValueType  # 9
 """The aliases lead in a circle or on for more than 8 steps."""
 DNS_VERDICT_ERROR: DnsVerdict.ValueType  # 10
 """Only answers that say nothing: malformed ones or other response codes; `rcode` tells."""
+DNS_VERDICT_DEAD_LETTER: DnsVerdict.ValueType  # 11
+"""The check itself failed as often as it was tried; domainflow.campaign.v1.DeadLetter says why."""
 Global___DnsVerdict: _TypeAlias = DnsVerdict  # noqa: Y015
 
 @_typing.final

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#domainflow/validation/v1/task.proto\x12\x18\x64omainflow.validation.v1\"T\n\tChunkTask\x12\x13\n\x0b\x63\x61mpaign_no\x18\x01 \x01(\x05\x12\r\n\x05phase\x18\x02 \x01(\x05\x12\x0b\n\x03run\x18\x03 \x01(\x05\x12\x16\n\x0e\x66irst_position\x18\x04 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#domainflow/validation/v1/task.proto\x12\x18\x64omainflow.validation.v1\"T\n\tChunkTask\x12\x13\n\x0b\x63\x61mpaign_no\x18\x01 \x01(\x05\x12\r\n\x05phase\x18\x02 \x01(\x05\x12\x0b\n\x03run\x18\x03 \x01(\x05\x12\x16\n\x0e\x66irst_position\x18\x04 \x01(\x03\"\xd9\x01\n\nWorkerLoad\x12\x11\n\tcpu_cores\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x12\n\ntask_limit\x18\x03 \x01(\x05\x12\x17\n\x0fnames_in_flight\x18\x04 \x01(\x05\x12\x18\n\x10names_per_second\x18\x05 \x01(\x01\x12\x0c\n\x04loss\x18\x06 \x01(\x01\x12\x12\n\nlatency_us\x18\x07 \x01(\x03\x12\x39\n\tendpoints\x18\x08 \x03(\x0b\x32&.domainflow.validation.v1.EndpointLoad\"`\n\x0c\x45ndpointLoad\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x1c\n\x14questions_per_second\x18\x02 \x01(\x01\x12\x0c\n\x04loss\x18\x03 \x01(\x01\x12\x12\n\nlatency_us\x18\x04 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,4 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHUNKTASK']._serialized_start=65
   _globals['_CHUNKTASK']._serialized_end=149
+  _globals['_WORKERLOAD']._serialized_start=152
+  _globals['_WORKERLOAD']._serialized_end=369
+  _globals['_ENDPOINTLOAD']._serialized_start=371
+  _globals['_ENDPOINTLOAD']._serialized_end=467
 # @@protoc_insertion_point(module_scope)

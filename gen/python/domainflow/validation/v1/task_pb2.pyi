@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -51,3 +53,89 @@ class ChunkTask(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChunkTask: _TypeAlias = ChunkTask  # noqa: Y015
+
+@_typing.final
+class WorkerLoad(_message.Message):
+    """What a worker process measured over the last seconds. Stored as bytes in workers.load."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPU_CORES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    TASK_LIMIT_FIELD_NUMBER: _builtins.int
+    NAMES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    NAMES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    LATENCY_US_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    cpu_cores: _builtins.float
+    """Cores in use: 1.0 is one core kept busy."""
+    memory_bytes: _builtins.int
+    """Resident memory."""
+    task_limit: _builtins.int
+    """Chunks it may work on at once."""
+    names_in_flight: _builtins.int
+    """Names asked about and not settled."""
+    names_per_second: _builtins.float
+    """Names settled per second."""
+    loss: _builtins.float
+    """Share of questions that got no answer in time; 0 to 1."""
+    latency_us: _builtins.int
+    """Mean time from a question to its answer, microseconds; 0 while unknown."""
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointLoad]:
+        """The slowest and most lossy resolvers or hosts, at most 10."""
+
+    def __init__(
+        self,
+        *,
+        cpu_cores: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+        task_limit: _builtins.int = ...,
+        names_in_flight: _builtins.int = ...,
+        names_per_second: _builtins.float = ...,
+        loss: _builtins.float = ...,
+        latency_us: _builtins.int = ...,
+        endpoints: _abc.Iterable[Global___EndpointLoad] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_cores", b"cpu_cores", "endpoints", b"endpoints", "latency_us", b"latency_us", "loss", b"loss", "memory_bytes", b"memory_bytes", "names_in_flight", b"names_in_flight", "names_per_second", b"names_per_second", "task_limit", b"task_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerLoad: _TypeAlias = WorkerLoad  # noqa: Y015
+
+@_typing.final
+class EndpointLoad(_message.Message):
+    """What a worker measured of one resolver or host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    QUESTIONS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    LATENCY_US_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """"address:port"."""
+    questions_per_second: _builtins.float
+    """Questions sent per second."""
+    loss: _builtins.float
+    """Share of them that got no answer in time; 0 to 1."""
+    latency_us: _builtins.int
+    """Mean time to answer, microseconds; 0 while unknown."""
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        questions_per_second: _builtins.float = ...,
+        loss: _builtins.float = ...,
+        latency_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "latency_us", b"latency_us", "loss", b"loss", "questions_per_second", b"questions_per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointLoad: _TypeAlias = EndpointLoad  # noqa: Y015

@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from domainflow.validation.v1 import dns_pb2 as domainflow_dot_validation_dot_v1_dot_dns__pb2
+from domainflow.validation.v1 import task_pb2 as domainflow_dot_validation_dot_v1_dot_task__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1domainflow/validation/v1/validation_service.proto\x12\x18\x64omainflow.validation.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\"domainflow/validation/v1/dns.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"_\n\x11\x43heckNamesRequest\x12#\n\x05names\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xac\x02\x12%\n\tresolvers\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x64\x18\x01\"\x06r\x04\x10\x01\x18\x64\"R\n\x12\x43heckNamesResponse\x12<\n\rchecked_names\x18\x01 \x03(\x0b\x32%.domainflow.validation.v1.CheckedName\"M\n\x0b\x43heckedName\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x03\x64ns\x18\x02 \x01(\x0b\x32#.domainflow.validation.v1.DnsResult\"\x14\n\x12ListWorkersRequest\"H\n\x13ListWorkersResponse\x12\x31\n\x07workers\x18\x01 \x03(\x0b\x32 .domainflow.validation.v1.Worker\"\xd6\x01\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breport_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63hunks_in_flight\x18\x07 \x01(\x05\x12\x15\n\rsettled_count\x18\x08 \x01(\x03\x32\x9a\x02\n\x11ValidationService\x12\x83\x01\n\nCheckNames\x12+.domainflow.validation.v1.CheckNamesRequest\x1a,.domainflow.validation.v1.CheckNamesResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/names:check:\x01*\x12\x7f\n\x0bListWorkers\x12,.domainflow.validation.v1.ListWorkersRequest\x1a-.domainflow.validation.v1.ListWorkersResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/workersb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1domainflow/validation/v1/validation_service.proto\x12\x18\x64omainflow.validation.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\"domainflow/validation/v1/dns.proto\x1a#domainflow/validation/v1/task.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"_\n\x11\x43heckNamesRequest\x12#\n\x05names\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xac\x02\x12%\n\tresolvers\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x64\x18\x01\"\x06r\x04\x10\x01\x18\x64\"R\n\x12\x43heckNamesResponse\x12<\n\rchecked_names\x18\x01 \x03(\x0b\x32%.domainflow.validation.v1.CheckedName\"M\n\x0b\x43heckedName\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x03\x64ns\x18\x02 \x01(\x0b\x32#.domainflow.validation.v1.DnsResult\"\x14\n\x12ListWorkersRequest\"H\n\x13ListWorkersResponse\x12\x31\n\x07workers\x18\x01 \x03(\x0b\x32 .domainflow.validation.v1.Worker\"\x8a\x02\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breport_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63hunks_in_flight\x18\x07 \x01(\x05\x12\x15\n\rsettled_count\x18\x08 \x01(\x03\x12\x32\n\x04load\x18\t \x01(\x0b\x32$.domainflow.validation.v1.WorkerLoad\"\x12\n\x10ListPoolsRequest\"O\n\x11ListPoolsResponse\x12:\n\x0cworker_pools\x18\x01 \x03(\x0b\x32$.domainflow.validation.v1.WorkerPool\"\xca\x01\n\nWorkerPool\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x15\n\rprocess_count\x18\x03 \x01(\x05\x12\x12\n\ntask_limit\x18\x04 \x01(\x05\x12\x19\n\x11min_process_count\x18\x05 \x01(\x05\x12\x19\n\x11max_process_count\x18\x06 \x01(\x05\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x93\x03\n\x11ValidationService\x12\x83\x01\n\nCheckNames\x12+.domainflow.validation.v1.CheckNamesRequest\x1a,.domainflow.validation.v1.CheckNamesResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/names:check:\x01*\x12\x7f\n\x0bListWorkers\x12,.domainflow.validation.v1.ListWorkersRequest\x1a-.domainflow.validation.v1.ListWorkersResponse\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/workers\x12w\n\tListPools\x12*.domainflow.validation.v1.ListPoolsRequest\x1a+.domainflow.validation.v1.ListPoolsResponse\"\x11\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/poolsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,18 +44,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VALIDATIONSERVICE'].methods_by_name['CheckNames']._serialized_options = b'\202\323\344\223\002\024\"\017/v1/names:check:\001*'
   _globals['_VALIDATIONSERVICE'].methods_by_name['ListWorkers']._loaded_options = None
   _globals['_VALIDATIONSERVICE'].methods_by_name['ListWorkers']._serialized_options = b'\202\323\344\223\002\r\022\013/v1/workers'
-  _globals['_CHECKNAMESREQUEST']._serialized_start=207
-  _globals['_CHECKNAMESREQUEST']._serialized_end=302
-  _globals['_CHECKNAMESRESPONSE']._serialized_start=304
-  _globals['_CHECKNAMESRESPONSE']._serialized_end=386
-  _globals['_CHECKEDNAME']._serialized_start=388
-  _globals['_CHECKEDNAME']._serialized_end=465
-  _globals['_LISTWORKERSREQUEST']._serialized_start=467
-  _globals['_LISTWORKERSREQUEST']._serialized_end=487
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=489
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=561
-  _globals['_WORKER']._serialized_start=564
-  _globals['_WORKER']._serialized_end=778
-  _globals['_VALIDATIONSERVICE']._serialized_start=781
-  _globals['_VALIDATIONSERVICE']._serialized_end=1063
+  _globals['_VALIDATIONSERVICE'].methods_by_name['ListPools']._loaded_options = None
+  _globals['_VALIDATIONSERVICE'].methods_by_name['ListPools']._serialized_options = b'\202\323\344\223\002\013\022\t/v1/pools'
+  _globals['_CHECKNAMESREQUEST']._serialized_start=244
+  _globals['_CHECKNAMESREQUEST']._serialized_end=339
+  _globals['_CHECKNAMESRESPONSE']._serialized_start=341
+  _globals['_CHECKNAMESRESPONSE']._serialized_end=423
+  _globals['_CHECKEDNAME']._serialized_start=425
+  _globals['_CHECKEDNAME']._serialized_end=502
+  _globals['_LISTWORKERSREQUEST']._serialized_start=504
+  _globals['_LISTWORKERSREQUEST']._serialized_end=524
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=526
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=598
+  _globals['_WORKER']._serialized_start=601
+  _globals['_WORKER']._serialized_end=867
+  _globals['_LISTPOOLSREQUEST']._serialized_start=869
+  _globals['_LISTPOOLSREQUEST']._serialized_end=887
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=889
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=968
+  _globals['_WORKERPOOL']._serialized_start=971
+  _globals['_WORKERPOOL']._serialized_end=1173
+  _globals['_VALIDATIONSERVICE']._serialized_start=1176
+  _globals['_VALIDATIONSERVICE']._serialized_end=1579
 # @@protoc_insertion_point(module_scope)

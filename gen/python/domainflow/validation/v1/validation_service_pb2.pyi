@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from domainflow.validation.v1 import dns_pb2 as _dns_pb2
+from domainflow.validation.v1 import task_pb2 as _task_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -149,10 +150,11 @@ class Worker(_message.Message):
     REPORT_TIME_FIELD_NUMBER: _builtins.int
     CHUNKS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     SETTLED_COUNT_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Unique per process start."""
     pool: _builtins.str
-    """What it works on: "dns"."""
+    """What it works on: "dns" or "http"."""
     host: _builtins.str
     """Host name."""
     pid: _builtins.int
@@ -169,6 +171,10 @@ class Worker(_message.Message):
     def report_time(self) -> _timestamp_pb2.Timestamp:
         """When it last reported; it does every 5 s."""
 
+    @_builtins.property
+    def load(self) -> _task_pb2.WorkerLoad:
+        """What it measured lately."""
+
     def __init__(
         self,
         *,
@@ -180,11 +186,101 @@ class Worker(_message.Message):
         report_time: _timestamp_pb2.Timestamp | None = ...,
         chunks_in_flight: _builtins.int = ...,
         settled_count: _builtins.int = ...,
+        load: _task_pb2.WorkerLoad | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["report_time", b"report_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "report_time", b"report_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks_in_flight", b"chunks_in_flight", "host", b"host", "pid", b"pid", "pool", b"pool", "report_time", b"report_time", "settled_count", b"settled_count", "start_time", b"start_time", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks_in_flight", b"chunks_in_flight", "host", b"host", "load", b"load", "pid", b"pid", "pool", b"pool", "report_time", b"report_time", "settled_count", b"settled_count", "start_time", b"start_time", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Worker: _TypeAlias = Worker  # noqa: Y015
+
+@_typing.final
+class ListPoolsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoolsRequest: _TypeAlias = ListPoolsRequest  # noqa: Y015
+
+@_typing.final
+class ListPoolsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_POOLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def worker_pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerPool]:
+        """By pool and host."""
+
+    def __init__(
+        self,
+        *,
+        worker_pools: _abc.Iterable[Global___WorkerPool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["worker_pools", b"worker_pools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoolsResponse: _TypeAlias = ListPoolsResponse  # noqa: Y015
+
+@_typing.final
+class WorkerPool(_message.Message):
+    """The workers of one kind on one machine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    PROCESS_COUNT_FIELD_NUMBER: _builtins.int
+    TASK_LIMIT_FIELD_NUMBER: _builtins.int
+    MIN_PROCESS_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_PROCESS_COUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DECIDE_TIME_FIELD_NUMBER: _builtins.int
+    pool: _builtins.str
+    """What they work on: "dns" or "http"."""
+    host: _builtins.str
+    """Host name of the machine."""
+    process_count: _builtins.int
+    """Worker processes there are to be."""
+    task_limit: _builtins.int
+    """Chunks each of them works on at once, at most."""
+    min_process_count: _builtins.int
+    """Fewest and most processes that may be decided on."""
+    max_process_count: _builtins.int
+    """See min_process_count."""
+    reason: _builtins.str
+    """Why the size is what it is."""
+    @_builtins.property
+    def decide_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last changed."""
+
+    def __init__(
+        self,
+        *,
+        pool: _builtins.str = ...,
+        host: _builtins.str = ...,
+        process_count: _builtins.int = ...,
+        task_limit: _builtins.int = ...,
+        min_process_count: _builtins.int = ...,
+        max_process_count: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        decide_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time", "host", b"host", "max_process_count", b"max_process_count", "min_process_count", b"min_process_count", "pool", b"pool", "process_count", b"process_count", "reason", b"reason", "task_limit", b"task_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerPool: _TypeAlias = WorkerPool  # noqa: Y015

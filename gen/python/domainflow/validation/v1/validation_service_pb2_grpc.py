@@ -45,6 +45,11 @@ class ValidationServiceStub:
                 request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListWorkersRequest.SerializeToString,
                 response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListWorkersResponse.FromString,
                 _registered_method=True)
+        self.ListPools = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ListPools',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListPoolsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListPoolsResponse.FromString,
+                _registered_method=True)
 
 
 class ValidationServiceServicer:
@@ -66,6 +71,13 @@ class ValidationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPools(self, request, context):
+        """Lists the worker pools: one entry per pool and machine, with the latest decision on its size and the reason for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ValidationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +90,11 @@ def add_ValidationServiceServicer_to_server(servicer, server):
                     servicer.ListWorkers,
                     request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListWorkersRequest.FromString,
                     response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListWorkersResponse.SerializeToString,
+            ),
+            'ListPools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPools,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListPoolsRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListPoolsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +152,33 @@ class ValidationService:
             '/domainflow.validation.v1.ValidationService/ListWorkers',
             domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListWorkersRequest.SerializeToString,
             domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListWorkersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ListPools',
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListPoolsRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListPoolsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class ValidationServiceStub:
     """
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ListWorkersRequest, _validation_service_pb2.ListWorkersResponse]
     """Lists the worker processes seen in the last minute, oldest first."""
+    ListPools: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ListPoolsRequest, _validation_service_pb2.ListPoolsResponse]
+    """Lists the worker pools: one entry per pool and machine, with the latest decision on its size and the reason for it."""
 
 @_typing.type_check_only
 class ValidationServiceAsyncStub(ValidationServiceStub):
@@ -51,6 +53,8 @@ class ValidationServiceAsyncStub(ValidationServiceStub):
     """
     ListWorkers: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ListWorkersRequest, _validation_service_pb2.ListWorkersResponse]  # type: ignore[assignment]
     """Lists the worker processes seen in the last minute, oldest first."""
+    ListPools: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ListPoolsRequest, _validation_service_pb2.ListPoolsResponse]  # type: ignore[assignment]
+    """Lists the worker pools: one entry per pool and machine, with the latest decision on its size and the reason for it."""
 
 class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
     """How names are checked: a check for somebody who waits, and the workers that check campaigns."""
@@ -72,5 +76,13 @@ class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_validation_service_pb2.ListWorkersResponse, _abc.Awaitable[_validation_service_pb2.ListWorkersResponse]]:
         """Lists the worker processes seen in the last minute, oldest first."""
+
+    @_abc_1.abstractmethod
+    def ListPools(
+        self,
+        request: _validation_service_pb2.ListPoolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validation_service_pb2.ListPoolsResponse, _abc.Awaitable[_validation_service_pb2.ListPoolsResponse]]:
+        """Lists the worker pools: one entry per pool and machine, with the latest decision on its size and the reason for it."""
 
 def add_ValidationServiceServicer_to_server(servicer: ValidationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -13,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file domainflow/campaign/v1/campaign.proto.
  */
 export const file_domainflow_campaign_v1_campaign: GenFile = /*@__PURE__*/
-  fileDesc("CiVkb21haW5mbG93L2NhbXBhaWduL3YxL2NhbXBhaWduLnByb3RvEhZkb21haW5mbG93LmNhbXBhaWduLnYxIsYECghDYW1wYWlnbhITCgtjYW1wYWlnbl9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEjIKBG1vZGUYAyABKA4yJC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduTW9kZRI0Cg1pbml0aWFsX3BoYXNlGAQgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZRIyCgtmaW5hbF9waGFzZRgFIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USNAoNY3VycmVudF9waGFzZRgGIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USMwoGc3RhdHVzGAcgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cxIyCgZwaGFzZXMYCCADKAsyIi5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdGUSRAoNY29uZmlndXJhdGlvbhgJIAEoCzItLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25Db25maWd1cmF0aW9uEhIKCm5hbWVfY291bnQYCiABKAMSLwoLY3JlYXRlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRldGFnGA0gASgJEhAKCHJldmlzaW9uGA4gASgDIpYCCgpQaGFzZVN0YXRlEiwKBXBoYXNlGAEgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZRIzCgZzdGF0dXMYAiABKA4yIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdHVzEgsKA3J1bhgDIAEoBRISCgpuYW1lX2NvdW50GAQgASgDEhUKDXNldHRsZWRfY291bnQYBSABKAMSLgoKc3RhcnRfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2ZhaWx1cmUYCCABKAkikwEKFUNhbXBhaWduQ29uZmlndXJhdGlvbhJDCgpnZW5lcmF0aW9uGAEgASgLMi8uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5HZW5lcmF0aW9uQ29uZmlndXJhdGlvbhI1CgNkbnMYAiABKAsyKC5kb21haW5mbG93LmNhbXBhaWduLnYxLkRuc0NvbmZpZ3VyYXRpb24inAEKF0dlbmVyYXRpb25Db25maWd1cmF0aW9uEjgKB3BhdHRlcm4YASABKAsyJS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBhdHRlcm5Tb3VyY2VIABI2CgZ1cGxvYWQYAiABKAsyJC5kb21haW5mbG93LmNhbXBhaWduLnYxLlVwbG9hZFNvdXJjZUgAQg8KBnNvdXJjZRIFukgCCAEirQIKDVBhdHRlcm5Tb3VyY2USPQoEdHlwZRgBIAEoDjIjLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGF0dGVyblR5cGVCCrpIB4IBBBABIAASIAoNcHJlZml4X2xlbmd0aBgCIAEoBUIJukgGGgQYPygAEiAKDXN1ZmZpeF9sZW5ndGgYAyABKAVCCbpIBhoEGD8oABIhCg1jaGFyYWN0ZXJfc2V0GAQgASgJQgq6SAdyBRABGIACEhkKCGNvbnN0YW50GAUgASgJQge6SARyAhg/EhkKBHRsZHMYBiADKAlCC7pICJIBBQgBEOgHEh0KDGZpcnN0X29mZnNldBgHIAEoA0IHukgEIgIoABIhCgpuYW1lX2NvdW50GAggASgDQg26SAoiCBiAlOvcAygAIg4KDFVwbG9hZFNvdXJjZSLaAQoQRG5zQ29uZmlndXJhdGlvbhImCglyZXNvbHZlcnMYASADKAlCE7pIEJIBDRDoBxgBIgZyBBABGGQSPQoHdGltZW91dBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIRukgOqgELIgIIHjIFEIDh6xcSIAoNYXR0ZW1wdF9saW1pdBgDIAEoBUIJukgGGgQYFCgAEhoKBndpbmRvdxgEIAEoBUIKukgHGgUYkE4oABIhCgpjaHVua19zaXplGAUgASgFQg26SAoaBRiIJyhk2AEBIi4KDE91dGNvbWVDb3VudBIPCgdvdXRjb21lGAEgASgJEg0KBWNvdW50GAIgASgDIpUBCgdSZWNlaXB0EhMKC2NhbXBhaWduX2lkGAEgASgJEi0KCXJlYWRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNAoGcGhhc2VzGAMgAygLMiQuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVJlY2VpcHQSEAoIYmFsYW5jZWQYBCABKAgi2AIKDFBoYXNlUmVjZWlwdBIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USCwoDcnVuGAIgASgFEjMKBnN0YXR1cxgDIAEoDjIjLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VTdGF0dXMSEgoKbmFtZV9jb3VudBgEIAEoAxI2CghvdXRjb21lcxgFIAMoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuT3V0Y29tZUNvdW50EhcKD3Vuc2V0dGxlZF9jb3VudBgGIAEoAxIWCg5jb250ZW50X3NoYTI1NhgHIAEoCRIqCgdlbGFwc2VkGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhcKD2R1cGxpY2F0ZV9jb3VudBgJIAEoAxIWCg5yZWplY3RlZF9jb3VudBgKIAEoAyqnAQoFUGhhc2USFQoRUEhBU0VfVU5TUEVDSUZJRUQQABIbChdQSEFTRV9ET01BSU5fR0VORVJBVElPThABEhgKFFBIQVNFX0ROU19WQUxJREFUSU9OEAISGQoVUEhBU0VfSFRUUF9WQUxJREFUSU9OEAMSGgoWUEhBU0VfQ09OVEVOVF9BTkFMWVNJUxAEEhkKFVBIQVNFX0xFQURfRVhUUkFDVElPThAFKoQCCgtQaGFzZVN0YXR1cxIcChhQSEFTRV9TVEFUVVNfVU5TUEVDSUZJRUQQABIcChhQSEFTRV9TVEFUVVNfTk9UX1NUQVJURUQQARIbChdQSEFTRV9TVEFUVVNfQ09ORklHVVJFRBACEhgKFFBIQVNFX1NUQVRVU19SVU5OSU5HEAMSFwoTUEhBU0VfU1RBVFVTX1BBVVNFRBAEEhoKFlBIQVNFX1NUQVRVU19DT01QTEVURUQQBRIXChNQSEFTRV9TVEFUVVNfRkFJTEVEEAYSGAoUUEhBU0VfU1RBVFVTX1NLSVBQRUQQBxIaChZQSEFTRV9TVEFUVVNfQ0FOQ0VMTEVEEAgq8AEKC1BoYXNlQWN0aW9uEhwKGFBIQVNFX0FDVElPTl9VTlNQRUNJRklFRBAAEhoKFlBIQVNFX0FDVElPTl9DT05GSUdVUkUQARIWChJQSEFTRV9BQ1RJT05fU1RBUlQQAhIWChJQSEFTRV9BQ1RJT05fUEFVU0UQAxIXChNQSEFTRV9BQ1RJT05fUkVTVU1FEAQSFwoTUEhBU0VfQUNUSU9OX0NBTkNFTBAFEhYKElBIQVNFX0FDVElPTl9SRVRSWRAGEhUKEVBIQVNFX0FDVElPTl9TS0lQEAcSFgoSUEhBU0VfQUNUSU9OX1JFUlVOEAgqbgoMQ2FtcGFpZ25Nb2RlEh0KGUNBTVBBSUdOX01PREVfVU5TUEVDSUZJRUQQABIeChpDQU1QQUlHTl9NT0RFX1NURVBfQllfU1RFUBABEh8KG0NBTVBBSUdOX01PREVfRlVMTF9TRVFVRU5DRRACKnQKC1BhdHRlcm5UeXBlEhwKGFBBVFRFUk5fVFlQRV9VTlNQRUNJRklFRBAAEhcKE1BBVFRFUk5fVFlQRV9QUkVGSVgQARIXChNQQVRURVJOX1RZUEVfU1VGRklYEAISFQoRUEFUVEVSTl9UWVBFX0JPVEgQA2IGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("CiVkb21haW5mbG93L2NhbXBhaWduL3YxL2NhbXBhaWduLnByb3RvEhZkb21haW5mbG93LmNhbXBhaWduLnYxIvkFCghDYW1wYWlnbhITCgtjYW1wYWlnbl9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEjIKBG1vZGUYAyABKA4yJC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduTW9kZRI0Cg1pbml0aWFsX3BoYXNlGAQgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZRIyCgtmaW5hbF9waGFzZRgFIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USNAoNY3VycmVudF9waGFzZRgGIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USMwoGc3RhdHVzGAcgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cxIyCgZwaGFzZXMYCCADKAsyIi5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdGUSRAoNY29uZmlndXJhdGlvbhgJIAEoCzItLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25Db25maWd1cmF0aW9uEhIKCm5hbWVfY291bnQYCiABKAMSLwoLY3JlYXRlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRldGFnGA0gASgJEhAKCHJldmlzaW9uGA4gASgDEjIKCHByaW9yaXR5GA8gASgOMiAuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5Qcmlvcml0eRIXCg9uYW1lX3JhdGVfbGltaXQYECABKAUSMAoMYXJjaGl2ZV90aW1lGBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCghkZWxldGlvbhgSIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRGVsZXRpb24iZgoIRGVsZXRpb24SMAoMcmVxdWVzdF90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglyb3dfY291bnQYAiABKAMSFQoNZGVsZXRlZF9jb3VudBgDIAEoAyLBAgoKUGhhc2VTdGF0ZRIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USMwoGc3RhdHVzGAIgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cxILCgNydW4YAyABKAUSEgoKbmFtZV9jb3VudBgEIAEoAxIVCg1zZXR0bGVkX2NvdW50GAUgASgDEi4KCnN0YXJ0X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdmYWlsdXJlGAggASgJEhIKCnJlc3VsdF9ydW4YCSABKAUSFQoNbWlzc2luZ19jb3VudBgKIAEoAyKTAQoVQ2FtcGFpZ25Db25maWd1cmF0aW9uEkMKCmdlbmVyYXRpb24YASABKAsyLy5kb21haW5mbG93LmNhbXBhaWduLnYxLkdlbmVyYXRpb25Db25maWd1cmF0aW9uEjUKA2RucxgCIAEoCzIoLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRG5zQ29uZmlndXJhdGlvbiKcAQoXR2VuZXJhdGlvbkNvbmZpZ3VyYXRpb24SOAoHcGF0dGVybhgBIAEoCzIlLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGF0dGVyblNvdXJjZUgAEjYKBnVwbG9hZBgCIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuVXBsb2FkU291cmNlSABCDwoGc291cmNlEgW6SAIIASLcAgoNUGF0dGVyblNvdXJjZRI9CgR0eXBlGAEgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QYXR0ZXJuVHlwZUIKukgHggEEEAEgABIgCg1wcmVmaXhfbGVuZ3RoGAIgASgFQgm6SAYaBBg/KAASIAoNc3VmZml4X2xlbmd0aBgDIAEoBUIJukgGGgQYPygAEiEKDWNoYXJhY3Rlcl9zZXQYBCABKAlCCrpIB3IFEAEYgAISGQoIY29uc3RhbnQYBSABKAlCB7pIBHICGD8SGQoEdGxkcxgGIAMoCUILukgIkgEFCAEQ6AcSIgoMZmlyc3Rfb2Zmc2V0GAcgASgDQge6SAQiAigASACIAQESIQoKbmFtZV9jb3VudBgIIAEoA0INukgKIggYgJTr3AMoABIXCg9vdmVybGFwX2FsbG93ZWQYCSABKAhCDwoNX2ZpcnN0X29mZnNldCIOCgxVcGxvYWRTb3VyY2Ui2gEKEERuc0NvbmZpZ3VyYXRpb24SJgoJcmVzb2x2ZXJzGAEgAygJQhO6SBCSAQ0Q6AcYASIGcgQQARhkEj0KB3RpbWVvdXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CEbpIDqoBCyICCB4yBRCA4esXEiAKDWF0dGVtcHRfbGltaXQYAyABKAVCCbpIBhoEGBQoABIaCgZ3aW5kb3cYBCABKAVCCrpIBxoFGJBOKAASIQoKY2h1bmtfc2l6ZRgFIAEoBUINukgKGgUYiCcoZNgBASIuCgxPdXRjb21lQ291bnQSDwoHb3V0Y29tZRgBIAEoCRINCgVjb3VudBgCIAEoAyKVAQoHUmVjZWlwdBITCgtjYW1wYWlnbl9pZBgBIAEoCRItCglyZWFkX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjQKBnBoYXNlcxgDIAMoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VSZWNlaXB0EhAKCGJhbGFuY2VkGAQgASgIIooDCgxQaGFzZVJlY2VpcHQSLAoFcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEgsKA3J1bhgCIAEoBRIzCgZzdGF0dXMYAyABKA4yIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdHVzEhIKCm5hbWVfY291bnQYBCABKAMSNgoIb3V0Y29tZXMYBSADKAsyJC5kb21haW5mbG93LmNhbXBhaWduLnYxLk91dGNvbWVDb3VudBIXCg91bnNldHRsZWRfY291bnQYBiABKAMSFgoOY29udGVudF9zaGEyNTYYByABKAkSKgoHZWxhcHNlZBgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIXCg9kdXBsaWNhdGVfY291bnQYCSABKAMSFgoOcmVqZWN0ZWRfY291bnQYCiABKAMSGQoRZGVhZF9sZXR0ZXJfY291bnQYCyABKAMSFQoNbWlzc2luZ19jb3VudBgMIAEoAyLVAgoKRGVhZExldHRlchITCgtjYW1wYWlnbl9pZBgBIAEoCRIsCgVwaGFzZRgCIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USCwoDcnVuGAMgASgFEhAKCHBvc2l0aW9uGAQgASgDEgwKBG5hbWUYBSABKAkSDQoFY2F1c2UYBiABKAkSFQoNZmFpbHVyZV9jb3VudBgHIAEoBRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNgoFc3RhdGUYCSABKA4yJy5kb21haW5mbG93LmNhbXBhaWduLnYxLkRlYWRMZXR0ZXJTdGF0ZRIwCgxyZXNvbHZlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDnJlc29sdmVfcmVhc29uGAsgASgJKqcBCgVQaGFzZRIVChFQSEFTRV9VTlNQRUNJRklFRBAAEhsKF1BIQVNFX0RPTUFJTl9HRU5FUkFUSU9OEAESGAoUUEhBU0VfRE5TX1ZBTElEQVRJT04QAhIZChVQSEFTRV9IVFRQX1ZBTElEQVRJT04QAxIaChZQSEFTRV9DT05URU5UX0FOQUxZU0lTEAQSGQoVUEhBU0VfTEVBRF9FWFRSQUNUSU9OEAUqhAIKC1BoYXNlU3RhdHVzEhwKGFBIQVNFX1NUQVRVU19VTlNQRUNJRklFRBAAEhwKGFBIQVNFX1NUQVRVU19OT1RfU1RBUlRFRBABEhsKF1BIQVNFX1NUQVRVU19DT05GSUdVUkVEEAISGAoUUEhBU0VfU1RBVFVTX1JVTk5JTkcQAxIXChNQSEFTRV9TVEFUVVNfUEFVU0VEEAQSGgoWUEhBU0VfU1RBVFVTX0NPTVBMRVRFRBAFEhcKE1BIQVNFX1NUQVRVU19GQUlMRUQQBhIYChRQSEFTRV9TVEFUVVNfU0tJUFBFRBAHEhoKFlBIQVNFX1NUQVRVU19DQU5DRUxMRUQQCCrwAQoLUGhhc2VBY3Rpb24SHAoYUEhBU0VfQUNUSU9OX1VOU1BFQ0lGSUVEEAASGgoWUEhBU0VfQUNUSU9OX0NPTkZJR1VSRRABEhYKElBIQVNFX0FDVElPTl9TVEFSVBACEhYKElBIQVNFX0FDVElPTl9QQVVTRRADEhcKE1BIQVNFX0FDVElPTl9SRVNVTUUQBBIXChNQSEFTRV9BQ1RJT05fQ0FOQ0VMEAUSFgoSUEhBU0VfQUNUSU9OX1JFVFJZEAYSFQoRUEhBU0VfQUNUSU9OX1NLSVAQBxIWChJQSEFTRV9BQ1RJT05fUkVSVU4QCCpuCgxDYW1wYWlnbk1vZGUSHQoZQ0FNUEFJR05fTU9ERV9VTlNQRUNJRklFRBAAEh4KGkNBTVBBSUdOX01PREVfU1RFUF9CWV9TVEVQEAESHwobQ0FNUEFJR05fTU9ERV9GVUxMX1NFUVVFTkNFEAIqXgoIUHJpb3JpdHkSGAoUUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIRCg1QUklPUklUWV9ISUdIEAESEwoPUFJJT1JJVFlfTk9STUFMEAISEAoMUFJJT1JJVFlfTE9XEAMqdAoLUGF0dGVyblR5cGUSHAoYUEFUVEVSTl9UWVBFX1VOU1BFQ0lGSUVEEAASFwoTUEFUVEVSTl9UWVBFX1BSRUZJWBABEhcKE1BBVFRFUk5fVFlQRV9TVUZGSVgQAhIVChFQQVRURVJOX1RZUEVfQk9USBADKpEBCg9EZWFkTGV0dGVyU3RhdGUSIQodREVBRF9MRVRURVJfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZERUFEX0xFVFRFUl9TVEFURV9PUEVOEAESHgoaREVBRF9MRVRURVJfU1RBVEVfUkVEUklWRU4QAhIfChtERUFEX0xFVFRFUl9TVEFURV9ESVNDQVJERUQQA2IGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * A campaign: a set of names and the phases they go through. It is its own long-running operation.
@@ -118,6 +118,34 @@ export type Campaign = Message<"domainflow.campaign.v1.Campaign"> & {
    * @generated from field: int64 revision = 14;
    */
   revision: bigint;
+
+  /**
+   * How much of the workers the campaign gets; can be changed while it runs.
+   *
+   * @generated from field: domainflow.campaign.v1.Priority priority = 15;
+   */
+  priority: Priority;
+
+  /**
+   * Names handed to the workers per second at most; 0 means no limit. Can be changed while it runs.
+   *
+   * @generated from field: int32 name_rate_limit = 16;
+   */
+  nameRateLimit: number;
+
+  /**
+   * Output only. When the campaign was archived; unset while it is not.
+   *
+   * @generated from field: google.protobuf.Timestamp archive_time = 17;
+   */
+  archiveTime?: Timestamp | undefined;
+
+  /**
+   * Output only. How far its deletion is; unset unless it is being deleted.
+   *
+   * @generated from field: domainflow.campaign.v1.Deletion deletion = 18;
+   */
+  deletion?: Deletion | undefined;
 };
 
 /**
@@ -126,6 +154,41 @@ export type Campaign = Message<"domainflow.campaign.v1.Campaign"> & {
  */
 export const CampaignSchema: GenMessage<Campaign> = /*@__PURE__*/
   messageDesc(file_domainflow_campaign_v1_campaign, 0);
+
+/**
+ * A deletion on its way. It goes on by itself, also after a restart; when it is over the campaign is NOT_FOUND.
+ *
+ * @generated from message domainflow.campaign.v1.Deletion
+ */
+export type Deletion = Message<"domainflow.campaign.v1.Deletion"> & {
+  /**
+   * When it was asked for.
+   *
+   * @generated from field: google.protobuf.Timestamp request_time = 1;
+   */
+  requestTime?: Timestamp | undefined;
+
+  /**
+   * Rows there were to delete, estimated when it began.
+   *
+   * @generated from field: int64 row_count = 2;
+   */
+  rowCount: bigint;
+
+  /**
+   * Rows deleted so far.
+   *
+   * @generated from field: int64 deleted_count = 3;
+   */
+  deletedCount: bigint;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.Deletion.
+ * Use `create(DeletionSchema)` to create a new message.
+ */
+export const DeletionSchema: GenMessage<Deletion> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign, 1);
 
 /**
  * One phase of one campaign.
@@ -188,6 +251,20 @@ export type PhaseState = Message<"domainflow.campaign.v1.PhaseState"> & {
    * @generated from field: string failure = 8;
    */
   failure: string;
+
+  /**
+   * Run whose results are shown: the newest completed one, or the first one while there is none. Differs from `run` during a rerun.
+   *
+   * @generated from field: int32 result_run = 9;
+   */
+  resultRun: number;
+
+  /**
+   * Generation only: names that were asked for and that the pattern did not have any more. Not part of name_count.
+   *
+   * @generated from field: int64 missing_count = 10;
+   */
+  missingCount: bigint;
 };
 
 /**
@@ -195,7 +272,7 @@ export type PhaseState = Message<"domainflow.campaign.v1.PhaseState"> & {
  * Use `create(PhaseStateSchema)` to create a new message.
  */
 export const PhaseStateSchema: GenMessage<PhaseState> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 1);
+  messageDesc(file_domainflow_campaign_v1_campaign, 2);
 
 /**
  * What the phases do. A phase without configuration cannot start.
@@ -223,7 +300,7 @@ export type CampaignConfiguration = Message<"domainflow.campaign.v1.CampaignConf
  * Use `create(CampaignConfigurationSchema)` to create a new message.
  */
 export const CampaignConfigurationSchema: GenMessage<CampaignConfiguration> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 2);
+  messageDesc(file_domainflow_campaign_v1_campaign, 3);
 
 /**
  * Where the names of a campaign come from.
@@ -260,7 +337,7 @@ export type GenerationConfiguration = Message<"domainflow.campaign.v1.Generation
  * Use `create(GenerationConfigurationSchema)` to create a new message.
  */
 export const GenerationConfigurationSchema: GenMessage<GenerationConfiguration> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 3);
+  messageDesc(file_domainflow_campaign_v1_campaign, 4);
 
 /**
  * Names made from a pattern. The number of combinations is the product of the number of characters allowed at each
@@ -316,18 +393,28 @@ export type PatternSource = Message<"domainflow.campaign.v1.PatternSource"> & {
   tlds: string[];
 
   /**
-   * Offset of the first name. Default 0; must be below the number of combinations.
+   * Offset of the first name; must be below the number of combinations. Unset means the first one after all names that
+   * campaigns with this pattern have taken; the range is taken when generation starts, and no two campaigns get the same name. If
+   * set, the start is refused (NAMES_RESERVED) when another campaign has taken part of the range, unless overlap_allowed.
    *
-   * @generated from field: int64 first_offset = 7;
+   * @generated from field: optional int64 first_offset = 7;
    */
-  firstOffset: bigint;
+  firstOffset?: bigint | undefined;
 
   /**
-   * How many names to make. 0 means all from first_offset on. At most 1,000,000,000 a campaign, and not more than remain.
+   * How many names to make. 0 means all from the first one on. At most 1,000,000,000 a campaign, and not more than the pattern has.
+   * When fewer remain at the start those are made, and PhaseState.missing_count says how many are missing.
    *
    * @generated from field: int64 name_count = 8;
    */
   nameCount: bigint;
+
+  /**
+   * Take the range from first_offset (unset: from 0) even if other campaigns have names of it, which then exist twice.
+   *
+   * @generated from field: bool overlap_allowed = 9;
+   */
+  overlapAllowed: boolean;
 };
 
 /**
@@ -335,7 +422,7 @@ export type PatternSource = Message<"domainflow.campaign.v1.PatternSource"> & {
  * Use `create(PatternSourceSchema)` to create a new message.
  */
 export const PatternSourceSchema: GenMessage<PatternSource> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 4);
+  messageDesc(file_domainflow_campaign_v1_campaign, 5);
 
 /**
  * Names come from UploadNames; generation is complete when the upload is finished.
@@ -350,7 +437,7 @@ export type UploadSource = Message<"domainflow.campaign.v1.UploadSource"> & {
  * Use `create(UploadSourceSchema)` to create a new message.
  */
 export const UploadSourceSchema: GenMessage<UploadSource> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 5);
+  messageDesc(file_domainflow_campaign_v1_campaign, 6);
 
 /**
  * How DNS is asked.
@@ -388,7 +475,8 @@ export type DnsConfiguration = Message<"domainflow.campaign.v1.DnsConfiguration"
   window: number;
 
   /**
-   * Names per chunk, the unit of work that is handed out, stored and acknowledged as one. Default 2,000; 100 to 5,000.
+   * Names per chunk, the unit of work that is handed out, stored and acknowledged as one; 100 to 5,000. 0 means that the suite
+   * decides, and decides anew while the phase runs, between 100 and 5,000; every decision is an event.
    *
    * @generated from field: int32 chunk_size = 5;
    */
@@ -400,7 +488,7 @@ export type DnsConfiguration = Message<"domainflow.campaign.v1.DnsConfiguration"
  * Use `create(DnsConfigurationSchema)` to create a new message.
  */
 export const DnsConfigurationSchema: GenMessage<DnsConfiguration> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 6);
+  messageDesc(file_domainflow_campaign_v1_campaign, 7);
 
 /**
  * How often one outcome occurred.
@@ -429,7 +517,7 @@ export type OutcomeCount = Message<"domainflow.campaign.v1.OutcomeCount"> & {
  * Use `create(OutcomeCountSchema)` to create a new message.
  */
 export const OutcomeCountSchema: GenMessage<OutcomeCount> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 7);
+  messageDesc(file_domainflow_campaign_v1_campaign, 8);
 
 /**
  * How a campaign's names ended, per phase. Every name is counted exactly once in each phase that it reached.
@@ -472,7 +560,7 @@ export type Receipt = Message<"domainflow.campaign.v1.Receipt"> & {
  * Use `create(ReceiptSchema)` to create a new message.
  */
 export const ReceiptSchema: GenMessage<Receipt> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 8);
+  messageDesc(file_domainflow_campaign_v1_campaign, 9);
 
 /**
  * How the names of one phase ended.
@@ -525,8 +613,8 @@ export type PhaseReceipt = Message<"domainflow.campaign.v1.PhaseReceipt"> & {
   /**
    * SHA-256 over the chunks' own SHA-256 (32 raw bytes each) in order of position, as lower-case hexadecimal, when the phase is
    * completed; empty before. A chunk's is taken over one line "name outcome\n" per name in order of position. So equal campaigns with
-   * equal outcomes and equal chunk sizes have equal hashes. Chunks of DNS validation have chunk_size names; those of generation stand
-   * in the events.
+   * equal outcomes and equal chunk sizes have equal hashes. The chunks stand in the events; those of DNS validation have chunk_size names
+   * where it is set and none had to be split.
    *
    * @generated from field: string content_sha256 = 7;
    */
@@ -552,6 +640,20 @@ export type PhaseReceipt = Message<"domainflow.campaign.v1.PhaseReceipt"> & {
    * @generated from field: int64 rejected_count = 10;
    */
   rejectedCount: bigint;
+
+  /**
+   * Names whose check failed for good, with a dead letter each; also counted as the outcome DEAD_LETTER.
+   *
+   * @generated from field: int64 dead_letter_count = 11;
+   */
+  deadLetterCount: bigint;
+
+  /**
+   * Generation only: names asked for that the pattern did not have any more; not among the names.
+   *
+   * @generated from field: int64 missing_count = 12;
+   */
+  missingCount: bigint;
 };
 
 /**
@@ -559,7 +661,99 @@ export type PhaseReceipt = Message<"domainflow.campaign.v1.PhaseReceipt"> & {
  * Use `create(PhaseReceiptSchema)` to create a new message.
  */
 export const PhaseReceiptSchema: GenMessage<PhaseReceipt> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 9);
+  messageDesc(file_domainflow_campaign_v1_campaign, 10);
+
+/**
+ * A name whose check failed, or ended the worker that did it, as often as it was tried. The chunk it was in was split until the name
+ * was alone; all other names of it were settled.
+ *
+ * @generated from message domainflow.campaign.v1.DeadLetter
+ */
+export type DeadLetter = Message<"domainflow.campaign.v1.DeadLetter"> & {
+  /**
+   * The campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * The phase.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 2;
+   */
+  phase: Phase;
+
+  /**
+   * The run of it.
+   *
+   * @generated from field: int32 run = 3;
+   */
+  run: number;
+
+  /**
+   * Position of the name.
+   *
+   * @generated from field: int64 position = 4;
+   */
+  position: bigint;
+
+  /**
+   * The name.
+   *
+   * @generated from field: string name = 5;
+   */
+  name: string;
+
+  /**
+   * What ended the last attempt. At most 300 characters.
+   *
+   * @generated from field: string cause = 6;
+   */
+  cause: string;
+
+  /**
+   * Attempts that failed, of the chunks it was in too.
+   *
+   * @generated from field: int32 failure_count = 7;
+   */
+  failureCount: number;
+
+  /**
+   * When it was given up.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 8;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * What became of it.
+   *
+   * @generated from field: domainflow.campaign.v1.DeadLetterState state = 9;
+   */
+  state: DeadLetterState;
+
+  /**
+   * When it was redriven or discarded.
+   *
+   * @generated from field: google.protobuf.Timestamp resolve_time = 10;
+   */
+  resolveTime?: Timestamp | undefined;
+
+  /**
+   * The caller's words on that.
+   *
+   * @generated from field: string resolve_reason = 11;
+   */
+  resolveReason: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.DeadLetter.
+ * Use `create(DeadLetterSchema)` to create a new message.
+ */
+export const DeadLetterSchema: GenMessage<DeadLetter> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign, 11);
 
 /**
  * The steps every campaign goes through, in this order.
@@ -803,6 +997,47 @@ export const CampaignModeSchema: GenEnum<CampaignMode> = /*@__PURE__*/
   enumDesc(file_domainflow_campaign_v1_campaign, 3);
 
 /**
+ * How much of the workers a campaign gets while others run too: in flight, HIGH has 4 names for every 2 of NORMAL and 1 of LOW.
+ *
+ * @generated from enum domainflow.campaign.v1.Priority
+ */
+export enum Priority {
+  /**
+   * NORMAL when creating; in an update: unchanged.
+   *
+   * @generated from enum value: PRIORITY_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Weight 4.
+   *
+   * @generated from enum value: PRIORITY_HIGH = 1;
+   */
+  HIGH = 1,
+
+  /**
+   * Weight 2.
+   *
+   * @generated from enum value: PRIORITY_NORMAL = 2;
+   */
+  NORMAL = 2,
+
+  /**
+   * Weight 1.
+   *
+   * @generated from enum value: PRIORITY_LOW = 3;
+   */
+  LOW = 3,
+}
+
+/**
+ * Describes the enum domainflow.campaign.v1.Priority.
+ */
+export const PrioritySchema: GenEnum<Priority> = /*@__PURE__*/
+  enumDesc(file_domainflow_campaign_v1_campaign, 4);
+
+/**
  * Where the variable characters of a pattern stand.
  *
  * @generated from enum domainflow.campaign.v1.PatternType
@@ -841,5 +1076,46 @@ export enum PatternType {
  * Describes the enum domainflow.campaign.v1.PatternType.
  */
 export const PatternTypeSchema: GenEnum<PatternType> = /*@__PURE__*/
-  enumDesc(file_domainflow_campaign_v1_campaign, 4);
+  enumDesc(file_domainflow_campaign_v1_campaign, 5);
+
+/**
+ * What became of a dead letter.
+ *
+ * @generated from enum domainflow.campaign.v1.DeadLetterState
+ */
+export enum DeadLetterState {
+  /**
+   * In filters: every state.
+   *
+   * @generated from enum value: DEAD_LETTER_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Waits for somebody's decision; the name's outcome is DEAD_LETTER.
+   *
+   * @generated from enum value: DEAD_LETTER_STATE_OPEN = 1;
+   */
+  OPEN = 1,
+
+  /**
+   * Was handed out again. If its check fails once more the letter is OPEN again.
+   *
+   * @generated from enum value: DEAD_LETTER_STATE_REDRIVEN = 2;
+   */
+  REDRIVEN = 2,
+
+  /**
+   * Somebody decided to leave it at that; the name's outcome stays DEAD_LETTER.
+   *
+   * @generated from enum value: DEAD_LETTER_STATE_DISCARDED = 3;
+   */
+  DISCARDED = 3,
+}
+
+/**
+ * Describes the enum domainflow.campaign.v1.DeadLetterState.
+ */
+export const DeadLetterStateSchema: GenEnum<DeadLetterState> = /*@__PURE__*/
+  enumDesc(file_domainflow_campaign_v1_campaign, 6);
 

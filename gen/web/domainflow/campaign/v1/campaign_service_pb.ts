@@ -5,18 +5,20 @@
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
-import type { Campaign, CampaignConfiguration, CampaignMode, Phase, PhaseAction, PhaseState, PhaseStatus, Receipt } from "./campaign_pb.js";
+import type { Campaign, CampaignConfiguration, CampaignMode, DeadLetter, DeadLetterState, PatternSource, Phase, PhaseAction, PhaseState, PhaseStatus, Priority, Receipt } from "./campaign_pb.js";
 import { file_domainflow_campaign_v1_campaign } from "./campaign_pb.js";
-import type { Bookmark, Event, Progress } from "./event_pb.js";
+import type { Bookmark, DeletionProgress, Event, Progress, SystemEvent } from "./event_pb.js";
 import { file_domainflow_campaign_v1_event } from "./event_pb.js";
 import { file_google_api_annotations } from "../../../google/api/annotations_pb.js";
+import type { Duration } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file domainflow/campaign/v1/campaign_service.proto.
  */
 export const file_domainflow_campaign_v1_campaign_service: GenFile = /*@__PURE__*/
-  fileDesc("Ci1kb21haW5mbG93L2NhbXBhaWduL3YxL2NhbXBhaWduX3NlcnZpY2UucHJvdG8SFmRvbWFpbmZsb3cuY2FtcGFpZ24udjEi3gIKFUNyZWF0ZUNhbXBhaWduUmVxdWVzdBIYCgRuYW1lGAEgASgJQgq6SAdyBRABGMgBEkAKDWluaXRpYWxfcGhhc2UYAiABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlQgq6SAeCAQQYABgBEjwKC2ZpbmFsX3BoYXNlGAMgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZUIIukgFggECEAESTAoNY29uZmlndXJhdGlvbhgEIAEoCzItLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25Db25maWd1cmF0aW9uQga6SAPIAQESPAoEbW9kZRgFIAEoDjIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25Nb2RlQgi6SAWCAQIQARIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAhyA7ABAdgBASJMChZDcmVhdGVDYW1wYWlnblJlc3BvbnNlEjIKCGNhbXBhaWduGAEgASgLMiAuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DYW1wYWlnbiIzChJHZXRDYW1wYWlnblJlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBIkkKE0dldENhbXBhaWduUmVzcG9uc2USMgoIY2FtcGFpZ24YASABKAsyIC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduIkYKFExpc3RDYW1wYWlnbnNSZXF1ZXN0EhoKCXBhZ2Vfc2l6ZRgBIAEoBUIHukgEGgIoABISCgpwYWdlX3Rva2VuGAIgASgJImUKFUxpc3RDYW1wYWlnbnNSZXNwb25zZRIzCgljYW1wYWlnbnMYASADKAsyIC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI5ChhHZXRDYW1wYWlnblBoYXNlc1JlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBIoYCChlHZXRDYW1wYWlnblBoYXNlc1Jlc3BvbnNlEjQKDWN1cnJlbnRfcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEjMKBnN0YXR1cxgCIAEoDjIjLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VTdGF0dXMSMgoGcGhhc2VzGAMgAygLMiIuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXRlEkoKFWF2YWlsYWJsZV90cmFuc2l0aW9ucxgEIAMoCzIrLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQXZhaWxhYmxlVHJhbnNpdGlvbiKwAQoTQXZhaWxhYmxlVHJhbnNpdGlvbhIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USMwoGYWN0aW9uGAIgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZUFjdGlvbhI2Cgl0b19zdGF0dXMYAyABKA4yIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdHVzInAKFFN0YXJ0Q2FtcGFpZ25SZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARIYCgZyZWFzb24YAiABKAlCCLpIBXIDKPQDEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIDsAEB2AEBIksKFVN0YXJ0Q2FtcGFpZ25SZXNwb25zZRIyCghjYW1wYWlnbhgBIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ24icAoUUGF1c2VDYW1wYWlnblJlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBEhgKBnJlYXNvbhgCIAEoCUIIukgFcgMo9AMSHwoKcmVxdWVzdF9pZBgDIAEoCUILukgIcgOwAQHYAQEiSwoVUGF1c2VDYW1wYWlnblJlc3BvbnNlEjIKCGNhbXBhaWduGAEgASgLMiAuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DYW1wYWlnbiJxChVSZXN1bWVDYW1wYWlnblJlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBEhgKBnJlYXNvbhgCIAEoCUIIukgFcgMo9AMSHwoKcmVxdWVzdF9pZBgDIAEoCUILukgIcgOwAQHYAQEiTAoWUmVzdW1lQ2FtcGFpZ25SZXNwb25zZRIyCghjYW1wYWlnbhgBIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ24icQoVQ2FuY2VsQ2FtcGFpZ25SZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARIYCgZyZWFzb24YAiABKAlCCLpIBXIDKPQDEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIDsAEB2AEBIkwKFkNhbmNlbENhbXBhaWduUmVzcG9uc2USMgoIY2FtcGFpZ24YASABKAsyIC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduIrYBChlUcmFuc2l0aW9uQ2FtcGFpZ25SZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARI/Cgx0YXJnZXRfcGhhc2UYAiABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlQgq6SAeCAQQQASAAEhgKBnJlYXNvbhgDIAEoCUIIukgFcgMo9AMSHwoKcmVxdWVzdF9pZBgEIAEoCUILukgIcgOwAQHYAQEiUAoaVHJhbnNpdGlvbkNhbXBhaWduUmVzcG9uc2USMgoIY2FtcGFpZ24YASABKAsyIC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduIpkBChJVcGxvYWROYW1lc1JlcXVlc3QSIAoLY2FtcGFpZ25faWQYASABKAlCC7pICHIDsAEB2AEBEh4KCXVwbG9hZF9pZBgCIAEoCUILukgIcgOwAQHYAQESFwoGb2Zmc2V0GAMgASgDQge6SAQiAigAEhgKBWxpbmVzGAQgAygJQgm6SAaSAQMQkE4SDgoGZmluaXNoGAUgASgIIoMBChNVcGxvYWROYW1lc1Jlc3BvbnNlEi4KBnVwbG9hZBgBIAEoCzIeLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuVXBsb2FkEjwKDnJlamVjdGVkX2xpbmVzGAIgAygLMiQuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5SZWplY3RlZExpbmUiiwEKBlVwbG9hZBIRCgl1cGxvYWRfaWQYASABKAkSEwoLbmV4dF9vZmZzZXQYAiABKAMSFgoOYWNjZXB0ZWRfY291bnQYAyABKAMSFwoPZHVwbGljYXRlX2NvdW50GAQgASgDEhYKDnJlamVjdGVkX2NvdW50GAUgASgDEhAKCGZpbmlzaGVkGAYgASgIIjwKDFJlamVjdGVkTGluZRIOCgZvZmZzZXQYASABKAMSDAoEbGluZRgCIAEoCRIOCgZyZWFzb24YAyABKAkiMQoQR2V0VXBsb2FkUmVxdWVzdBIdCgtjYW1wYWlnbl9pZBgBIAEoCUIIukgFcgOwAQEiQwoRR2V0VXBsb2FkUmVzcG9uc2USLgoGdXBsb2FkGAEgASgLMh4uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5VcGxvYWQiMgoRR2V0UmVjZWlwdFJlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBIkYKEkdldFJlY2VpcHRSZXNwb25zZRIwCgdyZWNlaXB0GAEgASgLMh8uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5SZWNlaXB0IoYCChVXYXRjaENhbXBhaWduc1JlcXVlc3QSJgoMY2FtcGFpZ25faWRzGAEgAygJQhC6SA2SAQoQ6AciBXIDsAEBEnUKEHJlc3VtZV9yZXZpc2lvbnMYAiADKAsyQi5kb21haW5mbG93LmNhbXBhaWduLnYxLldhdGNoQ2FtcGFpZ25zUmVxdWVzdC5SZXN1bWVSZXZpc2lvbnNFbnRyeUIXukgUmgERENCGAyIFcgOwAQEqBCICKAASFgoOdW50aWxfZmluaXNoZWQYAyABKAgaNgoUUmVzdW1lUmV2aXNpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ASLvAQoWV2F0Y2hDYW1wYWlnbnNSZXNwb25zZRIxCgVzdGF0ZRgBIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25IABIuCgVldmVudBgCIAEoCzIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRXZlbnRIABI0Cghwcm9ncmVzcxgDIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUHJvZ3Jlc3NIABI0Cghib29rbWFyaxgEIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQm9va21hcmtIAEIGCgRraW5kMrwPCg9DYW1wYWlnblNlcnZpY2USiQEKDkNyZWF0ZUNhbXBhaWduEi0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DcmVhdGVDYW1wYWlnblJlcXVlc3QaLi5kb21haW5mbG93LmNhbXBhaWduLnYxLkNyZWF0ZUNhbXBhaWduUmVzcG9uc2UiGILT5JMCEiINL3YxL2NhbXBhaWduczoBKhKLAQoLR2V0Q2FtcGFpZ24SKi5kb21haW5mbG93LmNhbXBhaWduLnYxLkdldENhbXBhaWduUmVxdWVzdBorLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuR2V0Q2FtcGFpZ25SZXNwb25zZSIjgtPkkwIdEhsvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0SgwEKDUxpc3RDYW1wYWlnbnMSLC5kb21haW5mbG93LmNhbXBhaWduLnYxLkxpc3RDYW1wYWlnbnNSZXF1ZXN0Gi0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5MaXN0Q2FtcGFpZ25zUmVzcG9uc2UiFYLT5JMCDxINL3YxL2NhbXBhaWducxKkAQoRR2V0Q2FtcGFpZ25QaGFzZXMSMC5kb21haW5mbG93LmNhbXBhaWduLnYxLkdldENhbXBhaWduUGhhc2VzUmVxdWVzdBoxLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuR2V0Q2FtcGFpZ25QaGFzZXNSZXNwb25zZSIqgtPkkwIkEiIvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vcGhhc2VzEpoBCg1TdGFydENhbXBhaWduEiwuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5TdGFydENhbXBhaWduUmVxdWVzdBotLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuU3RhcnRDYW1wYWlnblJlc3BvbnNlIiyC0+STAiYiIS92MS9jYW1wYWlnbnMve2NhbXBhaWduX2lkfTpzdGFydDoBKhKaAQoNUGF1c2VDYW1wYWlnbhIsLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGF1c2VDYW1wYWlnblJlcXVlc3QaLS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBhdXNlQ2FtcGFpZ25SZXNwb25zZSIsgtPkkwImIiEvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH06cGF1c2U6ASoSngEKDlJlc3VtZUNhbXBhaWduEi0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5SZXN1bWVDYW1wYWlnblJlcXVlc3QaLi5kb21haW5mbG93LmNhbXBhaWduLnYxLlJlc3VtZUNhbXBhaWduUmVzcG9uc2UiLYLT5JMCJyIiL3YxL2NhbXBhaWducy97Y2FtcGFpZ25faWR9OnJlc3VtZToBKhKeAQoOQ2FuY2VsQ2FtcGFpZ24SLS5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbmNlbENhbXBhaWduUmVxdWVzdBouLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FuY2VsQ2FtcGFpZ25SZXNwb25zZSItgtPkkwInIiIvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH06Y2FuY2VsOgEqEq4BChJUcmFuc2l0aW9uQ2FtcGFpZ24SMS5kb21haW5mbG93LmNhbXBhaWduLnYxLlRyYW5zaXRpb25DYW1wYWlnblJlcXVlc3QaMi5kb21haW5mbG93LmNhbXBhaWduLnYxLlRyYW5zaXRpb25DYW1wYWlnblJlc3BvbnNlIjGC0+STAisiJi92MS9jYW1wYWlnbnMve2NhbXBhaWduX2lkfTp0cmFuc2l0aW9uOgEqEmgKC1VwbG9hZE5hbWVzEiouZG9tYWluZmxvdy5jYW1wYWlnbi52MS5VcGxvYWROYW1lc1JlcXVlc3QaKy5kb21haW5mbG93LmNhbXBhaWduLnYxLlVwbG9hZE5hbWVzUmVzcG9uc2UoARKMAQoJR2V0VXBsb2FkEiguZG9tYWluZmxvdy5jYW1wYWlnbi52MS5HZXRVcGxvYWRSZXF1ZXN0GikuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5HZXRVcGxvYWRSZXNwb25zZSIqgtPkkwIkEiIvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vdXBsb2FkEpABCgpHZXRSZWNlaXB0EikuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5HZXRSZWNlaXB0UmVxdWVzdBoqLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuR2V0UmVjZWlwdFJlc3BvbnNlIiuC0+STAiUSIy92MS9jYW1wYWlnbnMve2NhbXBhaWduX2lkfS9yZWNlaXB0EqgBCg5XYXRjaENhbXBhaWducxItLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuV2F0Y2hDYW1wYWlnbnNSZXF1ZXN0Gi4uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5XYXRjaENhbXBhaWduc1Jlc3BvbnNlIjWC0+STAi8SEy92MS9jYW1wYWlnbnM6d2F0Y2haGCITL3YxL2NhbXBhaWduczp3YXRjaDoBKjABYgZwcm90bzM", [file_buf_validate_validate, file_domainflow_campaign_v1_campaign, file_domainflow_campaign_v1_event, file_google_api_annotations]);
+  fileDesc("Ci1kb21haW5mbG93L2NhbXBhaWduL3YxL2NhbXBhaWduX3NlcnZpY2UucHJvdG8SFmRvbWFpbmZsb3cuY2FtcGFpZ24udjEi2QMKFUNyZWF0ZUNhbXBhaWduUmVxdWVzdBIYCgRuYW1lGAEgASgJQgq6SAdyBRABGMgBEkAKDWluaXRpYWxfcGhhc2UYAiABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlQgq6SAeCAQQYABgBEjwKC2ZpbmFsX3BoYXNlGAMgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZUIIukgFggECEAESTAoNY29uZmlndXJhdGlvbhgEIAEoCzItLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25Db25maWd1cmF0aW9uQga6SAPIAQESPAoEbW9kZRgFIAEoDjIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25Nb2RlQgi6SAWCAQIQARIfCgpyZXF1ZXN0X2lkGAYgASgJQgu6SAhyA7ABAdgBARI8Cghwcmlvcml0eRgHIAEoDjIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUHJpb3JpdHlCCLpIBYIBAhABEiQKD25hbWVfcmF0ZV9saW1pdBgIIAEoBUILukgIGgYYwIQ9KAASFQoNdmFsaWRhdGVfb25seRgJIAEoCCJMChZDcmVhdGVDYW1wYWlnblJlc3BvbnNlEjIKCGNhbXBhaWduGAEgASgLMiAuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DYW1wYWlnbiIzChJHZXRDYW1wYWlnblJlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBIkkKE0dldENhbXBhaWduUmVzcG9uc2USMgoIY2FtcGFpZ24YASABKAsyIC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduIqgBChRMaXN0Q2FtcGFpZ25zUmVxdWVzdBIaCglwYWdlX3NpemUYASABKAVCB7pIBBoCKAASEgoKcGFnZV90b2tlbhgCIAEoCRIYCgZmaWx0ZXIYAyABKAlCCLpIBXIDKNAPEhkKCG9yZGVyX2J5GAQgASgJQge6SARyAihkEhUKDXNob3dfYXJjaGl2ZWQYBSABKAgSFAoMc2hvd19kZWxldGVkGAYgASgIImUKFUxpc3RDYW1wYWlnbnNSZXNwb25zZRIzCgljYW1wYWlnbnMYASADKAsyIC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI5ChhHZXRDYW1wYWlnblBoYXNlc1JlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBIoYCChlHZXRDYW1wYWlnblBoYXNlc1Jlc3BvbnNlEjQKDWN1cnJlbnRfcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEjMKBnN0YXR1cxgCIAEoDjIjLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VTdGF0dXMSMgoGcGhhc2VzGAMgAygLMiIuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXRlEkoKFWF2YWlsYWJsZV90cmFuc2l0aW9ucxgEIAMoCzIrLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQXZhaWxhYmxlVHJhbnNpdGlvbiKwAQoTQXZhaWxhYmxlVHJhbnNpdGlvbhIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USMwoGYWN0aW9uGAIgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZUFjdGlvbhI2Cgl0b19zdGF0dXMYAyABKA4yIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdHVzIqgBChRTdGFydENhbXBhaWduUmVxdWVzdBIdCgtjYW1wYWlnbl9pZBgBIAEoCUIIukgFcgOwAQESGAoGcmVhc29uGAIgASgJQgi6SAVyAyj0AxIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAhyA7ABAdgBARI2CgVwaGFzZRgEIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VCCLpIBYIBAhABIksKFVN0YXJ0Q2FtcGFpZ25SZXNwb25zZRIyCghjYW1wYWlnbhgBIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ24iqAEKFFBhdXNlQ2FtcGFpZ25SZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARIYCgZyZWFzb24YAiABKAlCCLpIBXIDKPQDEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIDsAEB2AEBEjYKBXBoYXNlGAQgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZUIIukgFggECEAEiSwoVUGF1c2VDYW1wYWlnblJlc3BvbnNlEjIKCGNhbXBhaWduGAEgASgLMiAuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DYW1wYWlnbiKpAQoVUmVzdW1lQ2FtcGFpZ25SZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARIYCgZyZWFzb24YAiABKAlCCLpIBXIDKPQDEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIDsAEB2AEBEjYKBXBoYXNlGAQgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZUIIukgFggECEAEiTAoWUmVzdW1lQ2FtcGFpZ25SZXNwb25zZRIyCghjYW1wYWlnbhgBIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ24iqQEKFUNhbmNlbENhbXBhaWduUmVxdWVzdBIdCgtjYW1wYWlnbl9pZBgBIAEoCUIIukgFcgOwAQESGAoGcmVhc29uGAIgASgJQgi6SAVyAyj0AxIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAhyA7ABAdgBARI2CgVwaGFzZRgEIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VCCLpIBYIBAhABIkwKFkNhbmNlbENhbXBhaWduUmVzcG9uc2USMgoIY2FtcGFpZ24YASABKAsyIC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduIrYBChlUcmFuc2l0aW9uQ2FtcGFpZ25SZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARI/Cgx0YXJnZXRfcGhhc2UYAiABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlQgq6SAeCAQQQASAAEhgKBnJlYXNvbhgDIAEoCUIIukgFcgMo9AMSHwoKcmVxdWVzdF9pZBgEIAEoCUILukgIcgOwAQHYAQEiUAoaVHJhbnNpdGlvbkNhbXBhaWduUmVzcG9uc2USMgoIY2FtcGFpZ24YASABKAsyIC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduIqgBChRSZXRyeUNhbXBhaWduUmVxdWVzdBIdCgtjYW1wYWlnbl9pZBgBIAEoCUIIukgFcgOwAQESGAoGcmVhc29uGAIgASgJQgi6SAVyAyj0AxIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAhyA7ABAdgBARI2CgVwaGFzZRgEIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VCCLpIBYIBAhABIksKFVJldHJ5Q2FtcGFpZ25SZXNwb25zZRIyCghjYW1wYWlnbhgBIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ24ipgEKEFNraXBQaGFzZVJlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBEhgKBnJlYXNvbhgCIAEoCUIIukgFcgMo9AMSHwoKcmVxdWVzdF9pZBgDIAEoCUILukgIcgOwAQHYAQESOAoFcGhhc2UYBCABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlQgq6SAeCAQQQASAAIkcKEVNraXBQaGFzZVJlc3BvbnNlEjIKCGNhbXBhaWduGAEgASgLMiAuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DYW1wYWlnbiKnAQoRUmVydW5QaGFzZVJlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBEhgKBnJlYXNvbhgCIAEoCUIIukgFcgMo9AMSHwoKcmVxdWVzdF9pZBgDIAEoCUILukgIcgOwAQHYAQESOAoFcGhhc2UYBCABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlQgq6SAeCAQQQASAAIkgKElJlcnVuUGhhc2VSZXNwb25zZRIyCghjYW1wYWlnbhgBIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ24ipwIKFUNvbmZpZ3VyZVBoYXNlUmVxdWVzdBIdCgtjYW1wYWlnbl9pZBgBIAEoCUIIukgFcgOwAQESGAoGcmVhc29uGAIgASgJQgi6SAVyAyj0AxIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAhyA7ABAdgBARI4CgVwaGFzZRgEIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VCCrpIB4IBBBABIAASTAoNY29uZmlndXJhdGlvbhgFIAEoCzItLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25Db25maWd1cmF0aW9uQga6SAPIAQESFQoEZXRhZxgGIAEoCUIHukgEcgIoZBIVCg12YWxpZGF0ZV9vbmx5GAcgASgIIkwKFkNvbmZpZ3VyZVBoYXNlUmVzcG9uc2USMgoIY2FtcGFpZ24YASABKAsyIC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduIoIDChVVcGRhdGVDYW1wYWlnblJlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBEhgKBnJlYXNvbhgCIAEoCUIIukgFcgMo9AMSHwoKcmVxdWVzdF9pZBgDIAEoCUILukgIcgOwAQHYAQESFQoEZXRhZxgEIAEoCUIHukgEcgIoZBIVCg12YWxpZGF0ZV9vbmx5GAUgASgIEh0KBG5hbWUYBiABKAlCCrpIB3IFEAEYyAFIAIgBARI8CgRtb2RlGAcgASgOMiQuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DYW1wYWlnbk1vZGVCCLpIBYIBAhABEjwKCHByaW9yaXR5GAggASgOMiAuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5Qcmlvcml0eUIIukgFggECEAESKQoPbmFtZV9yYXRlX2xpbWl0GAkgASgFQgu6SAgaBhjAhD0oAEgBiAEBQgcKBV9uYW1lQhIKEF9uYW1lX3JhdGVfbGltaXQiTAoWVXBkYXRlQ2FtcGFpZ25SZXNwb25zZRIyCghjYW1wYWlnbhgBIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ24icgoWQXJjaGl2ZUNhbXBhaWduUmVxdWVzdBIdCgtjYW1wYWlnbl9pZBgBIAEoCUIIukgFcgOwAQESGAoGcmVhc29uGAIgASgJQgi6SAVyAyj0AxIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAhyA7ABAdgBASJNChdBcmNoaXZlQ2FtcGFpZ25SZXNwb25zZRIyCghjYW1wYWlnbhgBIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ24idAoYVW5hcmNoaXZlQ2FtcGFpZ25SZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARIYCgZyZWFzb24YAiABKAlCCLpIBXIDKPQDEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIDsAEB2AEBIk8KGVVuYXJjaGl2ZUNhbXBhaWduUmVzcG9uc2USMgoIY2FtcGFpZ24YASABKAsyIC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduIokBChhEdXBsaWNhdGVDYW1wYWlnblJlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBEhYKBG5hbWUYAiABKAlCCLpIBXIDGMgBEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIDsAEB2AEBEhUKDXZhbGlkYXRlX29ubHkYBCABKAgiTwoZRHVwbGljYXRlQ2FtcGFpZ25SZXNwb25zZRIyCghjYW1wYWlnbhgBIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ24irgEKFURlbGV0ZUNhbXBhaWduUmVxdWVzdBIdCgtjYW1wYWlnbl9pZBgBIAEoCUIIukgFcgOwAQESGAoGcmVhc29uGAIgASgJQgi6SAVyAyj0AxIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAhyA7ABAdgBARIVCgRldGFnGAQgASgJQge6SARyAihkEhUKDXZhbGlkYXRlX29ubHkYBSABKAgSDQoFZm9yY2UYBiABKAgiTAoWRGVsZXRlQ2FtcGFpZ25SZXNwb25zZRIyCghjYW1wYWlnbhgBIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ24ipQEKFkRlbGV0ZUNhbXBhaWduc1JlcXVlc3QSKgoMY2FtcGFpZ25faWRzGAEgAygJQhS6SBGSAQ4IARDoBxgBIgVyA7ABARIYCgZyZWFzb24YAiABKAlCCLpIBXIDKPQDEh8KCnJlcXVlc3RfaWQYAyABKAlCC7pICHIDsAEB2AEBEhUKDXZhbGlkYXRlX29ubHkYBCABKAgSDQoFZm9yY2UYBSABKAgiiAEKF0RlbGV0ZUNhbXBhaWduc1Jlc3BvbnNlEjMKCWNhbXBhaWducxgBIAMoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ24SOAoHcmVmdXNlZBgCIAMoCzInLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUmVmdXNlZENhbXBhaWduIkcKD1JlZnVzZWRDYW1wYWlnbhITCgtjYW1wYWlnbl9pZBgBIAEoCRIOCgZyZWFzb24YAiABKAkSDwoHbWVzc2FnZRgDIAEoCSJ4ChVQcmV2aWV3UGF0dGVyblJlcXVlc3QSPgoHcGF0dGVybhgBIAEoCzIlLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGF0dGVyblNvdXJjZUIGukgDyAEBEh8KC3NhbXBsZV9zaXplGAIgASgFQgq6SAcaBRjoBygAIqwDChZQcmV2aWV3UGF0dGVyblJlc3BvbnNlEhkKEWNvbWJpbmF0aW9uX2NvdW50GAEgASgDEh8KF2V4YWN0X2NvbWJpbmF0aW9uX2NvdW50GAIgASgJEhgKEG5leHRfZnJlZV9vZmZzZXQYAyABKAMSEgoKZnJlZV9jb3VudBgEIAEoAxIUCgxmaXJzdF9vZmZzZXQYBSABKAMSEgoKbmFtZV9jb3VudBgGIAEoAxIVCg1taXNzaW5nX2NvdW50GAcgASgDEhoKEmV4aGF1c3Rpb25fd2FybmluZxgIIAEoCBIWCg5jYW1wYWlnbl9jb3VudBgJIAEoBRIOCgZzYW1wbGUYCiADKAkSEQoJbGFzdF9uYW1lGAsgASgJEhUKDXN0b3JhZ2VfYnl0ZXMYDCABKAMSNgoTZ2VuZXJhdGlvbl9kdXJhdGlvbhgNIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIvCgxkbnNfZHVyYXRpb24YDiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEAoIbWVhc3VyZWQYDyABKAgirAEKFkxpc3REZWFkTGV0dGVyc1JlcXVlc3QSIAoLY2FtcGFpZ25faWQYASABKAlCC7pICHIDsAEB2AEBEkAKBXN0YXRlGAIgASgOMicuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5EZWFkTGV0dGVyU3RhdGVCCLpIBYIBAhABEhoKCXBhZ2Vfc2l6ZRgDIAEoBUIHukgEGgIoABISCgpwYWdlX3Rva2VuGAQgASgJImwKF0xpc3REZWFkTGV0dGVyc1Jlc3BvbnNlEjgKDGRlYWRfbGV0dGVycxgBIAMoCzIiLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRGVhZExldHRlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkioAEKFEdldERlYWRMZXR0ZXJSZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARI4CgVwaGFzZRgCIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VCCrpIB4IBBBABIAASGQoIcG9zaXRpb24YAyABKANCB7pIBCICKAASFAoDcnVuGAQgASgFQge6SAQaAigAIlAKFUdldERlYWRMZXR0ZXJSZXNwb25zZRI3CgtkZWFkX2xldHRlchgBIAEoCzIiLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRGVhZExldHRlciLVAQoZUmVkcml2ZURlYWRMZXR0ZXJzUmVxdWVzdBIdCgtjYW1wYWlnbl9pZBgBIAEoCUIIukgFcgOwAQESGAoGcmVhc29uGAIgASgJQgi6SAVyAyj0AxIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAhyA7ABAdgBARI4CgVwaGFzZRgEIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VCCrpIB4IBBBABIAASJAoJcG9zaXRpb25zGAUgAygDQhG6SA6SAQsQkE4YASIEIgIoACIrChpSZWRyaXZlRGVhZExldHRlcnNSZXNwb25zZRINCgVjb3VudBgBIAEoAyLVAQoZRGlzY2FyZERlYWRMZXR0ZXJzUmVxdWVzdBIdCgtjYW1wYWlnbl9pZBgBIAEoCUIIukgFcgOwAQESGAoGcmVhc29uGAIgASgJQgi6SAVyAyj0AxIfCgpyZXF1ZXN0X2lkGAMgASgJQgu6SAhyA7ABAdgBARI4CgVwaGFzZRgEIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VCCrpIB4IBBBABIAASJAoJcG9zaXRpb25zGAUgAygDQhG6SA6SAQsQkE4YASIEIgIoACIrChpEaXNjYXJkRGVhZExldHRlcnNSZXNwb25zZRINCgVjb3VudBgBIAEoAyKZAQoSVXBsb2FkTmFtZXNSZXF1ZXN0EiAKC2NhbXBhaWduX2lkGAEgASgJQgu6SAhyA7ABAdgBARIeCgl1cGxvYWRfaWQYAiABKAlCC7pICHIDsAEB2AEBEhcKBm9mZnNldBgDIAEoA0IHukgEIgIoABIYCgVsaW5lcxgEIAMoCUIJukgGkgEDEJBOEg4KBmZpbmlzaBgFIAEoCCKDAQoTVXBsb2FkTmFtZXNSZXNwb25zZRIuCgZ1cGxvYWQYASABKAsyHi5kb21haW5mbG93LmNhbXBhaWduLnYxLlVwbG9hZBI8Cg5yZWplY3RlZF9saW5lcxgCIAMoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUmVqZWN0ZWRMaW5lIosBCgZVcGxvYWQSEQoJdXBsb2FkX2lkGAEgASgJEhMKC25leHRfb2Zmc2V0GAIgASgDEhYKDmFjY2VwdGVkX2NvdW50GAMgASgDEhcKD2R1cGxpY2F0ZV9jb3VudBgEIAEoAxIWCg5yZWplY3RlZF9jb3VudBgFIAEoAxIQCghmaW5pc2hlZBgGIAEoCCI8CgxSZWplY3RlZExpbmUSDgoGb2Zmc2V0GAEgASgDEgwKBGxpbmUYAiABKAkSDgoGcmVhc29uGAMgASgJIjEKEEdldFVwbG9hZFJlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBIkMKEUdldFVwbG9hZFJlc3BvbnNlEi4KBnVwbG9hZBgBIAEoCzIeLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuVXBsb2FkIjIKEUdldFJlY2VpcHRSZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABASJGChJHZXRSZWNlaXB0UmVzcG9uc2USMAoHcmVjZWlwdBgBIAEoCzIfLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUmVjZWlwdCLHAgoVV2F0Y2hDYW1wYWlnbnNSZXF1ZXN0EiYKDGNhbXBhaWduX2lkcxgBIAMoCUIQukgNkgEKEOgHIgVyA7ABARJ1ChByZXN1bWVfcmV2aXNpb25zGAIgAygLMkIuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5XYXRjaENhbXBhaWduc1JlcXVlc3QuUmVzdW1lUmV2aXNpb25zRW50cnlCF7pIFJoBERDQhgMiBXIDsAEBKgQiAigAEhYKDnVudGlsX2ZpbmlzaGVkGAMgASgIEhYKDmluY2x1ZGVfc3lzdGVtGAQgASgIEicKFnJlc3VtZV9zeXN0ZW1fcmV2aXNpb24YBSABKANCB7pIBCICKAAaNgoUUmVzdW1lUmV2aXNpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ASLqAgoWV2F0Y2hDYW1wYWlnbnNSZXNwb25zZRIxCgVzdGF0ZRgBIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25IABIuCgVldmVudBgCIAEoCzIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRXZlbnRIABI0Cghwcm9ncmVzcxgDIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUHJvZ3Jlc3NIABI0Cghib29rbWFyaxgEIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQm9va21hcmtIABI7CgxzeXN0ZW1fZXZlbnQYBSABKAsyIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlN5c3RlbUV2ZW50SAASPAoIZGVsZXRpb24YBiABKAsyKC5kb21haW5mbG93LmNhbXBhaWduLnYxLkRlbGV0aW9uUHJvZ3Jlc3NIAEIGCgRraW5kMqUiCg9DYW1wYWlnblNlcnZpY2USiQEKDkNyZWF0ZUNhbXBhaWduEi0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DcmVhdGVDYW1wYWlnblJlcXVlc3QaLi5kb21haW5mbG93LmNhbXBhaWduLnYxLkNyZWF0ZUNhbXBhaWduUmVzcG9uc2UiGILT5JMCEiINL3YxL2NhbXBhaWduczoBKhKLAQoLR2V0Q2FtcGFpZ24SKi5kb21haW5mbG93LmNhbXBhaWduLnYxLkdldENhbXBhaWduUmVxdWVzdBorLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuR2V0Q2FtcGFpZ25SZXNwb25zZSIjgtPkkwIdEhsvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0SgwEKDUxpc3RDYW1wYWlnbnMSLC5kb21haW5mbG93LmNhbXBhaWduLnYxLkxpc3RDYW1wYWlnbnNSZXF1ZXN0Gi0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5MaXN0Q2FtcGFpZ25zUmVzcG9uc2UiFYLT5JMCDxINL3YxL2NhbXBhaWducxKkAQoRR2V0Q2FtcGFpZ25QaGFzZXMSMC5kb21haW5mbG93LmNhbXBhaWduLnYxLkdldENhbXBhaWduUGhhc2VzUmVxdWVzdBoxLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuR2V0Q2FtcGFpZ25QaGFzZXNSZXNwb25zZSIqgtPkkwIkEiIvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vcGhhc2VzEpoBCg1TdGFydENhbXBhaWduEiwuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5TdGFydENhbXBhaWduUmVxdWVzdBotLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuU3RhcnRDYW1wYWlnblJlc3BvbnNlIiyC0+STAiYiIS92MS9jYW1wYWlnbnMve2NhbXBhaWduX2lkfTpzdGFydDoBKhKaAQoNUGF1c2VDYW1wYWlnbhIsLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGF1c2VDYW1wYWlnblJlcXVlc3QaLS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBhdXNlQ2FtcGFpZ25SZXNwb25zZSIsgtPkkwImIiEvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH06cGF1c2U6ASoSngEKDlJlc3VtZUNhbXBhaWduEi0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5SZXN1bWVDYW1wYWlnblJlcXVlc3QaLi5kb21haW5mbG93LmNhbXBhaWduLnYxLlJlc3VtZUNhbXBhaWduUmVzcG9uc2UiLYLT5JMCJyIiL3YxL2NhbXBhaWducy97Y2FtcGFpZ25faWR9OnJlc3VtZToBKhKeAQoOQ2FuY2VsQ2FtcGFpZ24SLS5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbmNlbENhbXBhaWduUmVxdWVzdBouLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FuY2VsQ2FtcGFpZ25SZXNwb25zZSItgtPkkwInIiIvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH06Y2FuY2VsOgEqEq4BChJUcmFuc2l0aW9uQ2FtcGFpZ24SMS5kb21haW5mbG93LmNhbXBhaWduLnYxLlRyYW5zaXRpb25DYW1wYWlnblJlcXVlc3QaMi5kb21haW5mbG93LmNhbXBhaWduLnYxLlRyYW5zaXRpb25DYW1wYWlnblJlc3BvbnNlIjGC0+STAisiJi92MS9jYW1wYWlnbnMve2NhbXBhaWduX2lkfTp0cmFuc2l0aW9uOgEqEpoBCg1SZXRyeUNhbXBhaWduEiwuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5SZXRyeUNhbXBhaWduUmVxdWVzdBotLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUmV0cnlDYW1wYWlnblJlc3BvbnNlIiyC0+STAiYiIS92MS9jYW1wYWlnbnMve2NhbXBhaWduX2lkfTpyZXRyeToBKhKNAQoJU2tpcFBoYXNlEiguZG9tYWluZmxvdy5jYW1wYWlnbi52MS5Ta2lwUGhhc2VSZXF1ZXN0GikuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5Ta2lwUGhhc2VSZXNwb25zZSIrgtPkkwIlIiAvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH06c2tpcDoBKhKRAQoKUmVydW5QaGFzZRIpLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUmVydW5QaGFzZVJlcXVlc3QaKi5kb21haW5mbG93LmNhbXBhaWduLnYxLlJlcnVuUGhhc2VSZXNwb25zZSIsgtPkkwImIiEvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH06cmVydW46ASoSoQEKDkNvbmZpZ3VyZVBoYXNlEi0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5Db25maWd1cmVQaGFzZVJlcXVlc3QaLi5kb21haW5mbG93LmNhbXBhaWduLnYxLkNvbmZpZ3VyZVBoYXNlUmVzcG9uc2UiMILT5JMCKiIlL3YxL2NhbXBhaWducy97Y2FtcGFpZ25faWR9OmNvbmZpZ3VyZToBKhKXAQoOVXBkYXRlQ2FtcGFpZ24SLS5kb21haW5mbG93LmNhbXBhaWduLnYxLlVwZGF0ZUNhbXBhaWduUmVxdWVzdBouLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuVXBkYXRlQ2FtcGFpZ25SZXNwb25zZSImgtPkkwIgMhsvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH06ASoSogEKD0FyY2hpdmVDYW1wYWlnbhIuLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQXJjaGl2ZUNhbXBhaWduUmVxdWVzdBovLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQXJjaGl2ZUNhbXBhaWduUmVzcG9uc2UiLoLT5JMCKCIjL3YxL2NhbXBhaWducy97Y2FtcGFpZ25faWR9OmFyY2hpdmU6ASoSqgEKEVVuYXJjaGl2ZUNhbXBhaWduEjAuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5VbmFyY2hpdmVDYW1wYWlnblJlcXVlc3QaMS5kb21haW5mbG93LmNhbXBhaWduLnYxLlVuYXJjaGl2ZUNhbXBhaWduUmVzcG9uc2UiMILT5JMCKiIlL3YxL2NhbXBhaWducy97Y2FtcGFpZ25faWR9OnVuYXJjaGl2ZToBKhKqAQoRRHVwbGljYXRlQ2FtcGFpZ24SMC5kb21haW5mbG93LmNhbXBhaWduLnYxLkR1cGxpY2F0ZUNhbXBhaWduUmVxdWVzdBoxLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRHVwbGljYXRlQ2FtcGFpZ25SZXNwb25zZSIwgtPkkwIqIiUvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH06ZHVwbGljYXRlOgEqEpQBCg5EZWxldGVDYW1wYWlnbhItLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRGVsZXRlQ2FtcGFpZ25SZXF1ZXN0Gi4uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5EZWxldGVDYW1wYWlnblJlc3BvbnNlIiOC0+STAh0qGy92MS9jYW1wYWlnbnMve2NhbXBhaWduX2lkfRKTAQoPRGVsZXRlQ2FtcGFpZ25zEi4uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5EZWxldGVDYW1wYWlnbnNSZXF1ZXN0Gi8uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5EZWxldGVDYW1wYWlnbnNSZXNwb25zZSIfgtPkkwIZIhQvdjEvY2FtcGFpZ25zOmRlbGV0ZToBKhKQAQoOUHJldmlld1BhdHRlcm4SLS5kb21haW5mbG93LmNhbXBhaWduLnYxLlByZXZpZXdQYXR0ZXJuUmVxdWVzdBouLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUHJldmlld1BhdHRlcm5SZXNwb25zZSIfgtPkkwIZIhQvdjEvcGF0dGVybnM6cHJldmlldzoBKhKLAQoPTGlzdERlYWRMZXR0ZXJzEi4uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5MaXN0RGVhZExldHRlcnNSZXF1ZXN0Gi8uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5MaXN0RGVhZExldHRlcnNSZXNwb25zZSIXgtPkkwIREg8vdjEvZGVhZExldHRlcnMSqAEKDUdldERlYWRMZXR0ZXISLC5kb21haW5mbG93LmNhbXBhaWduLnYxLkdldERlYWRMZXR0ZXJSZXF1ZXN0Gi0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5HZXREZWFkTGV0dGVyUmVzcG9uc2UiOoLT5JMCNBIyL3YxL2NhbXBhaWducy97Y2FtcGFpZ25faWR9L2RlYWRMZXR0ZXJzL3twb3NpdGlvbn0StgEKElJlZHJpdmVEZWFkTGV0dGVycxIxLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUmVkcml2ZURlYWRMZXR0ZXJzUmVxdWVzdBoyLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUmVkcml2ZURlYWRMZXR0ZXJzUmVzcG9uc2UiOYLT5JMCMyIuL3YxL2NhbXBhaWducy97Y2FtcGFpZ25faWR9OnJlZHJpdmVEZWFkTGV0dGVyczoBKhK2AQoSRGlzY2FyZERlYWRMZXR0ZXJzEjEuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5EaXNjYXJkRGVhZExldHRlcnNSZXF1ZXN0GjIuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5EaXNjYXJkRGVhZExldHRlcnNSZXNwb25zZSI5gtPkkwIzIi4vdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH06ZGlzY2FyZERlYWRMZXR0ZXJzOgEqEmgKC1VwbG9hZE5hbWVzEiouZG9tYWluZmxvdy5jYW1wYWlnbi52MS5VcGxvYWROYW1lc1JlcXVlc3QaKy5kb21haW5mbG93LmNhbXBhaWduLnYxLlVwbG9hZE5hbWVzUmVzcG9uc2UoARKMAQoJR2V0VXBsb2FkEiguZG9tYWluZmxvdy5jYW1wYWlnbi52MS5HZXRVcGxvYWRSZXF1ZXN0GikuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5HZXRVcGxvYWRSZXNwb25zZSIqgtPkkwIkEiIvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vdXBsb2FkEpABCgpHZXRSZWNlaXB0EikuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5HZXRSZWNlaXB0UmVxdWVzdBoqLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuR2V0UmVjZWlwdFJlc3BvbnNlIiuC0+STAiUSIy92MS9jYW1wYWlnbnMve2NhbXBhaWduX2lkfS9yZWNlaXB0EqgBCg5XYXRjaENhbXBhaWducxItLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuV2F0Y2hDYW1wYWlnbnNSZXF1ZXN0Gi4uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5XYXRjaENhbXBhaWduc1Jlc3BvbnNlIjWC0+STAi8SEy92MS9jYW1wYWlnbnM6d2F0Y2haGCITL3YxL2NhbXBhaWduczp3YXRjaDoBKjABYgZwcm90bzM", [file_buf_validate_validate, file_domainflow_campaign_v1_campaign, file_domainflow_campaign_v1_event, file_google_api_annotations, file_google_protobuf_duration]);
 
 /**
  * @generated from message domainflow.campaign.v1.CreateCampaignRequest
@@ -63,6 +65,27 @@ export type CreateCampaignRequest = Message<"domainflow.campaign.v1.CreateCampai
    * @generated from field: string request_id = 6;
    */
   requestId: string;
+
+  /**
+   * How much of the workers it gets. Default NORMAL.
+   *
+   * @generated from field: domainflow.campaign.v1.Priority priority = 7;
+   */
+  priority: Priority;
+
+  /**
+   * Names handed to the workers per second at most, 0 to 1,000,000; 0 means no limit.
+   *
+   * @generated from field: int32 name_rate_limit = 8;
+   */
+  nameRateLimit: number;
+
+  /**
+   * Check everything and answer as if it were done, but create nothing (AIP-163).
+   *
+   * @generated from field: bool validate_only = 9;
+   */
+  validateOnly: boolean;
 };
 
 /**
@@ -141,11 +164,41 @@ export type ListCampaignsRequest = Message<"domainflow.campaign.v1.ListCampaigns
   pageSize: number;
 
   /**
-   * next_page_token of an earlier answer; empty for the first page.
+   * next_page_token of an earlier answer; empty for the first page. The other fields but page_size must be as they were.
    *
    * @generated from field: string page_token = 2;
    */
   pageToken: string;
+
+  /**
+   * Which campaigns (AIP-160): comparisons of `name` (= != : for part of it), `status`, `current_phase`, `mode`, `priority` (= !=),
+   * `create_time`, `update_time`, `name_count` (= != < <= > >=), joined with AND, OR, NOT and parentheses, such as
+   * status = RUNNING AND (name : "shop" OR name_count > 1000000). Times are RFC 3339 in quotes. Empty means all. At most 2,000 bytes.
+   *
+   * @generated from field: string filter = 3;
+   */
+  filter: string;
+
+  /**
+   * One of create_time, update_time, name, name_count, then " desc" for descending (AIP-132). Default "create_time desc".
+   *
+   * @generated from field: string order_by = 4;
+   */
+  orderBy: string;
+
+  /**
+   * List archived campaigns too. Default: only those that are not archived.
+   *
+   * @generated from field: bool show_archived = 5;
+   */
+  showArchived: boolean;
+
+  /**
+   * List campaigns too whose deletion is on its way. Default: not.
+   *
+   * @generated from field: bool show_deleted = 6;
+   */
+  showDeleted: boolean;
 };
 
 /**
@@ -160,7 +213,7 @@ export const ListCampaignsRequestSchema: GenMessage<ListCampaignsRequest> = /*@_
  */
 export type ListCampaignsResponse = Message<"domainflow.campaign.v1.ListCampaignsResponse"> & {
   /**
-   * Newest first, without configuration.
+   * In the order asked for, without configuration.
    *
    * @generated from field: repeated domainflow.campaign.v1.Campaign campaigns = 1;
    */
@@ -299,6 +352,13 @@ export type StartCampaignRequest = Message<"domainflow.campaign.v1.StartCampaign
    * @generated from field: string request_id = 3;
    */
   requestId: string;
+
+  /**
+   * Refused unless this is the campaign's current phase. Default: the current phase.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 4;
+   */
+  phase: Phase;
 };
 
 /**
@@ -351,6 +411,13 @@ export type PauseCampaignRequest = Message<"domainflow.campaign.v1.PauseCampaign
    * @generated from field: string request_id = 3;
    */
   requestId: string;
+
+  /**
+   * Refused unless this is the campaign's current phase. Default: the current phase.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 4;
+   */
+  phase: Phase;
 };
 
 /**
@@ -403,6 +470,13 @@ export type ResumeCampaignRequest = Message<"domainflow.campaign.v1.ResumeCampai
    * @generated from field: string request_id = 3;
    */
   requestId: string;
+
+  /**
+   * Refused unless this is the campaign's current phase. Default: the current phase.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 4;
+   */
+  phase: Phase;
 };
 
 /**
@@ -455,6 +529,13 @@ export type CancelCampaignRequest = Message<"domainflow.campaign.v1.CancelCampai
    * @generated from field: string request_id = 3;
    */
   requestId: string;
+
+  /**
+   * Refused unless this is the campaign's current phase. Default: the current phase.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 4;
+   */
+  phase: Phase;
 };
 
 /**
@@ -543,6 +624,1101 @@ export const TransitionCampaignResponseSchema: GenMessage<TransitionCampaignResp
   messageDesc(file_domainflow_campaign_v1_campaign_service, 18);
 
 /**
+ * @generated from message domainflow.campaign.v1.RetryCampaignRequest
+ */
+export type RetryCampaignRequest = Message<"domainflow.campaign.v1.RetryCampaignRequest"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Kept in the event. At most 500 bytes of UTF-8.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * UUID that makes repeats of this call harmless; empty for none.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * Refused unless this is the campaign's current phase. Default: the current phase.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 4;
+   */
+  phase: Phase;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.RetryCampaignRequest.
+ * Use `create(RetryCampaignRequestSchema)` to create a new message.
+ */
+export const RetryCampaignRequestSchema: GenMessage<RetryCampaignRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 19);
+
+/**
+ * @generated from message domainflow.campaign.v1.RetryCampaignResponse
+ */
+export type RetryCampaignResponse = Message<"domainflow.campaign.v1.RetryCampaignResponse"> & {
+  /**
+   * The campaign afterwards.
+   *
+   * @generated from field: domainflow.campaign.v1.Campaign campaign = 1;
+   */
+  campaign?: Campaign | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.RetryCampaignResponse.
+ * Use `create(RetryCampaignResponseSchema)` to create a new message.
+ */
+export const RetryCampaignResponseSchema: GenMessage<RetryCampaignResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 20);
+
+/**
+ * @generated from message domainflow.campaign.v1.SkipPhaseRequest
+ */
+export type SkipPhaseRequest = Message<"domainflow.campaign.v1.SkipPhaseRequest"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Kept in the event. At most 500 bytes of UTF-8.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * UUID that makes repeats of this call harmless; empty for none.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * Phase to leave out.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 4;
+   */
+  phase: Phase;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.SkipPhaseRequest.
+ * Use `create(SkipPhaseRequestSchema)` to create a new message.
+ */
+export const SkipPhaseRequestSchema: GenMessage<SkipPhaseRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 21);
+
+/**
+ * @generated from message domainflow.campaign.v1.SkipPhaseResponse
+ */
+export type SkipPhaseResponse = Message<"domainflow.campaign.v1.SkipPhaseResponse"> & {
+  /**
+   * The campaign afterwards.
+   *
+   * @generated from field: domainflow.campaign.v1.Campaign campaign = 1;
+   */
+  campaign?: Campaign | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.SkipPhaseResponse.
+ * Use `create(SkipPhaseResponseSchema)` to create a new message.
+ */
+export const SkipPhaseResponseSchema: GenMessage<SkipPhaseResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 22);
+
+/**
+ * @generated from message domainflow.campaign.v1.RerunPhaseRequest
+ */
+export type RerunPhaseRequest = Message<"domainflow.campaign.v1.RerunPhaseRequest"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Kept in the event. At most 500 bytes of UTF-8.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * UUID that makes repeats of this call harmless; empty for none.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * Phase to do again.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 4;
+   */
+  phase: Phase;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.RerunPhaseRequest.
+ * Use `create(RerunPhaseRequestSchema)` to create a new message.
+ */
+export const RerunPhaseRequestSchema: GenMessage<RerunPhaseRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 23);
+
+/**
+ * @generated from message domainflow.campaign.v1.RerunPhaseResponse
+ */
+export type RerunPhaseResponse = Message<"domainflow.campaign.v1.RerunPhaseResponse"> & {
+  /**
+   * The campaign afterwards.
+   *
+   * @generated from field: domainflow.campaign.v1.Campaign campaign = 1;
+   */
+  campaign?: Campaign | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.RerunPhaseResponse.
+ * Use `create(RerunPhaseResponseSchema)` to create a new message.
+ */
+export const RerunPhaseResponseSchema: GenMessage<RerunPhaseResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 24);
+
+/**
+ * @generated from message domainflow.campaign.v1.ConfigurePhaseRequest
+ */
+export type ConfigurePhaseRequest = Message<"domainflow.campaign.v1.ConfigurePhaseRequest"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Kept in the event. At most 500 bytes of UTF-8.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * UUID that makes repeats of this call harmless; empty for none.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * Phase to configure.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 4;
+   */
+  phase: Phase;
+
+  /**
+   * Only the part of this phase is read, and it is required; it replaces the part there was.
+   *
+   * @generated from field: domainflow.campaign.v1.CampaignConfiguration configuration = 5;
+   */
+  configuration?: CampaignConfiguration | undefined;
+
+  /**
+   * Campaign.etag as last read: ABORTED (ETAG_MISMATCH) if the campaign changed since. Empty: whatever it is now. At most 100 bytes.
+   *
+   * @generated from field: string etag = 6;
+   */
+  etag: string;
+
+  /**
+   * Check everything and answer as if it were done, but change nothing (AIP-163).
+   *
+   * @generated from field: bool validate_only = 7;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.ConfigurePhaseRequest.
+ * Use `create(ConfigurePhaseRequestSchema)` to create a new message.
+ */
+export const ConfigurePhaseRequestSchema: GenMessage<ConfigurePhaseRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 25);
+
+/**
+ * @generated from message domainflow.campaign.v1.ConfigurePhaseResponse
+ */
+export type ConfigurePhaseResponse = Message<"domainflow.campaign.v1.ConfigurePhaseResponse"> & {
+  /**
+   * The campaign afterwards.
+   *
+   * @generated from field: domainflow.campaign.v1.Campaign campaign = 1;
+   */
+  campaign?: Campaign | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.ConfigurePhaseResponse.
+ * Use `create(ConfigurePhaseResponseSchema)` to create a new message.
+ */
+export const ConfigurePhaseResponseSchema: GenMessage<ConfigurePhaseResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 26);
+
+/**
+ * @generated from message domainflow.campaign.v1.UpdateCampaignRequest
+ */
+export type UpdateCampaignRequest = Message<"domainflow.campaign.v1.UpdateCampaignRequest"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Kept in the event. At most 500 bytes of UTF-8.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * UUID that makes repeats of this call harmless; empty for none.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * Campaign.etag as last read: ABORTED (ETAG_MISMATCH) if the campaign changed since. Empty: whatever it is now. At most 100 bytes.
+   *
+   * @generated from field: string etag = 4;
+   */
+  etag: string;
+
+  /**
+   * Check everything and answer as if it were done, but change nothing (AIP-163).
+   *
+   * @generated from field: bool validate_only = 5;
+   */
+  validateOnly: boolean;
+
+  /**
+   * New name; 1 to 200 characters. Unset: unchanged.
+   *
+   * @generated from field: optional string name = 6;
+   */
+  name?: string | undefined;
+
+  /**
+   * Who starts the next phase from now on. UNSPECIFIED: unchanged. FULL_SEQUENCE needs every later phase configured.
+   *
+   * @generated from field: domainflow.campaign.v1.CampaignMode mode = 7;
+   */
+  mode: CampaignMode;
+
+  /**
+   * Takes effect with the chunks handed out from now on, in less than a second. UNSPECIFIED: unchanged.
+   *
+   * @generated from field: domainflow.campaign.v1.Priority priority = 8;
+   */
+  priority: Priority;
+
+  /**
+   * Names per second at most, 0 to 1,000,000; 0 takes the limit away. Takes effect within 2 s, also on chunks in work. Unset: unchanged.
+   *
+   * @generated from field: optional int32 name_rate_limit = 9;
+   */
+  nameRateLimit?: number | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.UpdateCampaignRequest.
+ * Use `create(UpdateCampaignRequestSchema)` to create a new message.
+ */
+export const UpdateCampaignRequestSchema: GenMessage<UpdateCampaignRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 27);
+
+/**
+ * @generated from message domainflow.campaign.v1.UpdateCampaignResponse
+ */
+export type UpdateCampaignResponse = Message<"domainflow.campaign.v1.UpdateCampaignResponse"> & {
+  /**
+   * The campaign afterwards.
+   *
+   * @generated from field: domainflow.campaign.v1.Campaign campaign = 1;
+   */
+  campaign?: Campaign | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.UpdateCampaignResponse.
+ * Use `create(UpdateCampaignResponseSchema)` to create a new message.
+ */
+export const UpdateCampaignResponseSchema: GenMessage<UpdateCampaignResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 28);
+
+/**
+ * @generated from message domainflow.campaign.v1.ArchiveCampaignRequest
+ */
+export type ArchiveCampaignRequest = Message<"domainflow.campaign.v1.ArchiveCampaignRequest"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Kept in the event. At most 500 bytes of UTF-8.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * UUID that makes repeats of this call harmless; empty for none.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.ArchiveCampaignRequest.
+ * Use `create(ArchiveCampaignRequestSchema)` to create a new message.
+ */
+export const ArchiveCampaignRequestSchema: GenMessage<ArchiveCampaignRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 29);
+
+/**
+ * @generated from message domainflow.campaign.v1.ArchiveCampaignResponse
+ */
+export type ArchiveCampaignResponse = Message<"domainflow.campaign.v1.ArchiveCampaignResponse"> & {
+  /**
+   * The campaign afterwards.
+   *
+   * @generated from field: domainflow.campaign.v1.Campaign campaign = 1;
+   */
+  campaign?: Campaign | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.ArchiveCampaignResponse.
+ * Use `create(ArchiveCampaignResponseSchema)` to create a new message.
+ */
+export const ArchiveCampaignResponseSchema: GenMessage<ArchiveCampaignResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 30);
+
+/**
+ * @generated from message domainflow.campaign.v1.UnarchiveCampaignRequest
+ */
+export type UnarchiveCampaignRequest = Message<"domainflow.campaign.v1.UnarchiveCampaignRequest"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Kept in the event. At most 500 bytes of UTF-8.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * UUID that makes repeats of this call harmless; empty for none.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.UnarchiveCampaignRequest.
+ * Use `create(UnarchiveCampaignRequestSchema)` to create a new message.
+ */
+export const UnarchiveCampaignRequestSchema: GenMessage<UnarchiveCampaignRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 31);
+
+/**
+ * @generated from message domainflow.campaign.v1.UnarchiveCampaignResponse
+ */
+export type UnarchiveCampaignResponse = Message<"domainflow.campaign.v1.UnarchiveCampaignResponse"> & {
+  /**
+   * The campaign afterwards.
+   *
+   * @generated from field: domainflow.campaign.v1.Campaign campaign = 1;
+   */
+  campaign?: Campaign | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.UnarchiveCampaignResponse.
+ * Use `create(UnarchiveCampaignResponseSchema)` to create a new message.
+ */
+export const UnarchiveCampaignResponseSchema: GenMessage<UnarchiveCampaignResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 32);
+
+/**
+ * @generated from message domainflow.campaign.v1.DuplicateCampaignRequest
+ */
+export type DuplicateCampaignRequest = Message<"domainflow.campaign.v1.DuplicateCampaignRequest"> & {
+  /**
+   * The campaign to take mode, phases, configuration, priority and rate limit from.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Name of the new one; at most 200 characters. Default: the old name and " (copy)", shortened to fit.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * UUID that makes repeats of this call harmless; empty for none.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * Check everything and answer as if it were done, but change nothing (AIP-163).
+   *
+   * @generated from field: bool validate_only = 4;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.DuplicateCampaignRequest.
+ * Use `create(DuplicateCampaignRequestSchema)` to create a new message.
+ */
+export const DuplicateCampaignRequestSchema: GenMessage<DuplicateCampaignRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 33);
+
+/**
+ * @generated from message domainflow.campaign.v1.DuplicateCampaignResponse
+ */
+export type DuplicateCampaignResponse = Message<"domainflow.campaign.v1.DuplicateCampaignResponse"> & {
+  /**
+   * The new campaign. Its pattern has no first_offset: it gets names that no other campaign has.
+   *
+   * @generated from field: domainflow.campaign.v1.Campaign campaign = 1;
+   */
+  campaign?: Campaign | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.DuplicateCampaignResponse.
+ * Use `create(DuplicateCampaignResponseSchema)` to create a new message.
+ */
+export const DuplicateCampaignResponseSchema: GenMessage<DuplicateCampaignResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 34);
+
+/**
+ * @generated from message domainflow.campaign.v1.DeleteCampaignRequest
+ */
+export type DeleteCampaignRequest = Message<"domainflow.campaign.v1.DeleteCampaignRequest"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Kept in the event. At most 500 bytes of UTF-8.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * UUID that makes repeats of this call harmless; empty for none.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * Campaign.etag as last read: ABORTED (ETAG_MISMATCH) if the campaign changed since. Empty: whatever it is now. At most 100 bytes.
+   *
+   * @generated from field: string etag = 4;
+   */
+  etag: string;
+
+  /**
+   * Check everything and answer as if it were done, but change nothing (AIP-163).
+   *
+   * @generated from field: bool validate_only = 5;
+   */
+  validateOnly: boolean;
+
+  /**
+   * Cancel it first if it runs or is paused; without this such a campaign is refused (CAMPAIGN_ACTIVE).
+   *
+   * @generated from field: bool force = 6;
+   */
+  force: boolean;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.DeleteCampaignRequest.
+ * Use `create(DeleteCampaignRequestSchema)` to create a new message.
+ */
+export const DeleteCampaignRequestSchema: GenMessage<DeleteCampaignRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 35);
+
+/**
+ * @generated from message domainflow.campaign.v1.DeleteCampaignResponse
+ */
+export type DeleteCampaignResponse = Message<"domainflow.campaign.v1.DeleteCampaignResponse"> & {
+  /**
+   * The campaign, with its deletion begun.
+   *
+   * @generated from field: domainflow.campaign.v1.Campaign campaign = 1;
+   */
+  campaign?: Campaign | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.DeleteCampaignResponse.
+ * Use `create(DeleteCampaignResponseSchema)` to create a new message.
+ */
+export const DeleteCampaignResponseSchema: GenMessage<DeleteCampaignResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 36);
+
+/**
+ * @generated from message domainflow.campaign.v1.DeleteCampaignsRequest
+ */
+export type DeleteCampaignsRequest = Message<"domainflow.campaign.v1.DeleteCampaignsRequest"> & {
+  /**
+   * Which campaigns: 1 to 1,000, distinct.
+   *
+   * @generated from field: repeated string campaign_ids = 1;
+   */
+  campaignIds: string[];
+
+  /**
+   * Kept in the event. At most 500 bytes of UTF-8.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * UUID that makes repeats of this call harmless; empty for none.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * Check everything and answer as if it were done, but change nothing (AIP-163).
+   *
+   * @generated from field: bool validate_only = 4;
+   */
+  validateOnly: boolean;
+
+  /**
+   * Cancel first those that run or are paused; without this such campaigns are refused (CAMPAIGN_ACTIVE).
+   *
+   * @generated from field: bool force = 5;
+   */
+  force: boolean;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.DeleteCampaignsRequest.
+ * Use `create(DeleteCampaignsRequestSchema)` to create a new message.
+ */
+export const DeleteCampaignsRequestSchema: GenMessage<DeleteCampaignsRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 37);
+
+/**
+ * @generated from message domainflow.campaign.v1.DeleteCampaignsResponse
+ */
+export type DeleteCampaignsResponse = Message<"domainflow.campaign.v1.DeleteCampaignsResponse"> & {
+  /**
+   * Those whose deletion has begun, in the order of the request.
+   *
+   * @generated from field: repeated domainflow.campaign.v1.Campaign campaigns = 1;
+   */
+  campaigns: Campaign[];
+
+  /**
+   * Those that were refused, in the order of the request; nothing happened to them.
+   *
+   * @generated from field: repeated domainflow.campaign.v1.RefusedCampaign refused = 2;
+   */
+  refused: RefusedCampaign[];
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.DeleteCampaignsResponse.
+ * Use `create(DeleteCampaignsResponseSchema)` to create a new message.
+ */
+export const DeleteCampaignsResponseSchema: GenMessage<DeleteCampaignsResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 38);
+
+/**
+ * A campaign that an operation on many left out.
+ *
+ * @generated from message domainflow.campaign.v1.RefusedCampaign
+ */
+export type RefusedCampaign = Message<"domainflow.campaign.v1.RefusedCampaign"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Why, a value of domainflow.error.v1.ErrorReason without its prefix.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * The same for people.
+   *
+   * @generated from field: string message = 3;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.RefusedCampaign.
+ * Use `create(RefusedCampaignSchema)` to create a new message.
+ */
+export const RefusedCampaignSchema: GenMessage<RefusedCampaign> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 39);
+
+/**
+ * @generated from message domainflow.campaign.v1.PreviewPatternRequest
+ */
+export type PreviewPatternRequest = Message<"domainflow.campaign.v1.PreviewPatternRequest"> & {
+  /**
+   * The pattern, checked as when creating a campaign.
+   *
+   * @generated from field: domainflow.campaign.v1.PatternSource pattern = 1;
+   */
+  pattern?: PatternSource | undefined;
+
+  /**
+   * How many sample names from the begin of the range, 1 to 1,000; 0 means 10.
+   *
+   * @generated from field: int32 sample_size = 2;
+   */
+  sampleSize: number;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.PreviewPatternRequest.
+ * Use `create(PreviewPatternRequestSchema)` to create a new message.
+ */
+export const PreviewPatternRequestSchema: GenMessage<PreviewPatternRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 40);
+
+/**
+ * @generated from message domainflow.campaign.v1.PreviewPatternResponse
+ */
+export type PreviewPatternResponse = Message<"domainflow.campaign.v1.PreviewPatternResponse"> & {
+  /**
+   * Names the pattern has in all; 2^63 - 1 stands for that and more.
+   *
+   * @generated from field: int64 combination_count = 1;
+   */
+  combinationCount: bigint;
+
+  /**
+   * The same as exact decimal digits.
+   *
+   * @generated from field: string exact_combination_count = 2;
+   */
+  exactCombinationCount: string;
+
+  /**
+   * Offset of the first name that no campaign has taken; combination_count when there is none.
+   *
+   * @generated from field: int64 next_free_offset = 3;
+   */
+  nextFreeOffset: bigint;
+
+  /**
+   * Names from next_free_offset to the end; saturates like combination_count.
+   *
+   * @generated from field: int64 free_count = 4;
+   */
+  freeCount: bigint;
+
+  /**
+   * Offset at which a campaign started now would begin.
+   *
+   * @generated from field: int64 first_offset = 5;
+   */
+  firstOffset: bigint;
+
+  /**
+   * Names it would get.
+   *
+   * @generated from field: int64 name_count = 6;
+   */
+  nameCount: bigint;
+
+  /**
+   * Names asked for that it would not get.
+   *
+   * @generated from field: int64 missing_count = 7;
+   */
+  missingCount: bigint;
+
+  /**
+   * True when fewer than asked for are free, or fewer than 10,000 would be left afterwards.
+   *
+   * @generated from field: bool exhaustion_warning = 8;
+   */
+  exhaustionWarning: boolean;
+
+  /**
+   * Campaigns that have names of this pattern.
+   *
+   * @generated from field: int32 campaign_count = 9;
+   */
+  campaignCount: number;
+
+  /**
+   * The first names of the range, in order.
+   *
+   * @generated from field: repeated string sample = 10;
+   */
+  sample: string[];
+
+  /**
+   * The last name of the range; empty when there is none.
+   *
+   * @generated from field: string last_name = 11;
+   */
+  lastName: string;
+
+  /**
+   * Disk space that the names and their DNS results would take in the database.
+   *
+   * @generated from field: int64 storage_bytes = 12;
+   */
+  storageBytes: bigint;
+
+  /**
+   * Time that generation would take, from what this suite has measured, else from the documented figures.
+   *
+   * @generated from field: google.protobuf.Duration generation_duration = 13;
+   */
+  generationDuration?: Duration | undefined;
+
+  /**
+   * Time that DNS validation would take, likewise.
+   *
+   * @generated from field: google.protobuf.Duration dns_duration = 14;
+   */
+  dnsDuration?: Duration | undefined;
+
+  /**
+   * True when both durations rest on what this suite has measured.
+   *
+   * @generated from field: bool measured = 15;
+   */
+  measured: boolean;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.PreviewPatternResponse.
+ * Use `create(PreviewPatternResponseSchema)` to create a new message.
+ */
+export const PreviewPatternResponseSchema: GenMessage<PreviewPatternResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 41);
+
+/**
+ * @generated from message domainflow.campaign.v1.ListDeadLettersRequest
+ */
+export type ListDeadLettersRequest = Message<"domainflow.campaign.v1.ListDeadLettersRequest"> & {
+  /**
+   * Which campaign; empty means all.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Only letters in this state. Default OPEN is not implied: UNSPECIFIED lists every state.
+   *
+   * @generated from field: domainflow.campaign.v1.DeadLetterState state = 2;
+   */
+  state: DeadLetterState;
+
+  /**
+   * At most so many letters; fewer may come. Default 50, larger than 1,000 means 1,000.
+   *
+   * @generated from field: int32 page_size = 3;
+   */
+  pageSize: number;
+
+  /**
+   * next_page_token of an earlier answer; empty for the first page.
+   *
+   * @generated from field: string page_token = 4;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.ListDeadLettersRequest.
+ * Use `create(ListDeadLettersRequestSchema)` to create a new message.
+ */
+export const ListDeadLettersRequestSchema: GenMessage<ListDeadLettersRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 42);
+
+/**
+ * @generated from message domainflow.campaign.v1.ListDeadLettersResponse
+ */
+export type ListDeadLettersResponse = Message<"domainflow.campaign.v1.ListDeadLettersResponse"> & {
+  /**
+   * Newest campaign first, then by phase, run and position.
+   *
+   * @generated from field: repeated domainflow.campaign.v1.DeadLetter dead_letters = 1;
+   */
+  deadLetters: DeadLetter[];
+
+  /**
+   * Empty at the end, and only there.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.ListDeadLettersResponse.
+ * Use `create(ListDeadLettersResponseSchema)` to create a new message.
+ */
+export const ListDeadLettersResponseSchema: GenMessage<ListDeadLettersResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 43);
+
+/**
+ * @generated from message domainflow.campaign.v1.GetDeadLetterRequest
+ */
+export type GetDeadLetterRequest = Message<"domainflow.campaign.v1.GetDeadLetterRequest"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Which phase.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 2;
+   */
+  phase: Phase;
+
+  /**
+   * Position of the name.
+   *
+   * @generated from field: int64 position = 3;
+   */
+  position: bigint;
+
+  /**
+   * Which run; 0 means the phase's newest.
+   *
+   * @generated from field: int32 run = 4;
+   */
+  run: number;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.GetDeadLetterRequest.
+ * Use `create(GetDeadLetterRequestSchema)` to create a new message.
+ */
+export const GetDeadLetterRequestSchema: GenMessage<GetDeadLetterRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 44);
+
+/**
+ * @generated from message domainflow.campaign.v1.GetDeadLetterResponse
+ */
+export type GetDeadLetterResponse = Message<"domainflow.campaign.v1.GetDeadLetterResponse"> & {
+  /**
+   * The dead letter.
+   *
+   * @generated from field: domainflow.campaign.v1.DeadLetter dead_letter = 1;
+   */
+  deadLetter?: DeadLetter | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.GetDeadLetterResponse.
+ * Use `create(GetDeadLetterResponseSchema)` to create a new message.
+ */
+export const GetDeadLetterResponseSchema: GenMessage<GetDeadLetterResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 45);
+
+/**
+ * @generated from message domainflow.campaign.v1.RedriveDeadLettersRequest
+ */
+export type RedriveDeadLettersRequest = Message<"domainflow.campaign.v1.RedriveDeadLettersRequest"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Kept in the event. At most 500 bytes of UTF-8.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * UUID that makes repeats of this call harmless; empty for none.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * Which phase; its newest run.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 4;
+   */
+  phase: Phase;
+
+  /**
+   * Positions of the names, at most 10,000; each needs an open letter. Empty means every open letter of the run.
+   *
+   * @generated from field: repeated int64 positions = 5;
+   */
+  positions: bigint[];
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.RedriveDeadLettersRequest.
+ * Use `create(RedriveDeadLettersRequestSchema)` to create a new message.
+ */
+export const RedriveDeadLettersRequestSchema: GenMessage<RedriveDeadLettersRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 46);
+
+/**
+ * @generated from message domainflow.campaign.v1.RedriveDeadLettersResponse
+ */
+export type RedriveDeadLettersResponse = Message<"domainflow.campaign.v1.RedriveDeadLettersResponse"> & {
+  /**
+   * Letters redriven.
+   *
+   * @generated from field: int64 count = 1;
+   */
+  count: bigint;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.RedriveDeadLettersResponse.
+ * Use `create(RedriveDeadLettersResponseSchema)` to create a new message.
+ */
+export const RedriveDeadLettersResponseSchema: GenMessage<RedriveDeadLettersResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 47);
+
+/**
+ * @generated from message domainflow.campaign.v1.DiscardDeadLettersRequest
+ */
+export type DiscardDeadLettersRequest = Message<"domainflow.campaign.v1.DiscardDeadLettersRequest"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Kept in the event. At most 500 bytes of UTF-8.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * UUID that makes repeats of this call harmless; empty for none.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+
+  /**
+   * Which phase; its newest run.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 4;
+   */
+  phase: Phase;
+
+  /**
+   * Positions of the names, at most 10,000; each needs an open letter. Empty means every open letter of the run.
+   *
+   * @generated from field: repeated int64 positions = 5;
+   */
+  positions: bigint[];
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.DiscardDeadLettersRequest.
+ * Use `create(DiscardDeadLettersRequestSchema)` to create a new message.
+ */
+export const DiscardDeadLettersRequestSchema: GenMessage<DiscardDeadLettersRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 48);
+
+/**
+ * @generated from message domainflow.campaign.v1.DiscardDeadLettersResponse
+ */
+export type DiscardDeadLettersResponse = Message<"domainflow.campaign.v1.DiscardDeadLettersResponse"> & {
+  /**
+   * Letters discarded.
+   *
+   * @generated from field: int64 count = 1;
+   */
+  count: bigint;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.DiscardDeadLettersResponse.
+ * Use `create(DiscardDeadLettersResponseSchema)` to create a new message.
+ */
+export const DiscardDeadLettersResponseSchema: GenMessage<DiscardDeadLettersResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 49);
+
+/**
  * @generated from message domainflow.campaign.v1.UploadNamesRequest
  */
 export type UploadNamesRequest = Message<"domainflow.campaign.v1.UploadNamesRequest"> & {
@@ -588,7 +1764,7 @@ export type UploadNamesRequest = Message<"domainflow.campaign.v1.UploadNamesRequ
  * Use `create(UploadNamesRequestSchema)` to create a new message.
  */
 export const UploadNamesRequestSchema: GenMessage<UploadNamesRequest> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign_service, 19);
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 50);
 
 /**
  * @generated from message domainflow.campaign.v1.UploadNamesResponse
@@ -614,7 +1790,7 @@ export type UploadNamesResponse = Message<"domainflow.campaign.v1.UploadNamesRes
  * Use `create(UploadNamesResponseSchema)` to create a new message.
  */
 export const UploadNamesResponseSchema: GenMessage<UploadNamesResponse> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign_service, 20);
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 51);
 
 /**
  * How far an uploaded list is.
@@ -670,7 +1846,7 @@ export type Upload = Message<"domainflow.campaign.v1.Upload"> & {
  * Use `create(UploadSchema)` to create a new message.
  */
 export const UploadSchema: GenMessage<Upload> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign_service, 21);
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 52);
 
 /**
  * A line that is no DNS name.
@@ -705,7 +1881,7 @@ export type RejectedLine = Message<"domainflow.campaign.v1.RejectedLine"> & {
  * Use `create(RejectedLineSchema)` to create a new message.
  */
 export const RejectedLineSchema: GenMessage<RejectedLine> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign_service, 22);
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 53);
 
 /**
  * @generated from message domainflow.campaign.v1.GetUploadRequest
@@ -724,7 +1900,7 @@ export type GetUploadRequest = Message<"domainflow.campaign.v1.GetUploadRequest"
  * Use `create(GetUploadRequestSchema)` to create a new message.
  */
 export const GetUploadRequestSchema: GenMessage<GetUploadRequest> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign_service, 23);
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 54);
 
 /**
  * @generated from message domainflow.campaign.v1.GetUploadResponse
@@ -743,7 +1919,7 @@ export type GetUploadResponse = Message<"domainflow.campaign.v1.GetUploadRespons
  * Use `create(GetUploadResponseSchema)` to create a new message.
  */
 export const GetUploadResponseSchema: GenMessage<GetUploadResponse> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign_service, 24);
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 55);
 
 /**
  * @generated from message domainflow.campaign.v1.GetReceiptRequest
@@ -762,7 +1938,7 @@ export type GetReceiptRequest = Message<"domainflow.campaign.v1.GetReceiptReques
  * Use `create(GetReceiptRequestSchema)` to create a new message.
  */
 export const GetReceiptRequestSchema: GenMessage<GetReceiptRequest> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign_service, 25);
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 56);
 
 /**
  * @generated from message domainflow.campaign.v1.GetReceiptResponse
@@ -781,7 +1957,7 @@ export type GetReceiptResponse = Message<"domainflow.campaign.v1.GetReceiptRespo
  * Use `create(GetReceiptResponseSchema)` to create a new message.
  */
 export const GetReceiptResponseSchema: GenMessage<GetReceiptResponse> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign_service, 26);
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 57);
 
 /**
  * @generated from message domainflow.campaign.v1.WatchCampaignsRequest
@@ -803,11 +1979,25 @@ export type WatchCampaignsRequest = Message<"domainflow.campaign.v1.WatchCampaig
   resumeRevisions: { [key: string]: bigint };
 
   /**
-   * End the stream with OK once every watched campaign is over. Not with an empty campaign_ids.
+   * End the stream with OK once every watched campaign is over or deleted. Not with an empty campaign_ids.
    *
    * @generated from field: bool until_finished = 3;
    */
   untilFinished: boolean;
+
+  /**
+   * Also send the suite's own events, such as decisions on the size of worker pools.
+   *
+   * @generated from field: bool include_system = 4;
+   */
+  includeSystem: boolean;
+
+  /**
+   * Newest revision of the suite's own history already seen (Bookmark.system_revision). 0: begin with the events to come.
+   *
+   * @generated from field: int64 resume_system_revision = 5;
+   */
+  resumeSystemRevision: bigint;
 };
 
 /**
@@ -815,7 +2005,7 @@ export type WatchCampaignsRequest = Message<"domainflow.campaign.v1.WatchCampaig
  * Use `create(WatchCampaignsRequestSchema)` to create a new message.
  */
 export const WatchCampaignsRequestSchema: GenMessage<WatchCampaignsRequest> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign_service, 27);
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 58);
 
 /**
  * @generated from message domainflow.campaign.v1.WatchCampaignsResponse
@@ -858,6 +2048,22 @@ export type WatchCampaignsResponse = Message<"domainflow.campaign.v1.WatchCampai
      */
     value: Bookmark;
     case: "bookmark";
+  } | {
+    /**
+     * Something happened to the suite itself; only with include_system.
+     *
+     * @generated from field: domainflow.campaign.v1.SystemEvent system_event = 5;
+     */
+    value: SystemEvent;
+    case: "systemEvent";
+  } | {
+    /**
+     * How far a deletion is; at most 4 a second and campaign.
+     *
+     * @generated from field: domainflow.campaign.v1.DeletionProgress deletion = 6;
+     */
+    value: DeletionProgress;
+    case: "deletion";
   } | { case: undefined; value?: undefined };
 };
 
@@ -866,7 +2072,7 @@ export type WatchCampaignsResponse = Message<"domainflow.campaign.v1.WatchCampai
  * Use `create(WatchCampaignsResponseSchema)` to create a new message.
  */
 export const WatchCampaignsResponseSchema: GenMessage<WatchCampaignsResponse> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign_service, 28);
+  messageDesc(file_domainflow_campaign_v1_campaign_service, 59);
 
 /**
  * What is to be done: campaigns, their phases, their progress. Every refusal carries google.rpc.ErrorInfo with a reason
@@ -897,7 +2103,7 @@ export const CampaignService: GenService<{
     output: typeof GetCampaignResponseSchema;
   },
   /**
-   * Lists campaigns, newest first, without their configurations.
+   * Lists campaigns, newest first unless asked otherwise, without their configurations.
    *
    * @generated from rpc domainflow.campaign.v1.CampaignService.ListCampaigns
    */
@@ -967,6 +2173,157 @@ export const CampaignService: GenService<{
     output: typeof TransitionCampaignResponseSchema;
   },
   /**
+   * Goes on with a failed phase, in the same run: what is settled stays settled.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.RetryCampaign
+   */
+  retryCampaign: {
+    methodKind: "unary";
+    input: typeof RetryCampaignRequestSchema;
+    output: typeof RetryCampaignResponseSchema;
+  },
+  /**
+   * Leaves a phase out that has not started or that failed; what it has settled stays readable. The phases before it must be completed or skipped.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.SkipPhase
+   */
+  skipPhase: {
+    methodKind: "unary";
+    input: typeof SkipPhaseRequestSchema;
+    output: typeof SkipPhaseResponseSchema;
+  },
+  /**
+   * Does a phase again that is completed, failed, cancelled or skipped, as a new run. The old run's results are shown until the new one is complete.
+   * Later phases that were over are configured again: their results stay readable and they run again after this one. Not for generation, whose names everything else rests on: duplicate the campaign instead.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.RerunPhase
+   */
+  rerunPhase: {
+    methodKind: "unary";
+    input: typeof RerunPhaseRequestSchema;
+    output: typeof RerunPhaseResponseSchema;
+  },
+  /**
+   * Sets or replaces the configuration of a phase that does not run. Generation's is fixed once names exist (CONFIGURATION_FIXED).
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.ConfigurePhase
+   */
+  configurePhase: {
+    methodKind: "unary";
+    input: typeof ConfigurePhaseRequestSchema;
+    output: typeof ConfigurePhaseResponseSchema;
+  },
+  /**
+   * Changes name, mode, priority or rate limit, also while the campaign runs. At least one must be given.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.UpdateCampaign
+   */
+  updateCampaign: {
+    methodKind: "unary";
+    input: typeof UpdateCampaignRequestSchema;
+    output: typeof UpdateCampaignResponseSchema;
+  },
+  /**
+   * Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.ArchiveCampaign
+   */
+  archiveCampaign: {
+    methodKind: "unary";
+    input: typeof ArchiveCampaignRequestSchema;
+    output: typeof ArchiveCampaignResponseSchema;
+  },
+  /**
+   * Takes a campaign out of the archive.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.UnarchiveCampaign
+   */
+  unarchiveCampaign: {
+    methodKind: "unary";
+    input: typeof UnarchiveCampaignRequestSchema;
+    output: typeof UnarchiveCampaignResponseSchema;
+  },
+  /**
+   * Creates a campaign like another one.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.DuplicateCampaign
+   */
+  duplicateCampaign: {
+    methodKind: "unary";
+    input: typeof DuplicateCampaignRequestSchema;
+    output: typeof DuplicateCampaignResponseSchema;
+  },
+  /**
+   * Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. Its names stay taken: no other campaign gets them.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.DeleteCampaign
+   */
+  deleteCampaign: {
+    methodKind: "unary";
+    input: typeof DeleteCampaignRequestSchema;
+    output: typeof DeleteCampaignResponseSchema;
+  },
+  /**
+   * Deletes many campaigns, each on its own: one that cannot be deleted stops no other.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.DeleteCampaigns
+   */
+  deleteCampaigns: {
+    methodKind: "unary";
+    input: typeof DeleteCampaignsRequestSchema;
+    output: typeof DeleteCampaignsResponseSchema;
+  },
+  /**
+   * Says what a pattern would give a campaign that starts now. Takes nothing.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.PreviewPattern
+   */
+  previewPattern: {
+    methodKind: "unary";
+    input: typeof PreviewPatternRequestSchema;
+    output: typeof PreviewPatternResponseSchema;
+  },
+  /**
+   * Lists names whose check failed for good.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.ListDeadLetters
+   */
+  listDeadLetters: {
+    methodKind: "unary";
+    input: typeof ListDeadLettersRequestSchema;
+    output: typeof ListDeadLettersResponseSchema;
+  },
+  /**
+   * Returns one dead letter.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.GetDeadLetter
+   */
+  getDeadLetter: {
+    methodKind: "unary";
+    input: typeof GetDeadLetterRequestSchema;
+    output: typeof GetDeadLetterResponseSchema;
+  },
+  /**
+   * Hands dead letters out again. Opens a completed phase once more, as the same run, as long as no later one has started (LATER_PHASE_STARTED).
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.RedriveDeadLetters
+   */
+  redriveDeadLetters: {
+    methodKind: "unary";
+    input: typeof RedriveDeadLettersRequestSchema;
+    output: typeof RedriveDeadLettersResponseSchema;
+  },
+  /**
+   * Leaves dead letters as they are: their names' outcome stays DEAD_LETTER.
+   *
+   * @generated from rpc domainflow.campaign.v1.CampaignService.DiscardDeadLetters
+   */
+  discardDeadLetters: {
+    methodKind: "unary";
+    input: typeof DiscardDeadLettersRequestSchema;
+    output: typeof DiscardDeadLettersResponseSchema;
+  },
+  /**
    * Supplies the names of a campaign whose source is `upload`, while its generation phase runs (StartCampaign first). Lines are trimmed, folded to lower case, stripped of a
    * trailing dot and turned into A-labels; repeated names and lines that are no DNS names are counted and left out. Each message
    * is stored as a whole before the next is read, so a broken stream goes on at GetUpload's next_offset.
@@ -1000,8 +2357,8 @@ export const CampaignService: GenService<{
   },
   /**
    * Watches campaigns: their present state, a bookmark, then events in order of revision with progress in between, and a
-   * bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, and only
-   * with an error or the caller's hang-up otherwise, unless until_finished is set.
+   * bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
+   * revision to restart from in its metadata, and only with an error or the caller's hang-up otherwise, unless until_finished is set.
    *
    * @generated from rpc domainflow.campaign.v1.CampaignService.WatchCampaigns
    */

@@ -4,7 +4,7 @@
 
 import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { OutcomeCount, Phase, PhaseStatus } from "./campaign_pb.js";
+import type { DeadLetterState, OutcomeCount, Phase, PhaseStatus } from "./campaign_pb.js";
 import { file_domainflow_campaign_v1_campaign } from "./campaign_pb.js";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file domainflow/campaign/v1/event.proto.
  */
 export const file_domainflow_campaign_v1_event: GenFile = /*@__PURE__*/
-  fileDesc("CiJkb21haW5mbG93L2NhbXBhaWduL3YxL2V2ZW50LnByb3RvEhZkb21haW5mbG93LmNhbXBhaWduLnYxIrADCgVFdmVudBITCgtjYW1wYWlnbl9pZBgBIAEoCRIQCghyZXZpc2lvbhgCIAEoAxIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASQwoQY2FtcGFpZ25fY3JlYXRlZBgEIAEoCzInLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25DcmVhdGVkSAASPQoNcGhhc2VfY2hhbmdlZBgFIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VDaGFuZ2VkSAASPQoNY2h1bmtfc2V0dGxlZBgGIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2h1bmtTZXR0bGVkSAASPQoNY2h1bmtfcmV0cmllZBgHIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2h1bmtSZXRyaWVkSAASRQoRY2FtcGFpZ25fZmluaXNoZWQYCCABKAsyKC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduRmluaXNoZWRIAEIGCgRraW5kIh8KD0NhbXBhaWduQ3JlYXRlZBIMCgRuYW1lGAEgASgJItoBCgxQaGFzZUNoYW5nZWQSLAoFcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEjgKC2Zyb21fc3RhdHVzGAIgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cxI2Cgl0b19zdGF0dXMYAyABKA4yIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdHVzEgsKA3J1bhgEIAEoBRINCgVhY3RvchgFIAEoCRIOCgZyZWFzb24YBiABKAki6wEKDENodW5rU2V0dGxlZBIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USCwoDcnVuGAIgASgFEhYKDmZpcnN0X3Bvc2l0aW9uGAMgASgDEhIKCm5hbWVfY291bnQYBCABKAMSDwoHYXR0ZW1wdBgFIAEoBRI2CghvdXRjb21lcxgGIAMoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuT3V0Y29tZUNvdW50EisKCGR1cmF0aW9uGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIoEBCgxDaHVua1JldHJpZWQSLAoFcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEgsKA3J1bhgCIAEoBRIWCg5maXJzdF9wb3NpdGlvbhgDIAEoAxIPCgdhdHRlbXB0GAQgASgFEg0KBWNhdXNlGAUgASgJIkcKEENhbXBhaWduRmluaXNoZWQSMwoGc3RhdHVzGAEgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cyL7AgoIUHJvZ3Jlc3MSEwoLY2FtcGFpZ25faWQYASABKAkSEAoIcmV2aXNpb24YAiABKAMSLAoFcGhhc2UYAyABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEjMKBnN0YXR1cxgEIAEoDjIjLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VTdGF0dXMSCwoDcnVuGAUgASgFEhIKCm5hbWVfY291bnQYBiABKAMSFQoNc2V0dGxlZF9jb3VudBgHIAEoAxI2CghvdXRjb21lcxgIIAMoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuT3V0Y29tZUNvdW50EhgKEG5hbWVzX3Blcl9zZWNvbmQYCSABKAESLAoJcmVtYWluaW5nGAogASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhgKEGNodW5rc19pbl9mbGlnaHQYCyABKAUSEwoLcmV0cnlfY291bnQYDCABKAMinAEKCEJvb2ttYXJrEkIKCXJldmlzaW9ucxgBIAMoCzIvLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQm9va21hcmsuUmV2aXNpb25zRW50cnkSGgoSaW5pdGlhbF9zdGF0ZV9zZW50GAIgASgIGjAKDlJldmlzaW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAzoCOAFiBnByb3RvMw", [file_domainflow_campaign_v1_campaign, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("CiJkb21haW5mbG93L2NhbXBhaWduL3YxL2V2ZW50LnByb3RvEhZkb21haW5mbG93LmNhbXBhaWduLnYxIpQHCgVFdmVudBITCgtjYW1wYWlnbl9pZBgBIAEoCRIQCghyZXZpc2lvbhgCIAEoAxIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASQwoQY2FtcGFpZ25fY3JlYXRlZBgEIAEoCzInLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25DcmVhdGVkSAASPQoNcGhhc2VfY2hhbmdlZBgFIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VDaGFuZ2VkSAASPQoNY2h1bmtfc2V0dGxlZBgGIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2h1bmtTZXR0bGVkSAASPQoNY2h1bmtfcmV0cmllZBgHIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2h1bmtSZXRyaWVkSAASRQoRY2FtcGFpZ25fZmluaXNoZWQYCCABKAsyKC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduRmluaXNoZWRIABJDChBjYW1wYWlnbl91cGRhdGVkGAkgASgLMicuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DYW1wYWlnblVwZGF0ZWRIABI/Cg5uYW1lc19yZXNlcnZlZBgKIAEoCzIlLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuTmFtZXNSZXNlcnZlZEgAEkYKEmNodW5rX3NpemVfZGVjaWRlZBgLIAEoCzIoLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2h1bmtTaXplRGVjaWRlZEgAEjkKC2NodW5rX3NwbGl0GAwgASgLMiIuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DaHVua1NwbGl0SAASRgoSbmFtZV9kZWFkX2xldHRlcmVkGA0gASgLMiguZG9tYWluZmxvdy5jYW1wYWlnbi52MS5OYW1lRGVhZExldHRlcmVkSAASTAoVZGVhZF9sZXR0ZXJzX3Jlc29sdmVkGA4gASgLMisuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5EZWFkTGV0dGVyc1Jlc29sdmVkSAASQwoQZGVsZXRpb25fc3RhcnRlZBgPIAEoCzInLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRGVsZXRpb25TdGFydGVkSABCBgoEa2luZCJACg9DYW1wYWlnblVwZGF0ZWQSDgoGZmllbGRzGAEgAygJEg0KBWFjdG9yGAIgASgJEg4KBnJlYXNvbhgDIAEoCSJQCg1OYW1lc1Jlc2VydmVkEhQKDGZpcnN0X29mZnNldBgBIAEoAxISCgpuYW1lX2NvdW50GAIgASgDEhUKDW1pc3NpbmdfY291bnQYAyABKAMijgEKEENodW5rU2l6ZURlY2lkZWQSLAoFcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEgsKA3J1bhgCIAEoBRISCgpjaHVua19zaXplGAMgASgFEhsKE3ByZXZpb3VzX2NodW5rX3NpemUYBCABKAUSDgoGcmVhc29uGAUgASgJIpsBCgpDaHVua1NwbGl0EiwKBXBoYXNlGAEgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZRILCgNydW4YAiABKAUSFgoOZmlyc3RfcG9zaXRpb24YAyABKAMSEgoKbmFtZV9jb3VudBgEIAEoAxIXCg9zZWNvbmRfcG9zaXRpb24YBSABKAMSDQoFY2F1c2UYBiABKAkifAoQTmFtZURlYWRMZXR0ZXJlZBIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USCwoDcnVuGAIgASgFEhAKCHBvc2l0aW9uGAMgASgDEgwKBG5hbWUYBCABKAkSDQoFY2F1c2UYBSABKAkitgEKE0RlYWRMZXR0ZXJzUmVzb2x2ZWQSLAoFcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEgsKA3J1bhgCIAEoBRI2CgVzdGF0ZRgDIAEoDjInLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRGVhZExldHRlclN0YXRlEg0KBWNvdW50GAQgASgDEg0KBWFjdG9yGAUgASgJEg4KBnJlYXNvbhgGIAEoCSIwCg9EZWxldGlvblN0YXJ0ZWQSDQoFYWN0b3IYASABKAkSDgoGcmVhc29uGAIgASgJIpUBCgtTeXN0ZW1FdmVudBIQCghyZXZpc2lvbhgBIAEoAxIvCgtjcmVhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASOwoMcG9vbF9kZWNpZGVkGAMgASgLMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5Qb29sRGVjaWRlZEgAQgYKBGtpbmQioQEKC1Bvb2xEZWNpZGVkEgwKBHBvb2wYASABKAkSDAoEaG9zdBgCIAEoCRIVCg1wcm9jZXNzX2NvdW50GAMgASgFEh4KFnByZXZpb3VzX3Byb2Nlc3NfY291bnQYBCABKAUSEgoKdGFza19saW1pdBgFIAEoBRIbChNwcmV2aW91c190YXNrX2xpbWl0GAYgASgFEg4KBnJlYXNvbhgHIAEoCSJjChBEZWxldGlvblByb2dyZXNzEhMKC2NhbXBhaWduX2lkGAEgASgJEhEKCXJvd19jb3VudBgCIAEoAxIVCg1kZWxldGVkX2NvdW50GAMgASgDEhAKCGZpbmlzaGVkGAQgASgIIuwBCgpXYWl0aW5nRm9yEhAKCGVuZHBvaW50GAEgASgJEjMKEGVuZHBvaW50X2xhdGVuY3kYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFQoNZW5kcG9pbnRfbG9zcxgDIAEoARIdChVvbGRlc3RfZmlyc3RfcG9zaXRpb24YBCABKAMSLQoKb2xkZXN0X2FnZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIVCg1vbGRlc3Rfd29ya2VyGAYgASgJEhsKE2RlbGF5ZWRfY2h1bmtfY291bnQYByABKAUiHwoPQ2FtcGFpZ25DcmVhdGVkEgwKBG5hbWUYASABKAki2gEKDFBoYXNlQ2hhbmdlZBIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USOAoLZnJvbV9zdGF0dXMYAiABKA4yIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdHVzEjYKCXRvX3N0YXR1cxgDIAEoDjIjLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VTdGF0dXMSCwoDcnVuGAQgASgFEg0KBWFjdG9yGAUgASgJEg4KBnJlYXNvbhgGIAEoCSLrAQoMQ2h1bmtTZXR0bGVkEiwKBXBoYXNlGAEgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZRILCgNydW4YAiABKAUSFgoOZmlyc3RfcG9zaXRpb24YAyABKAMSEgoKbmFtZV9jb3VudBgEIAEoAxIPCgdhdHRlbXB0GAUgASgFEjYKCG91dGNvbWVzGAYgAygLMiQuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5PdXRjb21lQ291bnQSKwoIZHVyYXRpb24YByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24igQEKDENodW5rUmV0cmllZBIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USCwoDcnVuGAIgASgFEhYKDmZpcnN0X3Bvc2l0aW9uGAMgASgDEg8KB2F0dGVtcHQYBCABKAUSDQoFY2F1c2UYBSABKAkiRwoQQ2FtcGFpZ25GaW5pc2hlZBIzCgZzdGF0dXMYASABKA4yIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdHVzIuwDCghQcm9ncmVzcxITCgtjYW1wYWlnbl9pZBgBIAEoCRIQCghyZXZpc2lvbhgCIAEoAxIsCgVwaGFzZRgDIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USMwoGc3RhdHVzGAQgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cxILCgNydW4YBSABKAUSEgoKbmFtZV9jb3VudBgGIAEoAxIVCg1zZXR0bGVkX2NvdW50GAcgASgDEjYKCG91dGNvbWVzGAggAygLMiQuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5PdXRjb21lQ291bnQSGAoQbmFtZXNfcGVyX3NlY29uZBgJIAEoARIsCglyZW1haW5pbmcYCiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGAoQY2h1bmtzX2luX2ZsaWdodBgLIAEoBRITCgtyZXRyeV9jb3VudBgMIAEoAxI3Cgt3YWl0aW5nX2ZvchgNIAEoCzIiLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuV2FpdGluZ0ZvchIbChN3b3JrZXJfbWVtb3J5X2J5dGVzGA4gASgDEhkKEWRlYWRfbGV0dGVyX2NvdW50GA8gASgDIrUBCghCb29rbWFyaxJCCglyZXZpc2lvbnMYASADKAsyLy5kb21haW5mbG93LmNhbXBhaWduLnYxLkJvb2ttYXJrLlJldmlzaW9uc0VudHJ5EhoKEmluaXRpYWxfc3RhdGVfc2VudBgCIAEoCBIXCg9zeXN0ZW1fcmV2aXNpb24YAyABKAMaMAoOUmV2aXNpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4AWIGcHJvdG8z", [file_domainflow_campaign_v1_campaign, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Something that happened to a campaign. Durable; revisions of one campaign have no gap and no repeat.
@@ -88,6 +88,62 @@ export type Event = Message<"domainflow.campaign.v1.Event"> & {
      */
     value: CampaignFinished;
     case: "campaignFinished";
+  } | {
+    /**
+     * The campaign's settings changed.
+     *
+     * @generated from field: domainflow.campaign.v1.CampaignUpdated campaign_updated = 9;
+     */
+    value: CampaignUpdated;
+    case: "campaignUpdated";
+  } | {
+    /**
+     * Generation took its range of the pattern.
+     *
+     * @generated from field: domainflow.campaign.v1.NamesReserved names_reserved = 10;
+     */
+    value: NamesReserved;
+    case: "namesReserved";
+  } | {
+    /**
+     * The size of the chunks to come was decided.
+     *
+     * @generated from field: domainflow.campaign.v1.ChunkSizeDecided chunk_size_decided = 11;
+     */
+    value: ChunkSizeDecided;
+    case: "chunkSizeDecided";
+  } | {
+    /**
+     * A chunk that keeps failing was split in two.
+     *
+     * @generated from field: domainflow.campaign.v1.ChunkSplit chunk_split = 12;
+     */
+    value: ChunkSplit;
+    case: "chunkSplit";
+  } | {
+    /**
+     * A name was given up.
+     *
+     * @generated from field: domainflow.campaign.v1.NameDeadLettered name_dead_lettered = 13;
+     */
+    value: NameDeadLettered;
+    case: "nameDeadLettered";
+  } | {
+    /**
+     * Dead letters were redriven or discarded.
+     *
+     * @generated from field: domainflow.campaign.v1.DeadLettersResolved dead_letters_resolved = 14;
+     */
+    value: DeadLettersResolved;
+    case: "deadLettersResolved";
+  } | {
+    /**
+     * The campaign's deletion began; nothing follows this event.
+     *
+     * @generated from field: domainflow.campaign.v1.DeletionStarted deletion_started = 15;
+     */
+    value: DeletionStarted;
+    case: "deletionStarted";
   } | { case: undefined; value?: undefined };
 };
 
@@ -97,6 +153,525 @@ export type Event = Message<"domainflow.campaign.v1.Event"> & {
  */
 export const EventSchema: GenMessage<Event> = /*@__PURE__*/
   messageDesc(file_domainflow_campaign_v1_event, 0);
+
+/**
+ * The campaign's settings changed.
+ *
+ * @generated from message domainflow.campaign.v1.CampaignUpdated
+ */
+export type CampaignUpdated = Message<"domainflow.campaign.v1.CampaignUpdated"> & {
+  /**
+   * Paths of the changed fields of Campaign, such as "priority" or "configuration.dns".
+   *
+   * @generated from field: repeated string fields = 1;
+   */
+  fields: string[];
+
+  /**
+   * Who asked for it: "caller".
+   *
+   * @generated from field: string actor = 2;
+   */
+  actor: string;
+
+  /**
+   * Free text of the caller.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.CampaignUpdated.
+ * Use `create(CampaignUpdatedSchema)` to create a new message.
+ */
+export const CampaignUpdatedSchema: GenMessage<CampaignUpdated> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 1);
+
+/**
+ * Generation took its range of the pattern: no other campaign gets these names.
+ *
+ * @generated from message domainflow.campaign.v1.NamesReserved
+ */
+export type NamesReserved = Message<"domainflow.campaign.v1.NamesReserved"> & {
+  /**
+   * Offset of the first name.
+   *
+   * @generated from field: int64 first_offset = 1;
+   */
+  firstOffset: bigint;
+
+  /**
+   * Number of names.
+   *
+   * @generated from field: int64 name_count = 2;
+   */
+  nameCount: bigint;
+
+  /**
+   * Names that were asked for beyond these: the pattern is exhausted.
+   *
+   * @generated from field: int64 missing_count = 3;
+   */
+  missingCount: bigint;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.NamesReserved.
+ * Use `create(NamesReservedSchema)` to create a new message.
+ */
+export const NamesReservedSchema: GenMessage<NamesReserved> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 2);
+
+/**
+ * The size of the chunks to come was decided.
+ *
+ * @generated from message domainflow.campaign.v1.ChunkSizeDecided
+ */
+export type ChunkSizeDecided = Message<"domainflow.campaign.v1.ChunkSizeDecided"> & {
+  /**
+   * Which phase.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 1;
+   */
+  phase: Phase;
+
+  /**
+   * Which run.
+   *
+   * @generated from field: int32 run = 2;
+   */
+  run: number;
+
+  /**
+   * Names per chunk from now on.
+   *
+   * @generated from field: int32 chunk_size = 3;
+   */
+  chunkSize: number;
+
+  /**
+   * Names per chunk before; 0 for the first decision.
+   *
+   * @generated from field: int32 previous_chunk_size = 4;
+   */
+  previousChunkSize: number;
+
+  /**
+   * The figures behind it, in words.
+   *
+   * @generated from field: string reason = 5;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.ChunkSizeDecided.
+ * Use `create(ChunkSizeDecidedSchema)` to create a new message.
+ */
+export const ChunkSizeDecidedSchema: GenMessage<ChunkSizeDecided> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 3);
+
+/**
+ * A chunk that keeps failing was split in two, so that the name it fails on is found.
+ *
+ * @generated from message domainflow.campaign.v1.ChunkSplit
+ */
+export type ChunkSplit = Message<"domainflow.campaign.v1.ChunkSplit"> & {
+  /**
+   * Which phase.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 1;
+   */
+  phase: Phase;
+
+  /**
+   * Which run.
+   *
+   * @generated from field: int32 run = 2;
+   */
+  run: number;
+
+  /**
+   * First position of the chunk.
+   *
+   * @generated from field: int64 first_position = 3;
+   */
+  firstPosition: bigint;
+
+  /**
+   * Names of the chunk before.
+   *
+   * @generated from field: int64 name_count = 4;
+   */
+  nameCount: bigint;
+
+  /**
+   * First position of its second half.
+   *
+   * @generated from field: int64 second_position = 5;
+   */
+  secondPosition: bigint;
+
+  /**
+   * What ended the last attempt.
+   *
+   * @generated from field: string cause = 6;
+   */
+  cause: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.ChunkSplit.
+ * Use `create(ChunkSplitSchema)` to create a new message.
+ */
+export const ChunkSplitSchema: GenMessage<ChunkSplit> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 4);
+
+/**
+ * A name was given up; DeadLetter has the rest.
+ *
+ * @generated from message domainflow.campaign.v1.NameDeadLettered
+ */
+export type NameDeadLettered = Message<"domainflow.campaign.v1.NameDeadLettered"> & {
+  /**
+   * Which phase.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 1;
+   */
+  phase: Phase;
+
+  /**
+   * Which run.
+   *
+   * @generated from field: int32 run = 2;
+   */
+  run: number;
+
+  /**
+   * Position of the name.
+   *
+   * @generated from field: int64 position = 3;
+   */
+  position: bigint;
+
+  /**
+   * The name.
+   *
+   * @generated from field: string name = 4;
+   */
+  name: string;
+
+  /**
+   * What ended the last attempt.
+   *
+   * @generated from field: string cause = 5;
+   */
+  cause: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.NameDeadLettered.
+ * Use `create(NameDeadLetteredSchema)` to create a new message.
+ */
+export const NameDeadLetteredSchema: GenMessage<NameDeadLettered> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 5);
+
+/**
+ * Dead letters were redriven or discarded.
+ *
+ * @generated from message domainflow.campaign.v1.DeadLettersResolved
+ */
+export type DeadLettersResolved = Message<"domainflow.campaign.v1.DeadLettersResolved"> & {
+  /**
+   * Which phase.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 1;
+   */
+  phase: Phase;
+
+  /**
+   * Which run.
+   *
+   * @generated from field: int32 run = 2;
+   */
+  run: number;
+
+  /**
+   * REDRIVEN or DISCARDED.
+   *
+   * @generated from field: domainflow.campaign.v1.DeadLetterState state = 3;
+   */
+  state: DeadLetterState;
+
+  /**
+   * How many.
+   *
+   * @generated from field: int64 count = 4;
+   */
+  count: bigint;
+
+  /**
+   * Who asked for it: "caller".
+   *
+   * @generated from field: string actor = 5;
+   */
+  actor: string;
+
+  /**
+   * Free text of the caller.
+   *
+   * @generated from field: string reason = 6;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.DeadLettersResolved.
+ * Use `create(DeadLettersResolvedSchema)` to create a new message.
+ */
+export const DeadLettersResolvedSchema: GenMessage<DeadLettersResolved> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 6);
+
+/**
+ * The campaign's deletion began; nothing follows this event.
+ *
+ * @generated from message domainflow.campaign.v1.DeletionStarted
+ */
+export type DeletionStarted = Message<"domainflow.campaign.v1.DeletionStarted"> & {
+  /**
+   * Who asked for it: "caller".
+   *
+   * @generated from field: string actor = 1;
+   */
+  actor: string;
+
+  /**
+   * Free text of the caller.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.DeletionStarted.
+ * Use `create(DeletionStartedSchema)` to create a new message.
+ */
+export const DeletionStartedSchema: GenMessage<DeletionStarted> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 7);
+
+/**
+ * Something that happened to the suite itself. Durable; revisions have no gap and no repeat.
+ *
+ * @generated from message domainflow.campaign.v1.SystemEvent
+ */
+export type SystemEvent = Message<"domainflow.campaign.v1.SystemEvent"> & {
+  /**
+   * Position in the suite's history: 1, 2, 3...
+   *
+   * @generated from field: int64 revision = 1;
+   */
+  revision: bigint;
+
+  /**
+   * When it was recorded.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 2;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * What happened. Readers skip kinds that they do not know.
+   *
+   * @generated from oneof domainflow.campaign.v1.SystemEvent.kind
+   */
+  kind: {
+    /**
+     * The size of a worker pool was decided.
+     *
+     * @generated from field: domainflow.campaign.v1.PoolDecided pool_decided = 3;
+     */
+    value: PoolDecided;
+    case: "poolDecided";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.SystemEvent.
+ * Use `create(SystemEventSchema)` to create a new message.
+ */
+export const SystemEventSchema: GenMessage<SystemEvent> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 8);
+
+/**
+ * The size of a worker pool on one machine was decided.
+ *
+ * @generated from message domainflow.campaign.v1.PoolDecided
+ */
+export type PoolDecided = Message<"domainflow.campaign.v1.PoolDecided"> & {
+  /**
+   * The pool: "dns" or "http".
+   *
+   * @generated from field: string pool = 1;
+   */
+  pool: string;
+
+  /**
+   * Host name of the machine.
+   *
+   * @generated from field: string host = 2;
+   */
+  host: string;
+
+  /**
+   * Worker processes from now on.
+   *
+   * @generated from field: int32 process_count = 3;
+   */
+  processCount: number;
+
+  /**
+   * Worker processes before.
+   *
+   * @generated from field: int32 previous_process_count = 4;
+   */
+  previousProcessCount: number;
+
+  /**
+   * Chunks each of them works on at once, at most.
+   *
+   * @generated from field: int32 task_limit = 5;
+   */
+  taskLimit: number;
+
+  /**
+   * Chunks before.
+   *
+   * @generated from field: int32 previous_task_limit = 6;
+   */
+  previousTaskLimit: number;
+
+  /**
+   * The figures behind it, in words.
+   *
+   * @generated from field: string reason = 7;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.PoolDecided.
+ * Use `create(PoolDecidedSchema)` to create a new message.
+ */
+export const PoolDecidedSchema: GenMessage<PoolDecided> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 9);
+
+/**
+ * How far a deletion is. Not durable: only the latest one matters.
+ *
+ * @generated from message domainflow.campaign.v1.DeletionProgress
+ */
+export type DeletionProgress = Message<"domainflow.campaign.v1.DeletionProgress"> & {
+  /**
+   * The campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Rows there were to delete, estimated when it began.
+   *
+   * @generated from field: int64 row_count = 2;
+   */
+  rowCount: bigint;
+
+  /**
+   * Rows deleted so far.
+   *
+   * @generated from field: int64 deleted_count = 3;
+   */
+  deletedCount: bigint;
+
+  /**
+   * True when the campaign is gone.
+   *
+   * @generated from field: bool finished = 4;
+   */
+  finished: boolean;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.DeletionProgress.
+ * Use `create(DeletionProgressSchema)` to create a new message.
+ */
+export const DeletionProgressSchema: GenMessage<DeletionProgress> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 10);
+
+/**
+ * What a running phase waits for. Unset fields: nothing is known.
+ *
+ * @generated from message domainflow.campaign.v1.WaitingFor
+ */
+export type WaitingFor = Message<"domainflow.campaign.v1.WaitingFor"> & {
+  /**
+   * The resolver or host that answers slowest or loses most among those in use, "address:port".
+   *
+   * @generated from field: string endpoint = 1;
+   */
+  endpoint: string;
+
+  /**
+   * Its mean time to answer, lately.
+   *
+   * @generated from field: google.protobuf.Duration endpoint_latency = 2;
+   */
+  endpointLatency?: Duration | undefined;
+
+  /**
+   * Share of questions to it that got no answer, lately; 0 to 1.
+   *
+   * @generated from field: double endpoint_loss = 3;
+   */
+  endpointLoss: number;
+
+  /**
+   * First position of the chunk that has been worked on for longest.
+   *
+   * @generated from field: int64 oldest_first_position = 4;
+   */
+  oldestFirstPosition: bigint;
+
+  /**
+   * For how long; unset when no chunk is worked on.
+   *
+   * @generated from field: google.protobuf.Duration oldest_age = 5;
+   */
+  oldestAge?: Duration | undefined;
+
+  /**
+   * The worker that has it.
+   *
+   * @generated from field: string oldest_worker = 6;
+   */
+  oldestWorker: string;
+
+  /**
+   * Chunks that wait before they are tried again.
+   *
+   * @generated from field: int32 delayed_chunk_count = 7;
+   */
+  delayedChunkCount: number;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.WaitingFor.
+ * Use `create(WaitingForSchema)` to create a new message.
+ */
+export const WaitingForSchema: GenMessage<WaitingFor> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 11);
 
 /**
  * The campaign was created.
@@ -117,7 +692,7 @@ export type CampaignCreated = Message<"domainflow.campaign.v1.CampaignCreated"> 
  * Use `create(CampaignCreatedSchema)` to create a new message.
  */
 export const CampaignCreatedSchema: GenMessage<CampaignCreated> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_event, 1);
+  messageDesc(file_domainflow_campaign_v1_event, 12);
 
 /**
  * A phase changed its status.
@@ -173,7 +748,7 @@ export type PhaseChanged = Message<"domainflow.campaign.v1.PhaseChanged"> & {
  * Use `create(PhaseChangedSchema)` to create a new message.
  */
 export const PhaseChangedSchema: GenMessage<PhaseChanged> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_event, 2);
+  messageDesc(file_domainflow_campaign_v1_event, 13);
 
 /**
  * A chunk's names were settled: every one of them has its outcome now.
@@ -236,7 +811,7 @@ export type ChunkSettled = Message<"domainflow.campaign.v1.ChunkSettled"> & {
  * Use `create(ChunkSettledSchema)` to create a new message.
  */
 export const ChunkSettledSchema: GenMessage<ChunkSettled> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_event, 3);
+  messageDesc(file_domainflow_campaign_v1_event, 14);
 
 /**
  * A chunk has to be tried again.
@@ -285,7 +860,7 @@ export type ChunkRetried = Message<"domainflow.campaign.v1.ChunkRetried"> & {
  * Use `create(ChunkRetriedSchema)` to create a new message.
  */
 export const ChunkRetriedSchema: GenMessage<ChunkRetried> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_event, 4);
+  messageDesc(file_domainflow_campaign_v1_event, 15);
 
 /**
  * The campaign is over: its final phase is, or a phase before it failed or was cancelled. If work on it begins again, it ends again.
@@ -306,7 +881,7 @@ export type CampaignFinished = Message<"domainflow.campaign.v1.CampaignFinished"
  * Use `create(CampaignFinishedSchema)` to create a new message.
  */
 export const CampaignFinishedSchema: GenMessage<CampaignFinished> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_event, 5);
+  messageDesc(file_domainflow_campaign_v1_event, 16);
 
 /**
  * How far the running phase is. Not durable: only the latest one matters.
@@ -378,7 +953,7 @@ export type Progress = Message<"domainflow.campaign.v1.Progress"> & {
   namesPerSecond: number;
 
   /**
-   * Estimate of the time left at that rate; unset while unknown.
+   * Estimate of the time left at that rate, counting in what has to be done again; unset while unknown.
    *
    * @generated from field: google.protobuf.Duration remaining = 10;
    */
@@ -397,6 +972,27 @@ export type Progress = Message<"domainflow.campaign.v1.Progress"> & {
    * @generated from field: int64 retry_count = 12;
    */
   retryCount: bigint;
+
+  /**
+   * What the phase waits for; unset unless it runs.
+   *
+   * @generated from field: domainflow.campaign.v1.WaitingFor waiting_for = 13;
+   */
+  waitingFor?: WaitingFor | undefined;
+
+  /**
+   * Resident memory of all worker processes together.
+   *
+   * @generated from field: int64 worker_memory_bytes = 14;
+   */
+  workerMemoryBytes: bigint;
+
+  /**
+   * Names given up in this run; counted in `outcomes` too.
+   *
+   * @generated from field: int64 dead_letter_count = 15;
+   */
+  deadLetterCount: bigint;
 };
 
 /**
@@ -404,7 +1000,7 @@ export type Progress = Message<"domainflow.campaign.v1.Progress"> & {
  * Use `create(ProgressSchema)` to create a new message.
  */
 export const ProgressSchema: GenMessage<Progress> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_event, 6);
+  messageDesc(file_domainflow_campaign_v1_event, 17);
 
 /**
  * Everything up to these revisions has been sent. Keep the latest bookmark to resume from.
@@ -425,6 +1021,13 @@ export type Bookmark = Message<"domainflow.campaign.v1.Bookmark"> & {
    * @generated from field: bool initial_state_sent = 2;
    */
   initialStateSent: boolean;
+
+  /**
+   * Newest revision of the suite's own history that was sent; 0 unless include_system.
+   *
+   * @generated from field: int64 system_revision = 3;
+   */
+  systemRevision: bigint;
 };
 
 /**
@@ -432,5 +1035,5 @@ export type Bookmark = Message<"domainflow.campaign.v1.Bookmark"> & {
  * Use `create(BookmarkSchema)` to create a new message.
  */
 export const BookmarkSchema: GenMessage<Bookmark> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_event, 7);
+  messageDesc(file_domainflow_campaign_v1_event, 18);
 

@@ -9,7 +9,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file domainflow/error/v1/error_reason.proto.
  */
 export const file_domainflow_error_v1_error_reason: GenFile = /*@__PURE__*/
-  fileDesc("CiZkb21haW5mbG93L2Vycm9yL3YxL2Vycm9yX3JlYXNvbi5wcm90bxITZG9tYWluZmxvdy5lcnJvci52MSrhBAoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASHwobRVJST1JfUkVBU09OX0lOVkFMSURfRklFTERTEAESIwofRVJST1JfUkVBU09OX0NBTVBBSUdOX05PVF9GT1VORBACEicKI0VSUk9SX1JFQVNPTl9UUkFOU0lUSU9OX05PVF9BTExPV0VEEAMSKQolRVJST1JfUkVBU09OX0VBUkxJRVJfUEhBU0VfVU5GSU5JU0hFRBAEEiUKIUVSUk9SX1JFQVNPTl9QSEFTRV9OT1RfQ09ORklHVVJFRBAFEiIKHkVSUk9SX1JFQVNPTl9SRVFVRVNUX0lEX1JFVVNFRBAGEh4KGkVSUk9SX1JFQVNPTl9JTlZBTElEX1RPS0VOEAcSJgoiRVJST1JfUkVBU09OX1JFVklTSU9OX09VVF9PRl9SQU5HRRAIEh8KG0VSUk9SX1JFQVNPTl9UT09fTUFOWV9DQUxMUxAJEiIKHkVSUk9SX1JFQVNPTl9XUk9OR19OQU1FX1NPVVJDRRAKEiUKIUVSUk9SX1JFQVNPTl9VUExPQURfT0ZGU0VUX1NUT1JFRBALEiIKHkVSUk9SX1JFQVNPTl9VUExPQURfT0ZGU0VUX0dBUBAMEh4KGkVSUk9SX1JFQVNPTl9VUExPQURfQ0xPU0VEEA0SIQodRVJST1JfUkVBU09OX1BBUlRfVU5BVkFJTEFCTEUQDhIZChVFUlJPUl9SRUFTT05fSU5URVJOQUwQDxIZChVFUlJPUl9SRUFTT05fREVBRExJTkUQEGIGcHJvdG8z");
+  fileDesc("CiZkb21haW5mbG93L2Vycm9yL3YxL2Vycm9yX3JlYXNvbi5wcm90bxITZG9tYWluZmxvdy5lcnJvci52MSr/BgoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASHwobRVJST1JfUkVBU09OX0lOVkFMSURfRklFTERTEAESIwofRVJST1JfUkVBU09OX0NBTVBBSUdOX05PVF9GT1VORBACEicKI0VSUk9SX1JFQVNPTl9UUkFOU0lUSU9OX05PVF9BTExPV0VEEAMSKQolRVJST1JfUkVBU09OX0VBUkxJRVJfUEhBU0VfVU5GSU5JU0hFRBAEEiUKIUVSUk9SX1JFQVNPTl9QSEFTRV9OT1RfQ09ORklHVVJFRBAFEiIKHkVSUk9SX1JFQVNPTl9SRVFVRVNUX0lEX1JFVVNFRBAGEh4KGkVSUk9SX1JFQVNPTl9JTlZBTElEX1RPS0VOEAcSJgoiRVJST1JfUkVBU09OX1JFVklTSU9OX09VVF9PRl9SQU5HRRAIEh8KG0VSUk9SX1JFQVNPTl9UT09fTUFOWV9DQUxMUxAJEiIKHkVSUk9SX1JFQVNPTl9XUk9OR19OQU1FX1NPVVJDRRAKEiUKIUVSUk9SX1JFQVNPTl9VUExPQURfT0ZGU0VUX1NUT1JFRBALEiIKHkVSUk9SX1JFQVNPTl9VUExPQURfT0ZGU0VUX0dBUBAMEh4KGkVSUk9SX1JFQVNPTl9VUExPQURfQ0xPU0VEEA0SIQodRVJST1JfUkVBU09OX1BBUlRfVU5BVkFJTEFCTEUQDhIZChVFUlJPUl9SRUFTT05fSU5URVJOQUwQDxIZChVFUlJPUl9SRUFTT05fREVBRExJTkUQEBIeChpFUlJPUl9SRUFTT05fRVRBR19NSVNNQVRDSBAREh8KG0VSUk9SX1JFQVNPTl9OQU1FU19SRVNFUlZFRBASEiAKHEVSUk9SX1JFQVNPTl9DQU1QQUlHTl9BQ1RJVkUQExIiCh5FUlJPUl9SRUFTT05fQ0FNUEFJR05fQVJDSElWRUQQFBIkCiBFUlJPUl9SRUFTT05fQ09ORklHVVJBVElPTl9GSVhFRBAVEiYKIkVSUk9SX1JFQVNPTl9ERUFEX0xFVFRFUl9OT1RfRk9VTkQQFhIkCiBFUlJPUl9SRUFTT05fTEFURVJfUEhBU0VfU1RBUlRFRBAXEiEKHUVSUk9SX1JFQVNPTl9DQU1QQUlHTl9ERUxFVEVEEBhiBnByb3RvMw");
 
 /**
  * Why a call was refused. The name of the value, without the prefix ERROR_REASON_, is the `reason` of the
@@ -79,7 +79,8 @@ export enum ErrorReason {
 
   /**
    * OUT_OF_RANGE. The revision to resume from lies after the newest event, or is not kept any more.
-   * Metadata: campaign_id, revision, newest_revision.
+   * Metadata: campaign_id (empty for the suite's own history), revision, newest_revision, and restart_revision: resuming from that
+   * one gives everything that is kept.
    *
    * @generated from enum value: ERROR_REASON_REVISION_OUT_OF_RANGE = 8;
    */
@@ -144,6 +145,65 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_DEADLINE = 16;
    */
   DEADLINE = 16,
+
+  /**
+   * ABORTED. The campaign changed since the etag was read; read it again. Metadata: campaign_id, etag (the present one).
+   *
+   * @generated from enum value: ERROR_REASON_ETAG_MISMATCH = 17;
+   */
+  ETAG_MISMATCH = 17,
+
+  /**
+   * FAILED_PRECONDITION. Another campaign has taken names of the range that first_offset and name_count ask for.
+   * Metadata: campaign_id, other_campaign_id, first_offset, next_free_offset.
+   *
+   * @generated from enum value: ERROR_REASON_NAMES_RESERVED = 18;
+   */
+  NAMES_RESERVED = 18,
+
+  /**
+   * FAILED_PRECONDITION. The campaign runs or is paused, which this call does not allow. Metadata: campaign_id, phase, status.
+   *
+   * @generated from enum value: ERROR_REASON_CAMPAIGN_ACTIVE = 19;
+   */
+  CAMPAIGN_ACTIVE = 19,
+
+  /**
+   * FAILED_PRECONDITION. The campaign is archived; unarchive it first. Metadata: campaign_id.
+   *
+   * @generated from enum value: ERROR_REASON_CAMPAIGN_ARCHIVED = 20;
+   */
+  CAMPAIGN_ARCHIVED = 20,
+
+  /**
+   * FAILED_PRECONDITION. The campaign has names already, which its generation configuration belongs to. Metadata: campaign_id,
+   * name_count.
+   *
+   * @generated from enum value: ERROR_REASON_CONFIGURATION_FIXED = 21;
+   */
+  CONFIGURATION_FIXED = 21,
+
+  /**
+   * NOT_FOUND. No dead letter that the call could act on stands there. Metadata: campaign_id, phase, position.
+   *
+   * @generated from enum value: ERROR_REASON_DEAD_LETTER_NOT_FOUND = 22;
+   */
+  DEAD_LETTER_NOT_FOUND = 22,
+
+  /**
+   * FAILED_PRECONDITION. A later phase has used this one's results already; rerun the phase instead. Metadata: campaign_id, phase,
+   * later_phase.
+   *
+   * @generated from enum value: ERROR_REASON_LATER_PHASE_STARTED = 23;
+   */
+  LATER_PHASE_STARTED = 23,
+
+  /**
+   * FAILED_PRECONDITION. The campaign is being deleted. Metadata: campaign_id.
+   *
+   * @generated from enum value: ERROR_REASON_CAMPAIGN_DELETED = 24;
+   */
+  CAMPAIGN_DELETED = 24,
 }
 
 /**

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file domainflow/validation/v1/task.proto.
  */
 export const file_domainflow_validation_v1_task: GenFile = /*@__PURE__*/
-  fileDesc("CiNkb21haW5mbG93L3ZhbGlkYXRpb24vdjEvdGFzay5wcm90bxIYZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxIlQKCUNodW5rVGFzaxITCgtjYW1wYWlnbl9ubxgBIAEoBRINCgVwaGFzZRgCIAEoBRILCgNydW4YAyABKAUSFgoOZmlyc3RfcG9zaXRpb24YBCABKANiBnByb3RvMw");
+  fileDesc("CiNkb21haW5mbG93L3ZhbGlkYXRpb24vdjEvdGFzay5wcm90bxIYZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxIlQKCUNodW5rVGFzaxITCgtjYW1wYWlnbl9ubxgBIAEoBRINCgVwaGFzZRgCIAEoBRILCgNydW4YAyABKAUSFgoOZmlyc3RfcG9zaXRpb24YBCABKAMi2QEKCldvcmtlckxvYWQSEQoJY3B1X2NvcmVzGAEgASgBEhQKDG1lbW9yeV9ieXRlcxgCIAEoAxISCgp0YXNrX2xpbWl0GAMgASgFEhcKD25hbWVzX2luX2ZsaWdodBgEIAEoBRIYChBuYW1lc19wZXJfc2Vjb25kGAUgASgBEgwKBGxvc3MYBiABKAESEgoKbGF0ZW5jeV91cxgHIAEoAxI5CgllbmRwb2ludHMYCCADKAsyJi5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRW5kcG9pbnRMb2FkImAKDEVuZHBvaW50TG9hZBIQCghlbmRwb2ludBgBIAEoCRIcChRxdWVzdGlvbnNfcGVyX3NlY29uZBgCIAEoARIMCgRsb3NzGAMgASgBEhIKCmxhdGVuY3lfdXMYBCABKANiBnByb3RvMw");
 
 /**
  * A piece of work on the queue, subject domainflow.validation.task.ready.v1.<pool>. Only a reference: what is to be done, and whether it
@@ -54,4 +54,116 @@ export type ChunkTask = Message<"domainflow.validation.v1.ChunkTask"> & {
  */
 export const ChunkTaskSchema: GenMessage<ChunkTask> = /*@__PURE__*/
   messageDesc(file_domainflow_validation_v1_task, 0);
+
+/**
+ * What a worker process measured over the last seconds. Stored as bytes in workers.load.
+ *
+ * @generated from message domainflow.validation.v1.WorkerLoad
+ */
+export type WorkerLoad = Message<"domainflow.validation.v1.WorkerLoad"> & {
+  /**
+   * Cores in use: 1.0 is one core kept busy.
+   *
+   * @generated from field: double cpu_cores = 1;
+   */
+  cpuCores: number;
+
+  /**
+   * Resident memory.
+   *
+   * @generated from field: int64 memory_bytes = 2;
+   */
+  memoryBytes: bigint;
+
+  /**
+   * Chunks it may work on at once.
+   *
+   * @generated from field: int32 task_limit = 3;
+   */
+  taskLimit: number;
+
+  /**
+   * Names asked about and not settled.
+   *
+   * @generated from field: int32 names_in_flight = 4;
+   */
+  namesInFlight: number;
+
+  /**
+   * Names settled per second.
+   *
+   * @generated from field: double names_per_second = 5;
+   */
+  namesPerSecond: number;
+
+  /**
+   * Share of questions that got no answer in time; 0 to 1.
+   *
+   * @generated from field: double loss = 6;
+   */
+  loss: number;
+
+  /**
+   * Mean time from a question to its answer, microseconds; 0 while unknown.
+   *
+   * @generated from field: int64 latency_us = 7;
+   */
+  latencyUs: bigint;
+
+  /**
+   * The slowest and most lossy resolvers or hosts, at most 10.
+   *
+   * @generated from field: repeated domainflow.validation.v1.EndpointLoad endpoints = 8;
+   */
+  endpoints: EndpointLoad[];
+};
+
+/**
+ * Describes the message domainflow.validation.v1.WorkerLoad.
+ * Use `create(WorkerLoadSchema)` to create a new message.
+ */
+export const WorkerLoadSchema: GenMessage<WorkerLoad> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_task, 1);
+
+/**
+ * What a worker measured of one resolver or host.
+ *
+ * @generated from message domainflow.validation.v1.EndpointLoad
+ */
+export type EndpointLoad = Message<"domainflow.validation.v1.EndpointLoad"> & {
+  /**
+   * "address:port".
+   *
+   * @generated from field: string endpoint = 1;
+   */
+  endpoint: string;
+
+  /**
+   * Questions sent per second.
+   *
+   * @generated from field: double questions_per_second = 2;
+   */
+  questionsPerSecond: number;
+
+  /**
+   * Share of them that got no answer in time; 0 to 1.
+   *
+   * @generated from field: double loss = 3;
+   */
+  loss: number;
+
+  /**
+   * Mean time to answer, microseconds; 0 while unknown.
+   *
+   * @generated from field: int64 latency_us = 4;
+   */
+  latencyUs: bigint;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.EndpointLoad.
+ * Use `create(EndpointLoadSchema)` to create a new message.
+ */
+export const EndpointLoadSchema: GenMessage<EndpointLoad> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_task, 2);
 

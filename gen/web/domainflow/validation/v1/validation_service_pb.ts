@@ -7,6 +7,8 @@ import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { DnsResult } from "./dns_pb.js";
 import { file_domainflow_validation_v1_dns } from "./dns_pb.js";
+import type { WorkerLoad } from "./task_pb.js";
+import { file_domainflow_validation_v1_task } from "./task_pb.js";
 import { file_google_api_annotations } from "../../../google/api/annotations_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
@@ -16,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file domainflow/validation/v1/validation_service.proto.
  */
 export const file_domainflow_validation_v1_validation_service: GenFile = /*@__PURE__*/
-  fileDesc("CjFkb21haW5mbG93L3ZhbGlkYXRpb24vdjEvdmFsaWRhdGlvbl9zZXJ2aWNlLnByb3RvEhhkb21haW5mbG93LnZhbGlkYXRpb24udjEiXwoRQ2hlY2tOYW1lc1JlcXVlc3QSIwoFbmFtZXMYASADKAlCFLpIEZIBDggBEOgHIgdyBRABGKwCEiUKCXJlc29sdmVycxgCIAMoCUISukgPkgEMEGQYASIGcgQQARhkIlIKEkNoZWNrTmFtZXNSZXNwb25zZRI8Cg1jaGVja2VkX25hbWVzGAEgAygLMiUuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkNoZWNrZWROYW1lIk0KC0NoZWNrZWROYW1lEgwKBG5hbWUYASABKAkSMAoDZG5zGAIgASgLMiMuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1Jlc3VsdCIUChJMaXN0V29ya2Vyc1JlcXVlc3QiSAoTTGlzdFdvcmtlcnNSZXNwb25zZRIxCgd3b3JrZXJzGAEgAygLMiAuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLldvcmtlciLWAQoGV29ya2VyEhEKCXdvcmtlcl9pZBgBIAEoCRIMCgRwb29sGAIgASgJEgwKBGhvc3QYAyABKAkSCwoDcGlkGAQgASgFEi4KCnN0YXJ0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3JlcG9ydF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBjaHVua3NfaW5fZmxpZ2h0GAcgASgFEhUKDXNldHRsZWRfY291bnQYCCABKAMymgIKEVZhbGlkYXRpb25TZXJ2aWNlEoMBCgpDaGVja05hbWVzEisuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkNoZWNrTmFtZXNSZXF1ZXN0GiwuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkNoZWNrTmFtZXNSZXNwb25zZSIagtPkkwIUIg8vdjEvbmFtZXM6Y2hlY2s6ASoSfwoLTGlzdFdvcmtlcnMSLC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuTGlzdFdvcmtlcnNSZXF1ZXN0Gi0uZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxpc3RXb3JrZXJzUmVzcG9uc2UiE4LT5JMCDRILL3YxL3dvcmtlcnNiBnByb3RvMw", [file_buf_validate_validate, file_domainflow_validation_v1_dns, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CjFkb21haW5mbG93L3ZhbGlkYXRpb24vdjEvdmFsaWRhdGlvbl9zZXJ2aWNlLnByb3RvEhhkb21haW5mbG93LnZhbGlkYXRpb24udjEiXwoRQ2hlY2tOYW1lc1JlcXVlc3QSIwoFbmFtZXMYASADKAlCFLpIEZIBDggBEOgHIgdyBRABGKwCEiUKCXJlc29sdmVycxgCIAMoCUISukgPkgEMEGQYASIGcgQQARhkIlIKEkNoZWNrTmFtZXNSZXNwb25zZRI8Cg1jaGVja2VkX25hbWVzGAEgAygLMiUuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkNoZWNrZWROYW1lIk0KC0NoZWNrZWROYW1lEgwKBG5hbWUYASABKAkSMAoDZG5zGAIgASgLMiMuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1Jlc3VsdCIUChJMaXN0V29ya2Vyc1JlcXVlc3QiSAoTTGlzdFdvcmtlcnNSZXNwb25zZRIxCgd3b3JrZXJzGAEgAygLMiAuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLldvcmtlciKKAgoGV29ya2VyEhEKCXdvcmtlcl9pZBgBIAEoCRIMCgRwb29sGAIgASgJEgwKBGhvc3QYAyABKAkSCwoDcGlkGAQgASgFEi4KCnN0YXJ0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3JlcG9ydF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBjaHVua3NfaW5fZmxpZ2h0GAcgASgFEhUKDXNldHRsZWRfY291bnQYCCABKAMSMgoEbG9hZBgJIAEoCzIkLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5Xb3JrZXJMb2FkIhIKEExpc3RQb29sc1JlcXVlc3QiTwoRTGlzdFBvb2xzUmVzcG9uc2USOgoMd29ya2VyX3Bvb2xzGAEgAygLMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLldvcmtlclBvb2wiygEKCldvcmtlclBvb2wSDAoEcG9vbBgBIAEoCRIMCgRob3N0GAIgASgJEhUKDXByb2Nlc3NfY291bnQYAyABKAUSEgoKdGFza19saW1pdBgEIAEoBRIZChFtaW5fcHJvY2Vzc19jb3VudBgFIAEoBRIZChFtYXhfcHJvY2Vzc19jb3VudBgGIAEoBRIOCgZyZWFzb24YByABKAkSLwoLZGVjaWRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wMpMDChFWYWxpZGF0aW9uU2VydmljZRKDAQoKQ2hlY2tOYW1lcxIrLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5DaGVja05hbWVzUmVxdWVzdBosLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5DaGVja05hbWVzUmVzcG9uc2UiGoLT5JMCFCIPL3YxL25hbWVzOmNoZWNrOgEqEn8KC0xpc3RXb3JrZXJzEiwuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxpc3RXb3JrZXJzUmVxdWVzdBotLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5MaXN0V29ya2Vyc1Jlc3BvbnNlIhOC0+STAg0SCy92MS93b3JrZXJzEncKCUxpc3RQb29scxIqLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5MaXN0UG9vbHNSZXF1ZXN0GisuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxpc3RQb29sc1Jlc3BvbnNlIhGC0+STAgsSCS92MS9wb29sc2IGcHJvdG8z", [file_buf_validate_validate, file_domainflow_validation_v1_dns, file_domainflow_validation_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
 
 /**
  * @generated from message domainflow.validation.v1.CheckNamesRequest
@@ -137,7 +139,7 @@ export type Worker = Message<"domainflow.validation.v1.Worker"> & {
   workerId: string;
 
   /**
-   * What it works on: "dns".
+   * What it works on: "dns" or "http".
    *
    * @generated from field: string pool = 2;
    */
@@ -184,6 +186,13 @@ export type Worker = Message<"domainflow.validation.v1.Worker"> & {
    * @generated from field: int64 settled_count = 8;
    */
   settledCount: bigint;
+
+  /**
+   * What it measured lately.
+   *
+   * @generated from field: domainflow.validation.v1.WorkerLoad load = 9;
+   */
+  load?: WorkerLoad | undefined;
 };
 
 /**
@@ -192,6 +201,108 @@ export type Worker = Message<"domainflow.validation.v1.Worker"> & {
  */
 export const WorkerSchema: GenMessage<Worker> = /*@__PURE__*/
   messageDesc(file_domainflow_validation_v1_validation_service, 5);
+
+/**
+ * @generated from message domainflow.validation.v1.ListPoolsRequest
+ */
+export type ListPoolsRequest = Message<"domainflow.validation.v1.ListPoolsRequest"> & {
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ListPoolsRequest.
+ * Use `create(ListPoolsRequestSchema)` to create a new message.
+ */
+export const ListPoolsRequestSchema: GenMessage<ListPoolsRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 6);
+
+/**
+ * @generated from message domainflow.validation.v1.ListPoolsResponse
+ */
+export type ListPoolsResponse = Message<"domainflow.validation.v1.ListPoolsResponse"> & {
+  /**
+   * By pool and host.
+   *
+   * @generated from field: repeated domainflow.validation.v1.WorkerPool worker_pools = 1;
+   */
+  workerPools: WorkerPool[];
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ListPoolsResponse.
+ * Use `create(ListPoolsResponseSchema)` to create a new message.
+ */
+export const ListPoolsResponseSchema: GenMessage<ListPoolsResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 7);
+
+/**
+ * The workers of one kind on one machine.
+ *
+ * @generated from message domainflow.validation.v1.WorkerPool
+ */
+export type WorkerPool = Message<"domainflow.validation.v1.WorkerPool"> & {
+  /**
+   * What they work on: "dns" or "http".
+   *
+   * @generated from field: string pool = 1;
+   */
+  pool: string;
+
+  /**
+   * Host name of the machine.
+   *
+   * @generated from field: string host = 2;
+   */
+  host: string;
+
+  /**
+   * Worker processes there are to be.
+   *
+   * @generated from field: int32 process_count = 3;
+   */
+  processCount: number;
+
+  /**
+   * Chunks each of them works on at once, at most.
+   *
+   * @generated from field: int32 task_limit = 4;
+   */
+  taskLimit: number;
+
+  /**
+   * Fewest and most processes that may be decided on.
+   *
+   * @generated from field: int32 min_process_count = 5;
+   */
+  minProcessCount: number;
+
+  /**
+   * See min_process_count.
+   *
+   * @generated from field: int32 max_process_count = 6;
+   */
+  maxProcessCount: number;
+
+  /**
+   * Why the size is what it is.
+   *
+   * @generated from field: string reason = 7;
+   */
+  reason: string;
+
+  /**
+   * When it was last changed.
+   *
+   * @generated from field: google.protobuf.Timestamp decide_time = 8;
+   */
+  decideTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.WorkerPool.
+ * Use `create(WorkerPoolSchema)` to create a new message.
+ */
+export const WorkerPoolSchema: GenMessage<WorkerPool> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 8);
 
 /**
  * How names are checked: a check for somebody who waits, and the workers that check campaigns.
@@ -219,6 +330,16 @@ export const ValidationService: GenService<{
     methodKind: "unary";
     input: typeof ListWorkersRequestSchema;
     output: typeof ListWorkersResponseSchema;
+  },
+  /**
+   * Lists the worker pools: one entry per pool and machine, with the latest decision on its size and the reason for it.
+   *
+   * @generated from rpc domainflow.validation.v1.ValidationService.ListPools
+   */
+  listPools: {
+    methodKind: "unary";
+    input: typeof ListPoolsRequestSchema;
+    output: typeof ListPoolsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_domainflow_validation_v1_validation_service, 0);
