@@ -188,7 +188,7 @@ CREATE TABLE system_events (
     body bytea NOT NULL
 );
 CREATE TABLE system_revision (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     revision bigint NOT NULL,
     -- Events up to this revision are not kept.
     forgotten_revision bigint NOT NULL DEFAULT 0
