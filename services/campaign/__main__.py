@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from nats.aio.msg import Msg
 
-from domainflow.campaign.v1 import campaign_service_pb2, campaign_service_pb2_grpc
-from services.campaign.configuration import check_create
+from domainflow.campaign.v1 import campaign_service_pb2_grpc
+from services.campaign.configuration import RULES
 from services.campaign.dispatcher import Dispatcher
 from services.campaign.service import CampaignService
 from services.campaign.store import Store
@@ -78,7 +78,7 @@ async def run(settings: Settings) -> None:
                     campaign_service_pb2_grpc.add_CampaignServiceServicer_to_server(service, server)
                 ),
                 ready=pulse.check,
-                rules={campaign_service_pb2.CreateCampaignRequest: check_create},
+                rules=RULES,
             )
             for loop in loops:
                 loop.cancel()

@@ -7,6 +7,7 @@ from services.campaign.campaign import Phase
 from services.campaign.pattern import Pattern, parse
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
 from services.chassis.errors import FieldViolation
+from services.chassis.server import Rules
 
 DEFAULT_CHUNK_SIZE = 2000
 MAX_NAMES = 1_000_000_000
@@ -15,12 +16,43 @@ MAX_RESOLVERS = 1000
 
 def check_create(request: campaign_service_pb2.CreateCampaignRequest) -> Iterator[FieldViolation]:
     """What the contract's rules cannot say about a new campaign."""
-    configuration = request.configuration
-    if not configuration.HasField("generation"):
+    if not request.configuration.HasField("generation"):
         yield FieldViolation(
             "configuration.generation", "is required: where do the names come from?"
         )
-    elif configuration.generation.HasField("pattern"):
+    yield from _check_parts(request.configuration)
+    yield from check_name(request.name)
+    yield from _check_phases(request)
+
+
+def check_configure(
+    request: campaign_service_pb2.ConfigurePhaseRequest,
+) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about one phase's new configuration."""
+    known = {int(phase): phase for phase in Phase}
+    phase = known.get(request.phase)
+    if phase is None:
+        return
+    if phase not in CONFIGURATION_FIELDS:
+        yield FieldViolation("phase", f"{phase.name} cannot be configured yet")
+        return
+    for other, field in CONFIGURATION_FIELDS.items():
+        if request.configuration.HasField(field) != (other == phase):  # type: ignore[arg-type]
+            description = "is required" if other == phase else "is not the part of this phase"
+            yield FieldViolation(f"configuration.{field}", description)
+    yield from _check_parts(request.configuration)
+
+
+def check_name(name: str) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about a campaign's name."""
+    if not name.strip():
+        yield FieldViolation("name", "is blank")
+    elif "\0" in name:
+        yield FieldViolation("name", "has a NUL character, which no table takes")
+
+
+def _check_parts(configuration: campaign_pb2.CampaignConfiguration) -> Iterator[FieldViolation]:
+    if configuration.generation.HasField("pattern"):
         for violation in _check_pattern(configuration.generation.pattern):
             yield FieldViolation(
                 f"configuration.generation.pattern.{violation.field}", violation.description
@@ -31,11 +63,6 @@ def check_create(request: campaign_service_pb2.CreateCampaignRequest) -> Iterato
             parse_endpoint(resolver, default_port=53)
         except BadEndpoint as problem:
             yield FieldViolation(f"configuration.dns.resolvers[{index}]", str(problem))
-    if not request.name.strip():
-        yield FieldViolation("name", "is blank")
-    elif "\0" in request.name:
-        yield FieldViolation("name", "has a NUL character, which no table takes")
-    yield from _check_phases(request)
 
 
 def _check_phases(request: campaign_service_pb2.CreateCampaignRequest) -> Iterator[FieldViolation]:
@@ -64,6 +91,26 @@ def phases(request: campaign_service_pb2.CreateCampaignRequest) -> dict[Phase, b
     }
     final = request.final_phase or max((p for p in configured if configured[p]), default=1)
     return {phase: configured.get(phase, False) for phase in Phase if phase <= final}
+
+
+def configured_phases(configuration: bytes) -> frozenset[Phase]:
+    """The phases that a stored configuration has a part for."""
+    message = campaign_pb2.CampaignConfiguration.FromString(configuration)
+    return frozenset(
+        phase
+        for phase, field in CONFIGURATION_FIELDS.items()
+        if message.HasField(field)  # type: ignore[arg-type]
+    )
+
+
+def with_part(
+    configuration: bytes, phase: Phase, given: campaign_pb2.CampaignConfiguration
+) -> bytes:
+    """The stored configuration with the part of one phase replaced by that of `given`."""
+    message = campaign_pb2.CampaignConfiguration.FromString(configuration)
+    field = CONFIGURATION_FIELDS[phase]
+    getattr(message, field).CopyFrom(getattr(given, field))
+    return message.SerializeToString()
 
 
 def pattern_range(configuration: bytes) -> tuple[Pattern, int, int] | None:
@@ -114,3 +161,10 @@ def _check_pattern(source: campaign_pb2.PatternSource) -> Iterator[FieldViolatio
             "name_count",
             f"is needed: {remaining} names remain, a campaign takes at most {MAX_NAMES}",
         )
+
+
+# What the contract's own rules cannot say, by type of request.
+RULES: Rules = {
+    campaign_service_pb2.CreateCampaignRequest: check_create,
+    campaign_service_pb2.ConfigurePhaseRequest: check_configure,
+}

@@ -77,6 +77,13 @@ def chunk_retried(
     )
 
 
+def campaign_updated(fields: Sequence[str], actor: str, reason: str) -> event_pb2.Event:
+    """The campaign's settings changed. `fields` are paths in Campaign."""
+    return event_pb2.Event(
+        campaign_updated=event_pb2.CampaignUpdated(fields=fields, actor=actor, reason=reason)
+    )
+
+
 def finished(status: Status) -> event_pb2.Event:
     """The final phase is over."""
     return event_pb2.Event(

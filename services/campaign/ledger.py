@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from services.campaign.campaign import Action, Status, Step, next_start, step
+from services.campaign.campaign import Action, Status
 from services.campaign.events import chunk_retried
 from services.campaign.rows import (
     RUNNING_PHASES,
     RunningPhase,
+    act,
     append_event,
-    apply_step,
     lock_campaign,
     take_phase,
     to_running_phase,
@@ -201,13 +201,7 @@ class Ledger:
             )
             if open_chunk or state.status is not Status.RUNNING or state.run != running.run:
                 return False
-            done = Step(phase, state.status, Status.COMPLETED)
-            campaign = await apply_step(connection, campaign, done, actor="dispatcher", reason="")
-            if (following := next_start(campaign)) is not None:
-                start = step(campaign, Action.START, following)
-                await apply_step(
-                    connection, campaign, start, actor="dispatcher", reason="next phase"
-                )
+            await act(connection, campaign, Action.COMPLETE, phase, actor="dispatcher", reason="")
             return True
 
     async def fail(self, running: RunningPhase, failure: str) -> None:
@@ -224,5 +218,11 @@ class Ledger:
                     running.phase,
                     failure,
                 )
-                failed = Step(running.phase, state.status, Status.FAILED)
-                await apply_step(connection, campaign, failed, actor="dispatcher", reason=failure)
+                await act(
+                    connection,
+                    campaign,
+                    Action.FAIL,
+                    running.phase,
+                    actor="dispatcher",
+                    reason=failure,
+                )

@@ -17,10 +17,13 @@ def campaign_to_pb(campaign: Campaign, *, full: bool) -> campaign_pb2.Campaign:
         status=proto_status(campaign.current.status),
         phases=[phase_to_pb(state) for state in campaign.phases],
         name_count=campaign.name_count,
-        # Every change of a campaign appends an event, so its revision is its version.
-        etag=f'"{campaign.revision}"',
+        etag=campaign.etag,
         revision=campaign.revision,
+        priority=campaign_pb2.Priority.Value(f"PRIORITY_{campaign.priority}"),
+        name_rate_limit=campaign.name_rate_limit,
     )
+    if campaign.archive_time is not None:
+        message.archive_time.FromDatetime(campaign.archive_time)
     message.create_time.FromDatetime(campaign.create_time)
     message.update_time.FromDatetime(campaign.update_time)
     if full:
@@ -37,6 +40,8 @@ def phase_to_pb(state: PhaseState) -> campaign_pb2.PhaseState:
         name_count=state.name_count,
         settled_count=state.settled_count,
         failure=state.failure,
+        result_run=state.result_run,
+        missing_count=state.missing_count,
     )
     if state.start_time is not None:
         message.start_time.FromDatetime(state.start_time)

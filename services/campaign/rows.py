@@ -10,7 +10,20 @@ from uuid import UUID
 import asyncpg
 
 from domainflow.campaign.v1 import event_pb2
-from services.campaign.campaign import PASSED, Campaign, Mode, Phase, PhaseState, Status, Step
+from services.campaign.campaign import (
+    PASSED,
+    Action,
+    Campaign,
+    Mode,
+    Phase,
+    PhaseState,
+    Priority,
+    Status,
+    Step,
+    next_start,
+    steps,
+)
+from services.campaign.configuration import configured_phases
 from services.campaign.events import finished, phase_changed
 from services.chassis.errors import CampaignNotFound
 from services.chassis.postgres import Connection
@@ -19,12 +32,14 @@ from services.chassis.postgres import Connection
 MAX_OUTCOMES = 16
 
 
-PHASE_COLUMNS = "phase, status, run, name_count, start_time, end_time, failure"
+PHASE_COLUMNS = (
+    "phase, status, run, result_run, name_count, missing_count, start_time, end_time, failure"
+)
 
 
 CAMPAIGN_COLUMNS = (
     "id, no, name, mode, initial_phase, final_phase, configuration, name_count, revision,"
-    " create_time, update_time"
+    " create_time, update_time, version, priority, name_rate_limit, archive_time, delete_time"
 )
 
 
@@ -132,6 +147,8 @@ async def read_campaigns(
             start_time=row["start_time"],
             end_time=row["end_time"],
             failure=row["failure"],
+            result_run=row["result_run"],
+            missing_count=row["missing_count"],
         )
         phases.setdefault(row["campaign_no"], []).append(state)
     return [
@@ -146,6 +163,12 @@ async def read_campaigns(
             revision=row["revision"],
             create_time=row["create_time"],
             update_time=row["update_time"],
+            configured=configured_phases(row["configuration"]),
+            version=row["version"],
+            priority=Priority(row["priority"]),
+            name_rate_limit=row["name_rate_limit"],
+            archive_time=row["archive_time"],
+            delete_time=row["delete_time"],
         )
         for row in rows
     ]
@@ -165,29 +188,87 @@ async def lock_campaign(
     return await read_campaign(connection, "no = $1", rows[0]["campaign_no"])
 
 
-async def apply_step(
-    connection: Connection, campaign: Campaign, change: Step, *, actor: str, reason: str
+async def lock_existing(connection: Connection, campaign_id: UUID) -> Campaign:
+    """As `lock_campaign`. Raises CampaignNotFound."""
+    campaign = await lock_campaign(connection, "k.id = $1", campaign_id)
+    if campaign is None:
+        raise CampaignNotFound(campaign_id)
+    return campaign
+
+
+async def act(
+    connection: Connection,
+    campaign: Campaign,
+    action: Action,
+    phase: Phase | None = None,
+    *,
+    actor: str,
+    reason: str,
 ) -> Campaign:
-    """Write one step: status, what leaves the queue with it, its event. Returns the campaign
-    afterwards."""
-    no, phase, to_status = campaign.no, change.phase, change.to_status
-    first_start = change.from_status is Status.CONFIGURED and to_status is Status.RUNNING
+    """Do `action` to a locked campaign and write what follows from it. Returns it afterwards.
+
+    In FULL_SEQUENCE the next phase starts in the same transaction. Raises what campaign.steps
+    raises; then nothing was written.
+    """
+    before = campaign
+    first, *more = steps(campaign, action, phase)
+    await _write_step(connection, campaign.no, first, actor, reason)
+    for each in more:
+        await _write_step(connection, campaign.no, each, actor, f"{first.phase.name} runs again")
+    campaign = await read_campaign(connection, "no = $1", campaign.no)
+    goes_on = action is Action.COMPLETE or first.from_status is Status.FAILED
+    following = next_start(campaign) if goes_on and first.to_status in PASSED else None
+    if following is not None:
+        (start,) = steps(campaign, Action.START, following)
+        await _write_step(connection, campaign.no, start, "dispatcher", "next phase")
+        campaign = await read_campaign(connection, "no = $1", campaign.no)
+    return await touch(connection, before, campaign)
+
+
+async def touch(connection: Connection, before: Campaign, after: Campaign) -> Campaign:
+    """Enter into the campaign's own row what changed, and append the event of its end if this is
+    it. Returns it as it then is."""
+    current = after.current
+    await connection.execute(
+        """UPDATE campaigns SET version = version + 1, update_time = now(), current_phase = $2,
+               status = $3
+           WHERE no = $1""",
+        after.no,
+        current.phase,
+        current.status,
+    )
+    ended_so = before.is_finished and before.current.status is current.status
+    if after.is_finished and not ended_so:
+        await append_event(connection, after.no, finished(current.status))
+    return await read_campaign(connection, "no = $1", after.no)
+
+
+async def _write_step(
+    connection: Connection, no: int, change: Step, actor: str, reason: str
+) -> None:
+    """Write one step: status, what leaves the queue with it, its event."""
+    phase, to_status = change.phase, change.to_status
+    if change.from_status is to_status and not change.new_run:
+        return
     over = to_status in {*PASSED, Status.CANCELLED, Status.FAILED}
-    row = await connection.fetchrow(
+    run = await connection.fetchval(
         """UPDATE phases SET status = $3,
                run = run + $4::int,
                result_run = CASE WHEN $5 OR result_run = 0 THEN run + $4::int ELSE result_run END,
+               planned = planned AND $4::int = 0,
+               name_count = CASE WHEN $4::int = 1 THEN 0 ELSE name_count END,
+               failure = CASE WHEN $7 THEN '' ELSE failure END,
                start_time = CASE WHEN $4::int = 1 THEN now() ELSE start_time END,
-               end_time = CASE WHEN $6 THEN now() ELSE end_time END
+               end_time = CASE WHEN $6 THEN now() WHEN $7 THEN NULL ELSE end_time END
            WHERE campaign_no = $1 AND phase = $2 RETURNING run""",
         no,
         phase,
         to_status,
-        int(first_start),
+        int(change.new_run),
         to_status is Status.COMPLETED,
         over,
+        to_status is Status.RUNNING,
     )
-    assert row is not None
     if to_status is not Status.RUNNING:
         # What is on the queue or in a worker's hands comes back; late results meet a chunk that is
         # not theirs any more.
@@ -197,18 +278,10 @@ async def apply_step(
                WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND state = 'queued'""",
             no,
             phase,
-            row["run"],
+            run,
         )
-    await connection.execute("UPDATE campaigns SET update_time = now() WHERE no = $1", no)
-    await append_event(
-        connection,
-        no,
-        phase_changed(phase, change.from_status, to_status, row["run"], actor, reason),
-    )
-    after = await read_campaign(connection, "no = $1", no)
-    if after.is_finished:
-        await append_event(connection, no, finished(after.current.status))
-    return after
+    event = phase_changed(phase, change.from_status, to_status, run, actor, reason)
+    await append_event(connection, no, event)
 
 
 async def append_event(connection: Connection, campaign_no: int, event: event_pb2.Event) -> None:

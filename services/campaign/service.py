@@ -12,12 +12,13 @@ from uuid import UUID
 from domainflow.campaign.v1 import campaign_pb2
 from domainflow.campaign.v1 import campaign_service_pb2 as pb
 from domainflow.campaign.v1 import campaign_service_pb2_grpc as pb_grpc
-from services.campaign.campaign import Action, Campaign, Mode, Phase, available
-from services.campaign.configuration import phases
+from services.campaign.campaign import Action, Campaign, Mode, Phase, Priority, available
+from services.campaign.configuration import CONFIGURATION_FIELDS, phases, with_part
 from services.campaign.events import proto_phase, proto_status
 from services.campaign.outcomes import balances, phase_receipt
 from services.campaign.render import campaign_to_pb, phase_to_pb
-from services.campaign.store import NewCampaign, RequestKey, Store
+from services.campaign.requests import RequestKey
+from services.campaign.store import NewCampaign, Store
 from services.campaign.upload import Uploader, upload_to_pb
 from services.campaign.watch import Hub
 from services.chassis.errors import FieldViolation, InvalidFields, InvalidToken
@@ -38,6 +39,9 @@ Transitioned = TypeVar(
     pb.ResumeCampaignResponse,
     pb.CancelCampaignResponse,
     pb.TransitionCampaignResponse,
+    pb.RetryCampaignResponse,
+    pb.SkipPhaseResponse,
+    pb.RerunPhaseResponse,
 )
 
 
@@ -59,13 +63,17 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
             mode=_mode(request.mode),
             phases=phases(request),
             configuration=request.configuration.SerializeToString(),
+            priority=_priority(request.priority) or Priority.NORMAL,
+            name_rate_limit=request.name_rate_limit,
         )
 
         def answer(campaign: Campaign) -> bytes:
             message = campaign_to_pb(campaign, full=True)
             return pb.CreateCampaignResponse(campaign=message).SerializeToString()
 
-        response = await self._store.create(new, _request_key(request), answer)
+        response = await self._store.create(
+            new, _request_key(request), answer, validate_only=request.validate_only
+        )
         return pb.CreateCampaignResponse.FromString(response)
 
     async def GetCampaign(
@@ -118,22 +126,73 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
     async def StartCampaign(
         self, request: pb.StartCampaignRequest, context: Context
     ) -> pb.StartCampaignResponse:
-        return await self._transition(request, Action.START, pb.StartCampaignResponse)
+        return await self._transition(
+            request, Action.START, pb.StartCampaignResponse, phase=_phase(request)
+        )
 
     async def PauseCampaign(
         self, request: pb.PauseCampaignRequest, context: Context
     ) -> pb.PauseCampaignResponse:
-        return await self._transition(request, Action.PAUSE, pb.PauseCampaignResponse)
+        return await self._transition(
+            request, Action.PAUSE, pb.PauseCampaignResponse, phase=_phase(request)
+        )
 
     async def ResumeCampaign(
         self, request: pb.ResumeCampaignRequest, context: Context
     ) -> pb.ResumeCampaignResponse:
-        return await self._transition(request, Action.RESUME, pb.ResumeCampaignResponse)
+        return await self._transition(
+            request, Action.RESUME, pb.ResumeCampaignResponse, phase=_phase(request)
+        )
 
     async def CancelCampaign(
         self, request: pb.CancelCampaignRequest, context: Context
     ) -> pb.CancelCampaignResponse:
-        return await self._transition(request, Action.CANCEL, pb.CancelCampaignResponse)
+        return await self._transition(
+            request, Action.CANCEL, pb.CancelCampaignResponse, phase=_phase(request)
+        )
+
+    async def RetryCampaign(
+        self, request: pb.RetryCampaignRequest, context: Context
+    ) -> pb.RetryCampaignResponse:
+        return await self._transition(
+            request, Action.RETRY, pb.RetryCampaignResponse, phase=_phase(request)
+        )
+
+    async def SkipPhase(
+        self, request: pb.SkipPhaseRequest, context: Context
+    ) -> pb.SkipPhaseResponse:
+        return await self._transition(
+            request, Action.SKIP, pb.SkipPhaseResponse, phase=_phase(request)
+        )
+
+    async def RerunPhase(
+        self, request: pb.RerunPhaseRequest, context: Context
+    ) -> pb.RerunPhaseResponse:
+        return await self._transition(
+            request, Action.RERUN, pb.RerunPhaseResponse, phase=_phase(request)
+        )
+
+    async def ConfigurePhase(
+        self, request: pb.ConfigurePhaseRequest, context: Context
+    ) -> pb.ConfigurePhaseResponse:
+        phase = Phase(request.phase)
+
+        def answer(campaign: Campaign) -> bytes:
+            message = campaign_to_pb(campaign, full=True)
+            return pb.ConfigurePhaseResponse(campaign=message).SerializeToString()
+
+        response = await self._store.configure(
+            UUID(request.campaign_id),
+            phase,
+            lambda stored: with_part(stored, phase, request.configuration),
+            field=CONFIGURATION_FIELDS[phase],
+            etag=request.etag,
+            reason=request.reason,
+            key=_request_key(request),
+            answer=answer,
+            validate_only=request.validate_only,
+        )
+        return pb.ConfigurePhaseResponse.FromString(response)
 
     async def TransitionCampaign(
         self, request: pb.TransitionCampaignRequest, context: Context
@@ -227,6 +286,18 @@ def _mode(mode: campaign_pb2.CampaignMode.ValueType) -> Mode:
     if mode == campaign_pb2.CAMPAIGN_MODE_FULL_SEQUENCE:
         return Mode.FULL_SEQUENCE
     return Mode.STEP_BY_STEP
+
+
+def _priority(priority: campaign_pb2.Priority.ValueType) -> Priority | None:
+    """None when the request leaves it open."""
+    if not priority:
+        return None
+    return Priority(campaign_pb2.Priority.Name(priority).removeprefix("PRIORITY_"))
+
+
+def _phase(request: Any) -> Phase | None:
+    """The phase that the request names; None for the current one."""
+    return Phase(request.phase) if request.phase else None
 
 
 def _request_key(request: Any) -> RequestKey | None:

@@ -3,40 +3,39 @@
 One public method is one transaction.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from domainflow.campaign.v1 import event_pb2
-from services.campaign.campaign import Action, Campaign, Mode, Phase, Status, step
+from services.campaign.campaign import (
+    Action,
+    Campaign,
+    Mode,
+    Phase,
+    Priority,
+    Status,
+    require_etag,
+    require_open,
+)
+from services.campaign.events import campaign_updated
 from services.campaign.ledger import Ledger
 from services.campaign.names import SELECT_UPLOAD, Names, Upload
+from services.campaign.requests import RequestKey, once
 from services.campaign.rows import (
     Tally,
+    act,
     append_event,
-    apply_step,
     get_campaign,
-    lock_campaign,
+    lock_existing,
     read_campaign,
     read_campaigns,
     read_tally,
 )
-from services.chassis.errors import (
-    CampaignNotFound,
-    RequestIdReused,
-)
+from services.chassis.errors import ConfigurationFixed
 from services.chassis.postgres import Connection, Pool
-
-
-@dataclass(frozen=True, slots=True)
-class RequestKey:
-    """What makes a repeated mutation recognisable (AIP-155)."""
-
-    request_id: UUID
-    method: str
-    body_sha256: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +47,8 @@ class NewCampaign:
     mode: Mode
     phases: dict[Phase, bool]
     configuration: bytes
+    priority: Priority = Priority.NORMAL
+    name_rate_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,34 +87,19 @@ class Store:
                 yield connection
 
     async def create(
-        self, new: NewCampaign, key: RequestKey | None, answer: Callable[[Campaign], bytes]
+        self,
+        new: NewCampaign,
+        key: RequestKey | None,
+        answer: Callable[[Campaign], bytes],
+        *,
+        validate_only: bool = False,
     ) -> bytes:
         """Store a campaign; returns what `answer` makes of it, or the stored answer of `key`."""
 
-        async def insert(connection: Connection) -> Campaign:
-            phases = sorted(new.phases)
-            no = await connection.fetchval(
-                """INSERT INTO campaigns (id, name, mode, initial_phase, final_phase, configuration)
-                   VALUES ($1, $2, $3, $4, $5, $6) RETURNING no""",
-                new.id,
-                new.name,
-                new.mode,
-                phases[0],
-                phases[-1],
-                new.configuration,
-            )
-            await connection.executemany(
-                "INSERT INTO phases (campaign_no, phase, status) VALUES ($1, $2, $3)",
-                [
-                    (no, phase, Status.CONFIGURED if new.phases[phase] else Status.NOT_STARTED)
-                    for phase in phases
-                ],
-            )
-            created = event_pb2.Event(campaign_created=event_pb2.CampaignCreated(name=new.name))
-            await append_event(connection, no, created)
-            return await read_campaign(connection, "no = $1", no)
+        async def insert(connection: Connection) -> bytes:
+            return answer(await insert_campaign(connection, new))
 
-        return await self._once(key, insert, answer)
+        return await once(self._pool, key, insert, validate_only=validate_only)
 
     async def transition(
         self,
@@ -127,47 +113,61 @@ class Store:
     ) -> bytes:
         """Do `action` to the current phase (or to `phase`) if the table allows it.
 
-        Raises CampaignNotFound and what campaign.step raises; then nothing has changed.
+        Raises CampaignNotFound and what campaign.steps raises; then nothing has changed.
         """
 
-        async def change(connection: Connection) -> Campaign:
-            campaign = await lock_campaign(connection, "k.id = $1", campaign_id)
-            if campaign is None:
-                raise CampaignNotFound(campaign_id)
-            await apply_step(
-                connection, campaign, step(campaign, action, phase), actor="caller", reason=reason
+        async def change(connection: Connection) -> bytes:
+            campaign = await lock_existing(connection, campaign_id)
+            return answer(
+                await act(connection, campaign, action, phase, actor="caller", reason=reason)
             )
-            return await read_campaign(connection, "id = $1", campaign_id)
 
-        return await self._once(key, change, answer)
+        return await once(self._pool, key, change)
 
-    async def _once(
+    async def configure(
         self,
+        campaign_id: UUID,
+        phase: Phase,
+        configuration: Callable[[bytes], bytes],
+        *,
+        field: str,
+        etag: str,
+        reason: str,
         key: RequestKey | None,
-        change: Callable[[Connection], Awaitable[Campaign]],
         answer: Callable[[Campaign], bytes],
+        validate_only: bool,
     ) -> bytes:
-        """Run `change` in a transaction, at most once per key; concurrent repeats wait for the
-        first."""
-        async with self._pool.acquire() as connection, connection.transaction():
-            if key is not None:
-                claimed = await connection.fetchval(
-                    """INSERT INTO requests (request_id, method, body_sha256, response)
-                       VALUES ($1, $2, $3, '') ON CONFLICT DO NOTHING RETURNING 1""",
-                    key.request_id,
-                    key.method,
-                    key.body_sha256,
+        """Replace the stored configuration by what `configuration` makes of it, for `phase`.
+
+        A campaign that ends before the phase goes on to it from now on. Raises CampaignNotFound,
+        EtagMismatch, ConfigurationFixed and what campaign.steps raises; then nothing has changed.
+        """
+
+        async def change(connection: Connection) -> bytes:
+            before = await lock_existing(connection, campaign_id)
+            require_etag(before, etag)
+            if phase is Phase.DOMAIN_GENERATION and before.state(phase).run:
+                raise ConfigurationFixed(
+                    "generation has begun, and its names rest on its configuration",
+                    campaign_id=campaign_id,
+                    name_count=before.name_count,
                 )
-                if claimed is None:
-                    return await _earlier_answer(connection, key)
-            response = answer(await change(connection))
-            if key is not None:
-                await connection.execute(
-                    "UPDATE requests SET response = $2 WHERE request_id = $1",
-                    key.request_id,
-                    response,
-                )
-            return response
+            require_open(before)
+            await _extend(connection, before, phase)
+            await connection.execute(
+                "UPDATE campaigns SET configuration = $2 WHERE no = $1",
+                before.no,
+                configuration(before.configuration),
+            )
+            campaign = await read_campaign(connection, "no = $1", before.no)
+            after = await act(
+                connection, campaign, Action.CONFIGURE, phase, actor="caller", reason=reason
+            )
+            event = campaign_updated([f"configuration.{field}"], "caller", reason)
+            await append_event(connection, after.no, event)
+            return answer(await read_campaign(connection, "no = $1", after.no))
+
+        return await once(self._pool, key, change, validate_only=validate_only)
 
     async def forget_requests(self, age: timedelta) -> None:
         """Drop stored answers older than `age`."""
@@ -241,17 +241,48 @@ class Store:
         return [StoredEvent(*row) for row in rows]
 
 
-async def _earlier_answer(connection: Connection, key: RequestKey) -> bytes:
-    row = await connection.fetchrow(
-        "SELECT method, body_sha256, response FROM requests WHERE request_id = $1", key.request_id
+async def insert_campaign(connection: Connection, new: NewCampaign) -> Campaign:
+    """Write a new campaign with its phases and its first event."""
+    phases = sorted(new.phases)
+    no = await connection.fetchval(
+        """INSERT INTO campaigns (id, name, mode, initial_phase, final_phase, configuration,
+               priority, name_rate_limit, current_phase, status)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $4, $9) RETURNING no""",
+        new.id,
+        new.name,
+        new.mode,
+        phases[0],
+        phases[-1],
+        new.configuration,
+        new.priority,
+        new.name_rate_limit,
+        _first_status(new.phases[phases[0]]),
     )
-    assert row is not None
-    if (row["method"], row["body_sha256"]) != (key.method, key.body_sha256):
-        raise RequestIdReused(
-            "this request_id came before, with another request", request_id=key.request_id
-        )
-    response: bytes = row["response"]
-    return response
+    await connection.executemany(
+        "INSERT INTO phases (campaign_no, phase, status) VALUES ($1, $2, $3)",
+        [(no, phase, _first_status(new.phases[phase])) for phase in phases],
+    )
+    created = event_pb2.Event(campaign_created=event_pb2.CampaignCreated(name=new.name))
+    await append_event(connection, no, created)
+    return await read_campaign(connection, "no = $1", no)
+
+
+def _first_status(configured: bool) -> Status:
+    return Status.CONFIGURED if configured else Status.NOT_STARTED
+
+
+async def _extend(connection: Connection, campaign: Campaign, phase: Phase) -> None:
+    """Let the campaign go on to `phase` if it ends before it."""
+    last = campaign.phases[-1].phase
+    await connection.executemany(
+        "INSERT INTO phases (campaign_no, phase, status) VALUES ($1, $2, 'NOT_STARTED')",
+        [(campaign.no, number) for number in range(last + 1, phase + 1)],
+    )
+    await connection.execute(
+        "UPDATE campaigns SET final_phase = greatest(final_phase, $2) WHERE no = $1",
+        campaign.no,
+        phase,
+    )
 
 
 async def _chunk_digests(

@@ -7,12 +7,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import grpc
 import pytest
 
-from domainflow.campaign.v1.campaign_service_pb2 import CreateCampaignRequest
 from domainflow.campaign.v1.campaign_service_pb2_grpc import (
     CampaignServiceStub,
     add_CampaignServiceServicer_to_server,
 )
-from services.campaign.configuration import check_create
+from services.campaign.configuration import RULES
 from services.campaign.service import CampaignService
 from services.campaign.store import Store
 from services.campaign.watch import Hub
@@ -41,9 +40,7 @@ def serve(store: Store) -> Serve:
     @asynccontextmanager
     async def serving(heartbeat: float = 15.0) -> AsyncIterator[CampaignServiceStub]:
         hub = Hub(store, heartbeat=heartbeat)
-        guard = CallGuard(
-            rules={CreateCampaignRequest: check_create}, max_calls=200, max_streams=50
-        )
+        guard = CallGuard(rules=RULES, max_calls=200, max_streams=50)
         server = grpc.aio.server(interceptors=[guard])
         service = CampaignService(store=store, hub=hub, seal=Seal([b"k" * 32]), wake=hub.wake)
         add_CampaignServiceServicer_to_server(service, server)

@@ -256,7 +256,8 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SkipPhase(self, request, context):
-        """Leaves a phase out that has not started or that failed; what it has settled stays readable. The phases before it must be completed or skipped.
+        """Leaves a phase out that has not started or that failed; what it has settled stays readable. Generation can be
+        left out after a failure only: the campaign then goes on with the names it has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

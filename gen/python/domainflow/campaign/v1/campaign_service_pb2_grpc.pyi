@@ -57,7 +57,9 @@ class CampaignServiceStub:
     RetryCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.RetryCampaignRequest, _campaign_service_pb2.RetryCampaignResponse]
     """Goes on with a failed phase, in the same run: what is settled stays settled."""
     SkipPhase: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.SkipPhaseRequest, _campaign_service_pb2.SkipPhaseResponse]
-    """Leaves a phase out that has not started or that failed; what it has settled stays readable. The phases before it must be completed or skipped."""
+    """Leaves a phase out that has not started or that failed; what it has settled stays readable. Generation can be
+    left out after a failure only: the campaign then goes on with the names it has.
+    """
     RerunPhase: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.RerunPhaseRequest, _campaign_service_pb2.RerunPhaseResponse]
     """Does a phase again that is completed, failed, cancelled or skipped, as a new run. The old run's results are shown until the new one is complete.
     Later phases that were over are configured again: their results stay readable and they run again after this one. Not for generation, whose names everything else rests on: duplicate the campaign instead.
@@ -130,7 +132,9 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     RetryCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.RetryCampaignRequest, _campaign_service_pb2.RetryCampaignResponse]  # type: ignore[assignment]
     """Goes on with a failed phase, in the same run: what is settled stays settled."""
     SkipPhase: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.SkipPhaseRequest, _campaign_service_pb2.SkipPhaseResponse]  # type: ignore[assignment]
-    """Leaves a phase out that has not started or that failed; what it has settled stays readable. The phases before it must be completed or skipped."""
+    """Leaves a phase out that has not started or that failed; what it has settled stays readable. Generation can be
+    left out after a failure only: the campaign then goes on with the names it has.
+    """
     RerunPhase: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.RerunPhaseRequest, _campaign_service_pb2.RerunPhaseResponse]  # type: ignore[assignment]
     """Does a phase again that is completed, failed, cancelled or skipped, as a new run. The old run's results are shown until the new one is complete.
     Later phases that were over are configured again: their results stay readable and they run again after this one. Not for generation, whose names everything else rests on: duplicate the campaign instead.
@@ -266,7 +270,9 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.SkipPhaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.SkipPhaseResponse, _abc.Awaitable[_campaign_service_pb2.SkipPhaseResponse]]:
-        """Leaves a phase out that has not started or that failed; what it has settled stays readable. The phases before it must be completed or skipped."""
+        """Leaves a phase out that has not started or that failed; what it has settled stays readable. Generation can be
+        left out after a failure only: the campaign then goes on with the names it has.
+        """
 
     @_abc_1.abstractmethod
     def RerunPhase(

@@ -2183,7 +2183,8 @@ export const CampaignService: GenService<{
     output: typeof RetryCampaignResponseSchema;
   },
   /**
-   * Leaves a phase out that has not started or that failed; what it has settled stays readable. The phases before it must be completed or skipped.
+   * Leaves a phase out that has not started or that failed; what it has settled stays readable. Generation can be
+   * left out after a failure only: the campaign then goes on with the names it has.
    *
    * @generated from rpc domainflow.campaign.v1.CampaignService.SkipPhase
    */

@@ -1,0 +1,77 @@
+"""Mutations that are done once per request id, however often they are sent (AIP-155)."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from services.chassis.errors import RequestIdReused
+from services.chassis.postgres import Connection, Pool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """What makes a repeated mutation recognisable."""
+
+    request_id: UUID
+    method: str
+    body_sha256: bytes
+
+
+async def once(
+    pool: Pool,
+    key: RequestKey | None,
+    change: Callable[[Connection], Awaitable[bytes]],
+    *,
+    validate_only: bool = False,
+) -> bytes:
+    """Run `change` in a transaction, at most once per key, and return its answer or the stored one.
+
+    Concurrent repeats wait for the first. With `validate_only` everything is undone afterwards, the
+    memory of the request too. Raises RequestIdReused, and what `change` raises.
+    """
+    async with pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            response = await _answered(connection, key, change)
+        except BaseException:
+            await transaction.rollback()
+            raise
+        await (transaction.rollback() if validate_only else transaction.commit())
+        return response
+
+
+async def _answered(
+    connection: Connection,
+    key: RequestKey | None,
+    change: Callable[[Connection], Awaitable[bytes]],
+) -> bytes:
+    if key is None:
+        return await change(connection)
+    claimed = await connection.fetchval(
+        """INSERT INTO requests (request_id, method, body_sha256, response)
+           VALUES ($1, $2, $3, '') ON CONFLICT DO NOTHING RETURNING 1""",
+        key.request_id,
+        key.method,
+        key.body_sha256,
+    )
+    if claimed is None:
+        return await _earlier_answer(connection, key)
+    response = await change(connection)
+    await connection.execute(
+        "UPDATE requests SET response = $2 WHERE request_id = $1", key.request_id, response
+    )
+    return response
+
+
+async def _earlier_answer(connection: Connection, key: RequestKey) -> bytes:
+    row = await connection.fetchrow(
+        "SELECT method, body_sha256, response FROM requests WHERE request_id = $1", key.request_id
+    )
+    assert row is not None
+    if (row["method"], row["body_sha256"]) != (key.method, key.body_sha256):
+        raise RequestIdReused(
+            "this request_id came before, with another request", request_id=key.request_id
+        )
+    response: bytes = row["response"]
+    return response
