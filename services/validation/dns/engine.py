@@ -330,8 +330,13 @@ class Engine:
         if settled:
             flight.count -= settled
             flight.old -= old
-            channel.upstream.exact += settled
-            channel.upstream.credit(settled)
+            upstream = channel.upstream
+            upstream.exact += settled
+            upstream.credit(settled)
+            # The last one stands for all that were read together: up to 128.
+            if query is not None and query.call is None:
+                upstream.timed += 1
+                upstream.waited_ns += clock() - query.sent_at
         self._fill()
 
     def _refused(self, upstream: Upstream) -> None:

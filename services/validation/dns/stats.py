@@ -12,6 +12,9 @@ class ResolverStats:
     sent: int
     answered: int
     timeouts: int
+    # Answers whose time was taken, a sample, and nanoseconds from question to answer in all.
+    timed: int = 0
+    waited_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,8 @@ class Upstream:
         self.suspect = False
         self.silent = 0
         self.sent = self.answered = self.timeouts = 0
+        # Answers whose time was taken, and nanoseconds from question to answer in all.
+        self.timed = self.waited_ns = 0
         # Echoes over UDP in another case than sent, and in the same.
         self.folded = self.exact = 0
         self.folds_case = False
@@ -172,7 +174,15 @@ class Upstream:
         self.retired.clear()
 
     def stats(self) -> ResolverStats:
-        return ResolverStats(self.label, self.suspect, self.sent, self.answered, self.timeouts)
+        return ResolverStats(
+            resolver=self.label,
+            suspect=self.suspect,
+            sent=self.sent,
+            answered=self.answered,
+            timeouts=self.timeouts,
+            timed=self.timed,
+            waited_ns=self.waited_ns,
+        )
 
     def _open(self) -> Channel:
         sock = None
