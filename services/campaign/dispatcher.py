@@ -6,6 +6,8 @@ queue may vanish at any time.
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil
 
@@ -39,6 +41,19 @@ FORGET_PORTION = 50_000
 MAX_FAILURE = 300
 
 
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Housekeeping in portions that nobody has to wait for.
+
+    `do` does one portion and says whether there is more to do at once; otherwise it is called again
+    after `period` seconds. It may fail: it is logged, and tried again a period later.
+    """
+
+    what: str
+    period: float
+    do: Callable[[], Awaitable[bool]]
+
+
 class Dispatcher:
     """One per campaign service. Several at once do no harm: every step is decided by a row."""
 
@@ -56,7 +71,8 @@ class Dispatcher:
     async def dispatch(self) -> None:
         """Run until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._forget())
+            for chore in self._chores():
+                group.create_task(self._keep_house(chore))
             while True:
                 jetstream.raise_if_cancelled()
                 self._wake.clear()
@@ -71,16 +87,33 @@ class Dispatcher:
                 except TimeoutError:
                     pass
 
-    async def _forget(self) -> None:
-        """Drop what has served its time, in portions that nobody has to wait for."""
+    def _chores(self) -> tuple[Chore, ...]:
+        """What is done beside the rounds, each in a loop of its own. Add yours here."""
+        return (
+            Chore("requests", FORGET_PERIOD, self._forget_requests),
+            Chore("uploaded names", FORGET_PERIOD, self._forget_uploaded),
+        )
+
+    async def _keep_house(self, chore: Chore) -> None:
+        """Do one chore again and again, for ever."""
         while True:
+            more = False
             try:
-                await self._store.forget_requests(REQUEST_AGE)
-                while await self._store.names.forget_uploaded(FORGET_PORTION):
-                    jetstream.raise_if_cancelled()
+                more = await chore.do()
             except postgres.AWAY as error:
-                log.warning("tidying waits: %s: %s", type(error).__name__, error)
-            await asyncio.sleep(FORGET_PERIOD)
+                log.warning("%s wait: %s: %s", chore.what, type(error).__name__, error)
+            except Exception:
+                log.exception("%s", chore.what)
+            jetstream.raise_if_cancelled()
+            if not more:
+                await asyncio.sleep(chore.period)
+
+    async def _forget_requests(self) -> bool:
+        await self._store.forget_requests(REQUEST_AGE)
+        return False
+
+    async def _forget_uploaded(self) -> bool:
+        return bool(await self._store.names.forget_uploaded(FORGET_PORTION))
 
     async def _round(self, group: asyncio.TaskGroup) -> None:
         pooled = []
