@@ -10,6 +10,7 @@ from services.chassis.errors import (
     CampaignActive,
     CampaignArchived,
     CampaignDeleted,
+    ConfigurationFixed,
     EarlierPhaseUnfinished,
     EtagMismatch,
     FailedPrecondition,
@@ -230,8 +231,8 @@ def steps(campaign: Campaign, action: Action, phase: Phase | None = None) -> lis
     """Check that `action` may be done to `phase` (default: the current one) and say what it leads
     to: the step asked for, then those that follow from it.
 
-    Raises CampaignArchived, CampaignDeleted, CampaignActive, EarlierPhaseUnfinished,
-    LaterPhaseStarted, PhaseNotConfigured or TransitionNotAllowed.
+    Raises CampaignArchived, CampaignDeleted, CampaignActive, ConfigurationFixed,
+    EarlierPhaseUnfinished, LaterPhaseStarted, PhaseNotConfigured or TransitionNotAllowed.
     """
     require_open(campaign)
     state = campaign.current if phase is None else campaign.state(phase)
@@ -248,6 +249,12 @@ def steps(campaign: Campaign, action: Action, phase: Phase | None = None) -> lis
             status=state.status,
             action=action,
             allowed=allowed,
+        )
+    if action is Action.CONFIGURE and state.phase is Phase.DOMAIN_GENERATION and state.run:
+        raise ConfigurationFixed(
+            "generation has begun, and the names rest on its configuration",
+            campaign_id=campaign.id,
+            name_count=campaign.name_count,
         )
     if action is Action.RERUN:
         require_idle(campaign)

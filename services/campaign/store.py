@@ -34,7 +34,6 @@ from services.campaign.rows import (
     read_campaigns,
     read_tally,
 )
-from services.chassis.errors import ConfigurationFixed
 from services.chassis.postgres import Connection, Pool
 
 
@@ -140,18 +139,12 @@ class Store:
         """Replace the stored configuration by what `configuration` makes of it, for `phase`.
 
         A campaign that ends before the phase goes on to it from now on. Raises CampaignNotFound,
-        EtagMismatch, ConfigurationFixed and what campaign.steps raises; then nothing has changed.
+        EtagMismatch and what campaign.steps raises; then nothing has changed.
         """
 
         async def change(connection: Connection) -> bytes:
             before = await lock_existing(connection, campaign_id)
             require_etag(before, etag)
-            if phase is Phase.DOMAIN_GENERATION and before.state(phase).run:
-                raise ConfigurationFixed(
-                    "generation has begun, and its names rest on its configuration",
-                    campaign_id=campaign_id,
-                    name_count=before.name_count,
-                )
             require_open(before)
             await _extend(connection, before, phase)
             await connection.execute(

@@ -251,7 +251,7 @@ async def test_a_transition_that_is_not_allowed_says_what_is(campaigns: Stub, po
         "phase": "DOMAIN_GENERATION",
         "status": "CONFIGURED",
         "action": "PAUSE",
-        "allowed": "START, CANCEL",
+        "allowed": "CONFIGURE, START, CANCEL",
     }
     assert await contents(pool) == before
 
@@ -287,9 +287,13 @@ async def test_the_phases_tell_what_can_be_done_now(campaigns: Stub) -> None:
         pb.PHASE_DOMAIN_GENERATION,
         pb.PHASE_STATUS_CONFIGURED,
     )
-    assert [(t.action, t.to_status) for t in answer.available_transitions] == [
-        (pb.PHASE_ACTION_START, pb.PHASE_STATUS_RUNNING),
-        (pb.PHASE_ACTION_CANCEL, pb.PHASE_STATUS_CANCELLED),
+    generation, dns = pb.PHASE_DOMAIN_GENERATION, pb.PHASE_DNS_VALIDATION
+    assert [(t.phase, t.action, t.to_status) for t in answer.available_transitions] == [
+        (generation, pb.PHASE_ACTION_CONFIGURE, pb.PHASE_STATUS_CONFIGURED),
+        (generation, pb.PHASE_ACTION_START, pb.PHASE_STATUS_RUNNING),
+        (generation, pb.PHASE_ACTION_CANCEL, pb.PHASE_STATUS_CANCELLED),
+        (dns, pb.PHASE_ACTION_CONFIGURE, pb.PHASE_STATUS_CONFIGURED),
+        (dns, pb.PHASE_ACTION_SKIP, pb.PHASE_STATUS_SKIPPED),
     ]
 
 
