@@ -1,5 +1,6 @@
 """Random commands through the real service and tables, against the table of transitions."""
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -108,7 +109,7 @@ async def test_random_commands_do_what_the_table_says(
     assert len(told) == changes
     for phase in (1, 2):
         chain = [change for change in told if change.phase == phase]
-        for before, after in zip(chain, chain[1:], strict=False):
+        for before, after in itertools.pairwise(chain):
             assert before.to_status == after.from_status
 
 
