@@ -1781,7 +1781,9 @@ class WatchCampaignsRequest(_message.Message):
     include_system: _builtins.bool
     """Also send the suite's own events, such as decisions on the size of worker pools."""
     resume_system_revision: _builtins.int
-    """Newest revision of the suite's own history already seen (Bookmark.system_revision). 0: begin with the events to come."""
+    """Newest revision of the suite's own history already seen (Bookmark.system_revision); events after it follow. Unset: begin with the
+    events to come.
+    """
     @_builtins.property
     def campaign_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Campaigns to watch, at most 1,000. Empty means every campaign, also those created later."""
@@ -1799,13 +1801,15 @@ class WatchCampaignsRequest(_message.Message):
         resume_revisions: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         until_finished: _builtins.bool = ...,
         include_system: _builtins.bool = ...,
-        resume_system_revision: _builtins.int = ...,
+        resume_system_revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_resume_system_revision", b"_resume_system_revision", "resume_system_revision", b"resume_system_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_ids", b"campaign_ids", "include_system", b"include_system", "resume_revisions", b"resume_revisions", "resume_system_revision", b"resume_system_revision", "until_finished", b"until_finished"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_resume_system_revision", b"_resume_system_revision", "campaign_ids", b"campaign_ids", "include_system", b"include_system", "resume_revisions", b"resume_revisions", "resume_system_revision", b"resume_system_revision", "until_finished", b"until_finished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__resume_system_revision: _TypeAlias = _typing.Literal["resume_system_revision"]  # noqa: Y015
+    _WhichOneofArgType__resume_system_revision: _TypeAlias = _typing.Literal["_resume_system_revision", b"_resume_system_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resume_system_revision) -> _WhichOneofReturnType__resume_system_revision | None: ...
 
 Global___WatchCampaignsRequest: _TypeAlias = WatchCampaignsRequest  # noqa: Y015
 

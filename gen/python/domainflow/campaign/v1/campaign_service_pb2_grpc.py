@@ -379,9 +379,13 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchCampaigns(self, request, context):
-        """Watches campaigns: their present state, a bookmark, then events in order of revision with progress in between, and a
-        bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
+        """Watches campaigns: their present state, a bookmark, then events with progress in between, and a bookmark at least every 15 s. Promises:
+        ordered: the events of a campaign come in order of revision; unique: none comes twice; reliable: none is left out; atomic: what one
+        transaction recorded of a campaign (consecutive revisions, equal create_time) is sent with nothing in between, and no bookmark falls
+        into it; resumable: from any revision that is kept, exactly the rest follows; bookmarkable: all up to a bookmark's revisions was sent before it.
+        Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
         revision to restart from in its metadata, and only with an error or the caller's hang-up otherwise, unless until_finished is set.
+        A deleted campaign leaves the watch with a DeletionProgress that says finished; what was not sent of its events by then is gone with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

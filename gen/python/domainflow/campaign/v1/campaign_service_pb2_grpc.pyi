@@ -98,9 +98,13 @@ class CampaignServiceStub:
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.GetReceiptRequest, _campaign_service_pb2.GetReceiptResponse]
     """Returns how the names ended, per phase."""
     WatchCampaigns: _grpc.UnaryStreamMultiCallable[_campaign_service_pb2.WatchCampaignsRequest, _campaign_service_pb2.WatchCampaignsResponse]
-    """Watches campaigns: their present state, a bookmark, then events in order of revision with progress in between, and a
-    bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
+    """Watches campaigns: their present state, a bookmark, then events with progress in between, and a bookmark at least every 15 s. Promises:
+    ordered: the events of a campaign come in order of revision; unique: none comes twice; reliable: none is left out; atomic: what one
+    transaction recorded of a campaign (consecutive revisions, equal create_time) is sent with nothing in between, and no bookmark falls
+    into it; resumable: from any revision that is kept, exactly the rest follows; bookmarkable: all up to a bookmark's revisions was sent before it.
+    Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
     revision to restart from in its metadata, and only with an error or the caller's hang-up otherwise, unless until_finished is set.
+    A deleted campaign leaves the watch with a DeletionProgress that says finished; what was not sent of its events by then is gone with it.
     """
 
 @_typing.type_check_only
@@ -173,9 +177,13 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     GetReceipt: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetReceiptRequest, _campaign_service_pb2.GetReceiptResponse]  # type: ignore[assignment]
     """Returns how the names ended, per phase."""
     WatchCampaigns: _aio.UnaryStreamMultiCallable[_campaign_service_pb2.WatchCampaignsRequest, _campaign_service_pb2.WatchCampaignsResponse]  # type: ignore[assignment]
-    """Watches campaigns: their present state, a bookmark, then events in order of revision with progress in between, and a
-    bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
+    """Watches campaigns: their present state, a bookmark, then events with progress in between, and a bookmark at least every 15 s. Promises:
+    ordered: the events of a campaign come in order of revision; unique: none comes twice; reliable: none is left out; atomic: what one
+    transaction recorded of a campaign (consecutive revisions, equal create_time) is sent with nothing in between, and no bookmark falls
+    into it; resumable: from any revision that is kept, exactly the rest follows; bookmarkable: all up to a bookmark's revisions was sent before it.
+    Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
     revision to restart from in its metadata, and only with an error or the caller's hang-up otherwise, unless until_finished is set.
+    A deleted campaign leaves the watch with a DeletionProgress that says finished; what was not sent of its events by then is gone with it.
     """
 
 class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -413,9 +421,13 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.WatchCampaignsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_campaign_service_pb2.WatchCampaignsResponse], _abc.AsyncIterator[_campaign_service_pb2.WatchCampaignsResponse]]:
-        """Watches campaigns: their present state, a bookmark, then events in order of revision with progress in between, and a
-        bookmark at least every 15 s. Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
+        """Watches campaigns: their present state, a bookmark, then events with progress in between, and a bookmark at least every 15 s. Promises:
+        ordered: the events of a campaign come in order of revision; unique: none comes twice; reliable: none is left out; atomic: what one
+        transaction recorded of a campaign (consecutive revisions, equal create_time) is sent with nothing in between, and no bookmark falls
+        into it; resumable: from any revision that is kept, exactly the rest follows; bookmarkable: all up to a bookmark's revisions was sent before it.
+        Ends with OUT_OF_RANGE (REVISION_OUT_OF_RANGE) when a revision to resume from is not kept, with the
         revision to restart from in its metadata, and only with an error or the caller's hang-up otherwise, unless until_finished is set.
+        A deleted campaign leaves the watch with a DeletionProgress that says finished; what was not sent of its events by then is gone with it.
         """
 
 def add_CampaignServiceServicer_to_server(servicer: CampaignServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
