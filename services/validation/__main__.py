@@ -1,4 +1,9 @@
-"""The validation service as a process: `python -m services.validation serve` or `... work`."""
+"""The validation service as a process.
+
+`python -m services.validation serve` answers calls, `... work [POOL]` takes chunks, `... pool
+[POOL]` keeps as many workers as there is work for, and `... try POOL` makes one attempt at the
+claim on its standard input: a worker starts it.
+"""
 
 import asyncio
 import contextlib
@@ -9,9 +14,10 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvloop
 
@@ -21,9 +27,16 @@ from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import VALIDATION
 from services.chassis.postgres import AWAY, Pulse, open_pool
 from services.chassis.server import serve
+from services.validation import machine
+from services.validation.dns_probe import DnsProbe
 from services.validation.engines import Engines
+from services.validation.isolation import attempt_alone
+from services.validation.pool import Bounds, Rules
+from services.validation.pools import Pools
+from services.validation.probe import Probe
 from services.validation.service import ValidationService, check_names
 from services.validation.store import Store
+from services.validation.supervisor import Supervisor
 from services.validation.worker import Worker
 
 
@@ -45,10 +58,48 @@ class WorkSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """Environment of the role `pool`; names in upper case. The workers get the same environment."""
+
+    database_url: str
+    nats_url: str
+    # Fewest and most worker processes; 0 is the number of this machine's cores, or the fewest
+    # where that is more.
+    worker_min: int = 1
+    worker_max: int = 0
+    # Seconds between two looks, and figures of services/validation/pool.py.
+    pool_period: float = 5.0
+    pool_grow_after: float = 10.0
+    pool_idle_rounds: int = 6
+    pool_cpu_limit: float = 0.9
+    pool_loss_limit: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class TrySettings:
+    """Environment of the role `try`; names in upper case."""
+
+    database_url: str
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
-    """Environment of both roles. `log_format` is text or json."""
+    """Environment of every role. `log_format` is text or json."""
 
     log_format: str = "text"
+
+
+OpenProbe = Callable[[], AbstractAsyncContextManager[Probe[Any]]]
+
+
+@asynccontextmanager
+async def dns_probe() -> AsyncIterator[DnsProbe]:
+    async with Engines() as engines:
+        yield DnsProbe(engines)
+
+
+# What the workers of each pool do.
+PROBES: dict[str, OpenProbe] = {"dns": dns_probe}
 
 
 async def run_service(settings: ServeSettings) -> None:
@@ -73,7 +124,7 @@ async def run_service(settings: ServeSettings) -> None:
         )
 
 
-async def run_worker(settings: WorkSettings) -> None:
+async def run_worker(settings: WorkSettings, open_probe: OpenProbe) -> None:
     """Take chunks until a signal ends it; claims are then given back."""
     async with AsyncExitStack() as stack:
         pool = await open_pool(
@@ -86,34 +137,89 @@ async def run_worker(settings: WorkSettings) -> None:
         stack.push_async_callback(pool.close)
         queue = await jetstream.connect(settings.nats_url, name="worker")
         stack.push_async_callback(queue.close)
-        engines = await stack.enter_async_context(Engines())
+        probe = await stack.enter_async_context(open_probe())
         store = Store(pool)
         host, pid = socket.gethostname(), os.getpid()
         worker_id = f"{host}-{pid}-{secrets.token_hex(4)}"
         worker = Worker(
-            store=store, queue=queue, engines=engines, worker_id=worker_id, host=host, pid=pid
+            store=store, queue=queue, probe=probe, worker_id=worker_id, host=host, pid=pid
         )
 
-        loop = asyncio.get_running_loop()
-        working = asyncio.create_task(worker.work())
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signal_number, working.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
+        await _until_signalled(worker.work())
         with contextlib.suppress(*AWAY):
             await store.sign_off(worker_id)
 
 
+async def run_pool(settings: PoolSettings, name: str) -> None:
+    """Keep workers of the pool `name` until a signal ends it; they then give their claims back."""
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(
+            settings.database_url, application_name="domainflow-pool", max_size=2
+        )
+        stack.push_async_callback(pool.close)
+        queue = await jetstream.connect(settings.nats_url, name="pool")
+        stack.push_async_callback(queue.close)
+        supervisor = Supervisor(
+            pools=Pools(pool),
+            queue=queue,
+            pool=name,
+            host=socket.gethostname(),
+            command=[sys.executable, "-m", "services.validation", "work", name],
+            bounds=Bounds(
+                settings.worker_min,
+                settings.worker_max or max(machine.cores(), settings.worker_min),
+            ),
+            rules=Rules(
+                grow_after=settings.pool_grow_after,
+                idle_rounds=settings.pool_idle_rounds,
+                cpu_limit=settings.pool_cpu_limit,
+                loss_limit=settings.pool_loss_limit,
+            ),
+            period=settings.pool_period,
+        )
+        await _until_signalled(supervisor.supervise())
+
+
+async def _until_signalled(work: Coroutine[None, None, None]) -> None:
+    """Run `work` until a signal cancels it."""
+    working = asyncio.create_task(work)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, working.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await working
+
+
+def _pool_settings() -> PoolSettings:
+    settings = read_settings(PoolSettings)
+    if settings.worker_min < 1 or 0 < settings.worker_max < settings.worker_min:
+        raise BadEnvironment(
+            f"WORKER_MIN={settings.worker_min} and WORKER_MAX={settings.worker_max} are no range"
+        )
+    return settings
+
+
 def main() -> int:
-    role = sys.argv[1] if len(sys.argv) == 2 else ""
-    process: Coroutine[None, None, None]
+    role, pool = (*sys.argv[1:], "", "")[:2]
+    process: Coroutine[None, None, int | None]
     try:
-        if role == "serve":
+        if role == "serve" and len(sys.argv) == 2:
             process = run_service(read_settings(ServeSettings))
-        elif role == "work":
-            process = run_worker(read_settings(WorkSettings))
+        elif role in ("work", "pool", "try") and len(sys.argv) <= 3:
+            open_probe = PROBES.get(pool or "dns")
+            if open_probe is None:
+                known = ", ".join(PROBES)
+                sys.stderr.write(f"there are no workers for the pool {pool!r}, only for: {known}\n")
+                return 2
+            if role == "work":
+                process = run_worker(read_settings(WorkSettings), open_probe)
+            elif role == "pool":
+                process = run_pool(_pool_settings(), pool or "dns")
+            else:
+                process = attempt_alone(read_settings(TrySettings).database_url, open_probe)
         else:
-            sys.stderr.write("usage: python -m services.validation serve|work\n")
+            sys.stderr.write(
+                "usage: python -m services.validation serve | work [POOL] | pool [POOL]\n"
+            )
             return 2
         log_format = read_settings(LogSettings).log_format
     except BadEnvironment as problem:
@@ -124,11 +230,10 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     try:
-        uvloop.run(process)
+        return uvloop.run(process) or 0
     except Exception:
         logging.getLogger(__name__).exception("the process ended")
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from services.validation.dns.verdict import Outcome, Verdict
 
+TABLE = "dns_results"
 COLUMNS = [
     "campaign_no",
     "run",
@@ -35,16 +36,23 @@ _FIXED = struct.Struct(">ii" + "ih" * 3 + "ib" + "ii" + "iq")
 _INT = struct.Struct(">ii")
 _LENGTH = struct.Struct(">i")
 _NULL = _LENGTH.pack(-1)
+_OUTCOMES = tuple(verdict.name for verdict in Verdict)
 _LINE_ENDS = {verdict: f" {verdict.name}\n" for verdict in Verdict}
 _MAX_INT = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkResults:
-    """A chunk's outcomes, ready to be stored. `counts[i]` counts verdict number i + 1."""
+    """A chunk's outcomes, of whatever pool, ready to be stored."""
 
+    # Where its rows go, and the rows in COPY's binary format.
+    table: str
+    columns: Sequence[str]
     rows: bytes
-    counts: list[int]
+    # Names of the outcomes, and how many names had each.
+    outcomes: Sequence[str]
+    counts: Sequence[int]
+    # Of one line "name outcome\n" per name.
     sha256: bytes
 
 
@@ -84,7 +92,7 @@ def chunk_results(
         add(_text(",".join(chain)) if chain else _NULL)
     add(_TRAILER)
     sha256 = hashlib.sha256("".join(lines).encode()).digest()
-    return ChunkResults(b"".join(parts), counts, sha256)
+    return ChunkResults(TABLE, COLUMNS, b"".join(parts), _OUTCOMES, counts, sha256)
 
 
 def _source(ttl: int, resolver: str) -> bytes:

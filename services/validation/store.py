@@ -1,22 +1,19 @@
-"""Claims, names, results and worker rows. All SQL of this service; one method is one transaction.
+"""Claims, names and results; one public method is one transaction. Workers and pools: pools.py.
 
-Chunks are changed through the ledger functions only (services/schema/migrations/0002_ledger.sql).
+Chunks are changed through the ledger functions only (services/schema/migrations).
 """
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from domainflow.campaign.v1 import campaign_pb2, event_pb2
-from services.chassis.postgres import Pool
-from services.validation.dns.verdict import Verdict
-from services.validation.results import COLUMNS, ChunkResults
+from services.chassis.postgres import Connection, Pool
+from services.validation.pools import Pools
+from services.validation.results import ChunkResults
 
 # A claim that is not held for this long belongs to nobody.
 LEASE = timedelta(seconds=15)
-SEEN_WITHIN = timedelta(minutes=1)
-# Seconds before a chunk whose attempt failed is handed out again; doubles with each attempt.
-FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0
 # Characters of a cause that are kept: it is told in events, which are short.
 MAX_CAUSE = 300
 
@@ -40,20 +37,29 @@ class Claim:
     name_count: int
     # domainflow.campaign.v1.CampaignConfiguration, as bytes.
     configuration: bytes
+    # Attempts at it that failed, and whose worker was not heard of again.
+    failure_count: int = 0
+    lost_count: int = 0
+    # Names per second that its campaign may ask about, as of the claim; 0: no limit.
+    name_rate_limit: int = 0
+
+    @property
+    def label(self) -> str:
+        """For people who read logs."""
+        key = self.key
+        return (
+            f"campaign {key.campaign_no}, phase {key.phase}, run {key.run}, "
+            f"{self.name_count} names from {key.first_position}, attempt {self.attempt}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerRow:
-    """A worker process as it last reported."""
+class Held:
+    """What holding claims has told."""
 
-    worker_id: str
-    pool: str
-    host: str
-    pid: int
-    start_time: datetime
-    report_time: datetime
-    chunks_in_flight: int
-    settled_count: int
+    lost: set[Claim]
+    # Names per second by campaign number; 0: no limit.
+    rates: dict[int, int]
 
 
 class Store:
@@ -61,26 +67,32 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self.pools = Pools(pool)
 
     async def claim(self, key: ChunkKey, worker_id: str) -> Claim | None:
         """Take a chunk; None when it is settled, held by somebody else, or not to be done now."""
         row = await self._pool.fetchrow(
-            """SELECT attempt, name_count, configuration
-               FROM claim_chunk($1, $2, $3, $4, $5, $6)""",
+            """SELECT t.attempt, t.name_count, t.configuration,
+                   c.failure_count, c.lost_count, k.name_rate_limit
+               FROM claim_chunk($1, $2, $3, $4, $5, $6) AS t
+               JOIN chunks c ON c.campaign_no = $1 AND c.phase = $2 AND c.run = $3
+                   AND c.first_position = $4
+               JOIN campaigns k ON k.no = $1""",
             *_arguments(key),
             worker_id,
             LEASE,
         )
         return Claim(key, *row) if row else None
 
-    async def hold(self, claims: Sequence[Claim]) -> set[Claim]:
-        """Keep claims alive; returns those that are lost, whose work is to be dropped.
+    async def hold(self, claims: Sequence[Claim]) -> Held:
+        """Keep claims alive; returns those that are lost, whose work is to be dropped, and the
+        present rates of their campaigns.
 
         A chunk that somebody is changing just now is left for the next time: this statement locks
         many rows, and must not wait for one of them.
         """
         if not claims:
-            return set()
+            return Held(set(), {})
         by_fence = {(*_arguments(claim.key), claim.attempt): claim for claim in claims}
         rows = await self._pool.fetch(
             # Materialized: the rows are locked, or skipped, before the function touches them.
@@ -91,23 +103,35 @@ class Store:
                    JOIN chunks c USING (campaign_no, phase, run, first_position)
                    FOR NO KEY UPDATE OF c SKIP LOCKED)
                SELECT campaign_no, phase, run, first_position, attempt,
-                   hold_chunk(campaign_no, phase, run, first_position, attempt, $6)
-               FROM free""",
+                   hold_chunk(campaign_no, phase, run, first_position, attempt, $6),
+                   name_rate_limit
+               FROM free JOIN campaigns ON no = campaign_no""",
             *zip(*by_fence, strict=True),
             LEASE,
         )
-        return {by_fence[row[:5]] for row in rows if not row[5]}
+        return Held(
+            {by_fence[row[:5]] for row in rows if not row[5]}, {row[0]: row[6] for row in rows}
+        )
+
+    async def name_rate_limit(self, campaign_no: int) -> int:
+        """Return the campaign's names per second; 0: no limit."""
+        limit = await self._pool.fetchval(
+            "SELECT name_rate_limit FROM campaigns WHERE no = $1", campaign_no
+        )
+        return limit or 0
 
     async def release(self, claim: Claim) -> None:
         """Give a claim back unfinished: anybody may have it at once."""
         await self._pool.execute(_RELEASE, *_arguments(claim.key), claim.attempt, timedelta())
 
-    async def fail(self, claim: Claim, cause: str) -> None:
-        """Give a claim back whose attempt failed: later with each attempt, and on record."""
-        delay = min(FIRST_DELAY * 2 ** min(claim.attempt - 1, 30), LONGEST_DELAY)
+    async def fail(self, claim: Claim, cause: str, delay: float) -> bool:
+        """Give a claim back whose attempt failed, for `delay` seconds from now, and on record.
+
+        False, here and below, when the claim is not ours any more: then nothing is changed.
+        """
         event = event_pb2.Event(
             chunk_retried=event_pb2.ChunkRetried(
-                phase=campaign_pb2.Phase.ValueType(claim.key.phase),
+                phase=_phase(claim),
                 run=claim.key.run,
                 first_position=claim.key.first_position,
                 attempt=claim.attempt,
@@ -115,13 +139,73 @@ class Store:
             )
         )
         async with self._pool.acquire() as connection, connection.transaction():
-            ours = await connection.fetchval(
-                _RELEASE, *_arguments(claim.key), claim.attempt, timedelta(seconds=delay)
+            ours: bool = await connection.fetchval(
+                "SELECT fail_chunk($1, $2, $3, $4, $5, $6)",
+                *_arguments(claim.key),
+                claim.attempt,
+                timedelta(seconds=delay),
             )
             if ours:
-                await connection.execute(
-                    "SELECT append_event($1, $2)", claim.key.campaign_no, event.SerializeToString()
+                await _append(connection, claim, event)
+            return ours
+
+    async def split(self, claim: Claim, cause: str) -> bool:
+        """Replace a chunk whose attempt failed by its halves, which keep its failures."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            second = await connection.fetchval(
+                "SELECT split_chunk($1, $2, $3, $4, $5, $6)",
+                *_arguments(claim.key),
+                claim.attempt,
+                claim.failure_count + 1,
+            )
+            if second is None:
+                return False
+            event = event_pb2.Event(
+                chunk_split=event_pb2.ChunkSplit(
+                    phase=_phase(claim),
+                    run=claim.key.run,
+                    first_position=claim.key.first_position,
+                    name_count=claim.name_count,
+                    second_position=second,
+                    cause=cause[:MAX_CAUSE],
                 )
+            )
+            await _append(connection, claim, event)
+            return True
+
+    async def give_up(self, claim: Claim, results: ChunkResults, name: str, cause: str) -> bool:
+        """Settle a chunk of one name as a dead letter, which then waits for somebody's decision."""
+        cause = cause[:MAX_CAUSE]
+        event = event_pb2.Event(
+            name_dead_lettered=event_pb2.NameDeadLettered(
+                phase=_phase(claim),
+                run=claim.key.run,
+                position=claim.key.first_position,
+                name=name,
+                cause=cause,
+            )
+        )
+        async with self._pool.acquire() as connection, connection.transaction():
+            settled = await _settle(connection, claim, results)
+            if settled is None:
+                return False
+            await connection.execute(
+                # Failures of earlier rounds stay counted: it was redriven after them.
+                """INSERT INTO dead_letters AS d
+                       (campaign_no, phase, run, position, name, cause, failure_count)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7)
+                   ON CONFLICT (campaign_no, phase, run, position) DO UPDATE SET
+                       cause = excluded.cause, state = 'OPEN', create_time = now(),
+                       failure_count = d.failure_count + excluded.failure_count,
+                       resolve_time = NULL, resolve_reason = ''""",
+                *_arguments(claim.key),
+                name,
+                cause,
+                claim.failure_count + 1,
+            )
+            await _append(connection, claim, settled)
+            await _append(connection, claim, event)
+            return True
 
     async def names(self, claim: Claim) -> list[str]:
         """Return the chunk's names in order of position."""
@@ -143,57 +227,11 @@ class Store:
         then nothing is stored.
         """
         async with self._pool.acquire() as connection, connection.transaction():
-            row = await connection.fetchrow(
-                "SELECT elapsed FROM settle_chunk($1, $2, $3, $4, $5, $6, $7)",
-                *_arguments(claim.key),
-                claim.attempt,
-                results.counts,
-                results.sha256,
-            )
-            if row is None:
+            settled = await _settle(connection, claim, results)
+            if settled is None:
                 return False
-            await connection.copy_to_table(
-                "dns_results", source=_once(results.rows), columns=COLUMNS, format="binary"
-            )
-            event = _settled_event(claim, results, row["elapsed"])
-            await connection.execute(
-                "SELECT append_event($1, $2)", claim.key.campaign_no, event.SerializeToString()
-            )
+            await _append(connection, claim, settled)
             return True
-
-    async def report(
-        self, worker_id: str, pool: str, host: str, pid: int, in_flight: int, settled: int
-    ) -> None:
-        """Say that a worker lives and what it has done."""
-        await self._pool.execute(
-            """INSERT INTO workers (worker_id, pool, host, pid, chunks_in_flight, settled_count)
-               VALUES ($1, $2, $3, $4, $5, $6)
-               ON CONFLICT (worker_id) DO UPDATE SET report_time = now(),
-                   chunks_in_flight = excluded.chunks_in_flight,
-                   settled_count = excluded.settled_count""",
-            worker_id,
-            pool,
-            host,
-            pid,
-            in_flight,
-            settled,
-        )
-
-    async def sign_off(self, worker_id: str) -> None:
-        """Forget a worker that ended in order."""
-        await self._pool.execute("DELETE FROM workers WHERE worker_id = $1", worker_id)
-
-    async def workers(self) -> list[WorkerRow]:
-        """Return the workers seen within the last minute, oldest first, and forget the others."""
-        await self._pool.execute(
-            "DELETE FROM workers WHERE report_time < now() - $1::interval", SEEN_WITHIN
-        )
-        rows = await self._pool.fetch(
-            """SELECT worker_id, pool, host, pid, start_time, report_time, chunks_in_flight,
-                   settled_count
-               FROM workers ORDER BY start_time, worker_id"""
-        )
-        return [WorkerRow(*row) for row in rows]
 
 
 _RELEASE = "SELECT release_chunk($1, $2, $3, $4, $5, $6)"
@@ -203,20 +241,49 @@ def _arguments(key: ChunkKey) -> tuple[int, int, int, int]:
     return key.campaign_no, key.phase, key.run, key.first_position
 
 
+def _phase(claim: Claim) -> campaign_pb2.Phase.ValueType:
+    return campaign_pb2.Phase.ValueType(claim.key.phase)
+
+
+async def _append(connection: Connection, claim: Claim, event: event_pb2.Event) -> None:
+    await connection.execute(
+        "SELECT append_event($1, $2)", claim.key.campaign_no, event.SerializeToString()
+    )
+
+
+async def _settle(
+    connection: Connection, claim: Claim, results: ChunkResults
+) -> event_pb2.Event | None:
+    """Mark the chunk and store its rows; returns the event to append, None when it is not ours."""
+    row = await connection.fetchrow(
+        "SELECT elapsed FROM settle_chunk($1, $2, $3, $4, $5, $6, $7)",
+        *_arguments(claim.key),
+        claim.attempt,
+        results.counts,
+        results.sha256,
+    )
+    if row is None:
+        return None
+    await connection.copy_to_table(
+        results.table, source=_once(results.rows), columns=results.columns, format="binary"
+    )
+    return _settled_event(claim, results, row["elapsed"])
+
+
 async def _once(rows: bytes) -> AsyncIterator[bytes]:
     yield rows
 
 
 def _settled_event(claim: Claim, results: ChunkResults, elapsed: timedelta) -> event_pb2.Event:
     settled = event_pb2.ChunkSettled(
-        phase=campaign_pb2.Phase.ValueType(claim.key.phase),
+        phase=_phase(claim),
         run=claim.key.run,
         first_position=claim.key.first_position,
         name_count=claim.name_count,
         attempt=claim.attempt,
         outcomes=[
-            campaign_pb2.OutcomeCount(outcome=Verdict(number).name, count=count)
-            for number, count in enumerate(results.counts, 1)
+            campaign_pb2.OutcomeCount(outcome=outcome, count=count)
+            for outcome, count in zip(results.outcomes, results.counts, strict=True)
             if count
         ],
     )

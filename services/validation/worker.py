@@ -1,16 +1,21 @@
-"""Takes chunks from the queue: claim, resolve, store, acknowledge.
+"""Takes chunks of one pool from the queue: claim, check, store, acknowledge.
 
 A task is a reference and may be lost, doubled or stale; whether it is to be done is decided by the
-claim, whether its results count by the settlement. So every failure here ends the same way: drop
-the work, and the ledger hands it out again.
+claim, whether its results count by the settlement. So every trouble here ends the same way: drop
+the work, and the ledger hands it out again. What the check itself fails on is counted; a chunk that
+keeps failing is halved until the name it fails on is alone.
 """
 
 import asyncio
 import contextlib
 import logging
+import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import nats.errors
@@ -20,25 +25,24 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
-from domainflow.campaign.v1 import campaign_pb2
 from domainflow.validation.v1 import task_pb2
 from services.chassis import jetstream, postgres
-from services.validation.engines import Engines, engine_settings
-from services.validation.results import ChunkResults, chunk_results
+from services.validation.attempt import CheckFailed, NotPrepared, check_and_settle, stored_names
+from services.validation.failure import GiveUp, Retry, Split, after_failure, is_suspect
+from services.validation.isolation import Isolation
+from services.validation.load import LoadMeter
+from services.validation.pacing import Pace
+from services.validation.pools import WorkerReport
+from services.validation.probe import Probe
 from services.validation.store import ChunkKey, Claim, Store
 
 log = logging.getLogger(__name__)
 
-POOL = "dns"
-# Names in hand, and so the memory a worker needs: some 0.4 kB each. A chunk waits for the last
-# attempt of its mute names, 6 s by default; at 75,000 names/s that many are under way meanwhile.
-MAX_NAMES = 500_000
-# Chunks are taken when fewer names than this are still to be asked about: enough for the time a
-# claim takes, few enough that other workers get their share.
-AHEAD = 16_000
+# Chunks in hand, unless somebody decides otherwise: bounds nothing that their names do not.
+TASK_LIMIT = 10_000
 # A name count for chunks whose claim is under way.
 USUAL_CHUNK = 2000
-# How often a worker with work in hand looks whether the engine needs more.
+# How often a worker with work in hand looks whether the probe needs more.
 LOOK_PERIOD = 0.02
 # A task that nobody has acknowledged or held for this long was lost on its way to a worker that
 # ended. Shorter than a lease: whoever gets it meanwhile is refused the claim, and no harm is done.
@@ -46,8 +50,10 @@ ACK_WAIT = 6.0
 # All claims are held by one statement: a lost one, or a paused phase, is noticed as fast.
 HOLD_PERIOD = 1.0
 REPORT_PERIOD = 5.0
-# A settlement whose database is away is tried again for as long as the claim may still be ours.
-SETTLE_RETRY = 0.25
+
+
+class _NotOurTask(Exception):
+    """A task of another phase on this pool's subject."""
 
 
 @dataclass(eq=False, slots=True)
@@ -58,25 +64,52 @@ class _Chunk:
     # None until claimed.
     claim: Claim | None = None
     names: int = USUAL_CHUNK
-    # Whether its names were handed to the engine, which then knows how many wait.
+    # Whether its names were handed to the probe, which then knows how many wait; or wait for
+    # something else.
     asked: bool = False
+    # Whether they were handed over all at once.
+    unpaced: bool = False
+    # Whether it is to be given back when it ends now.
+    unwanted: bool = False
     end: asyncio.Timeout | None = None
 
 
 class Worker:
-    """One process of the DNS pool."""
+    """One process of a pool."""
 
     def __init__(
-        self, *, store: Store, queue: Client, engines: Engines, worker_id: str, host: str, pid: int
+        self,
+        *,
+        store: Store,
+        queue: Client,
+        probe: Probe[Any],
+        worker_id: str,
+        host: str,
+        pid: int,
+        alone: Sequence[str] = (),
+        supervised: bool = False,
+        report_period: float = REPORT_PERIOD,
     ) -> None:
+        """`alone` is the command that makes one attempt in a process of its own; a `supervised`
+        worker follows what is decided for its pool."""
         self._store = store
         self._queue = queue
         self._jetstream = queue.jetstream(timeout=2)
-        self._engines = engines
+        self._probe = probe
         self._worker_id = worker_id
         self._host = host
         self._pid = pid
+        self._supervised = supervised
+        self._report_period = report_period
+        # Chunks in hand at most. To be changed at any time; those in hand are kept.
+        self.task_limit = TASK_LIMIT
+        self._isolation = Isolation(
+            alone or (sys.executable, "-m", "services.validation", "try", probe.pool)
+        )
         self._chunks: set[_Chunk] = set()
+        # By campaign, and how many chunks in hand go by each.
+        self._paces: dict[int, Pace] = {}
+        self._paced: Counter[int] = Counter()
         self._settled = 0
 
     async def work(self) -> None:
@@ -92,12 +125,12 @@ class Worker:
                     group.create_task(self._handle(chunk))
 
     async def _messages(self) -> AsyncGenerator[Msg, None]:
-        """Tasks as the engine needs names, for ever."""
+        """Tasks as the probe needs names, for ever."""
         while True:
             try:
                 await jetstream.ensure_task_stream(self._jetstream)
                 durable = await jetstream.ensure_pool_consumer(
-                    self._jetstream, POOL, ack_wait=ACK_WAIT, max_ack_pending=10_000
+                    self._jetstream, self._probe.pool, ack_wait=ACK_WAIT, max_ack_pending=10_000
                 )
                 pull = await self._jetstream.pull_subscribe_bind(
                     durable=durable, stream=jetstream.TASK_STREAM
@@ -130,10 +163,10 @@ class Worker:
 
     def _needs_names(self) -> bool:
         in_hand = sum(chunk.names for chunk in self._chunks)
-        if in_hand >= MAX_NAMES:
+        if in_hand >= self._probe.names_limit or len(self._chunks) >= self.task_limit:
             return False
         on_the_way = sum(chunk.names for chunk in self._chunks if not chunk.asked)
-        return on_the_way + self._engines.waiting() < AHEAD
+        return on_the_way + self._probe.waiting() < self._probe.names_ahead
 
     async def _handle(self, chunk: _Chunk) -> None:
         """One task from claim to acknowledgement. Never raises but for cancellation."""
@@ -142,16 +175,16 @@ class Worker:
         except asyncio.CancelledError:
             await self._give_back(chunk.message, 0)
             raise
-        except DecodeError:
+        except (DecodeError, _NotOurTask):
             # It will not read better the next time; its chunk is handed out again.
-            log.warning("a task that cannot be read was dropped")
+            log.warning("a task that is not for this pool, or cannot be read, was dropped")
             with contextlib.suppress(*jetstream.AWAY):
                 await chunk.message.term()
         except (*postgres.AWAY, *jetstream.AWAY) as error:
             log.warning("chunk dropped: %s: %s", type(error).__name__, error)
             await self._drop(chunk)
-        except Exception:
-            log.exception("chunk failed")
+        except Exception as error:
+            log.exception("chunk failed: %s", error)
             await self._drop(chunk)
         finally:
             self._chunks.discard(chunk)
@@ -173,29 +206,47 @@ class Worker:
 
     async def _settle_chunk(self, chunk: _Chunk) -> None:
         task = task_pb2.ChunkTask.FromString(chunk.message.data)
+        if task.phase != self._probe.phase:
+            raise _NotOurTask
         key = ChunkKey(task.campaign_no, task.phase, task.run, task.first_position)
         claim = await self._claim(key)
         if claim is not None:
             chunk.claim, chunk.names = claim, claim.name_count
             try:
-                if await self._resolve_and_settle(chunk, claim):
+                if await self._attempt(chunk, claim):
                     self._settled += claim.name_count
-                    await self._queue.publish(
-                        jetstream.EVENT_SUBJECT, str(claim.key.campaign_no).encode()
-                    )
+                    await self._tell(claim)
             except BaseException as error:
                 # Also when we are cancelled: whoever comes next need not wait for the lease.
-                with contextlib.suppress(*postgres.AWAY):
+                with contextlib.suppress(*postgres.AWAY, *jetstream.AWAY):
                     await asyncio.shield(self._end_attempt(claim, error))
                 raise
         await chunk.message.ack()
 
+    async def _tell(self, claim: Claim) -> None:
+        """Say that there is a new event of the claim's campaign."""
+        await self._queue.publish(jetstream.EVENT_SUBJECT, str(claim.key.campaign_no).encode())
+
     async def _end_attempt(self, claim: Claim, error: BaseException) -> None:
-        """Give a claim back: at once when we or a part we need go away, later when it failed."""
+        """Give a claim back when we or a part we need go away; count what failed by itself."""
         if isinstance(error, (asyncio.CancelledError, *postgres.AWAY, *jetstream.AWAY)):
             await self._store.release(claim)
-        else:
-            await self._store.fail(claim, f"{type(error).__name__}: {error}")
+            return
+        known = isinstance(error, (CheckFailed, NotPrepared))
+        cause = str(error) if known else f"{type(error).__name__}: {error}"
+        blamed = isinstance(error, CheckFailed)
+        match after_failure(claim.failure_count + 1, claim.name_count, names_blamed=blamed):
+            case Retry(delay):
+                await self._store.fail(claim, cause, delay)
+            case Split():
+                await self._store.split(claim, cause)
+            case GiveUp():
+                (name,) = await self._store.names(claim)
+                results = self._probe.results(claim, [self._probe.dead_letter(name)])
+                if await self._store.give_up(claim, results, name, cause):
+                    self._settled += 1
+                    log.warning("%s was given up: %s", name, cause)
+        await self._tell(claim)
 
     async def _claim(self, key: ChunkKey) -> Claim | None:
         """Finished once begun: a claim that nobody knows of keeps the chunk for its whole lease."""
@@ -207,41 +258,66 @@ class Worker:
                 await self._store.release(claim)
             raise
 
-    async def _resolve_and_settle(self, chunk: _Chunk, claim: Claim) -> bool:
+    async def _attempt(self, chunk: _Chunk, claim: Claim) -> bool:
         """Whether the chunk's results were stored by us."""
         held = asyncio.timeout(None)
+        pace = self._join_pace(claim)
         try:
             async with held:
                 chunk.end = held
-                names = await self._store.names(claim)
-                dns = campaign_pb2.CampaignConfiguration.FromString(claim.configuration).dns
-                async with self._engines.use(dns.resolvers, engine_settings(dns)) as engine:
+                chunk.unpaced = pace.rate == 0
+                if is_suspect(claim.lost_count):
+                    settled = await self._attempt_alone(chunk, claim, pace)
+                else:
+                    names = await stored_names(self._store, claim)
                     chunk.asked = True
-                    outcomes = await engine.resolve(names)
-                results = chunk_results(
-                    claim.key.campaign_no,
-                    claim.key.run,
-                    claim.key.first_position,
-                    outcomes,
-                    time.time_ns() // 1000,
-                )
-                return await self._settle(claim, results)
+                    settled = await check_and_settle(self._store, self._probe, claim, names, pace)
+                if not settled:
+                    log.warning("refused, since it is not ours any more: %s", claim.label)
+                return settled
         except TimeoutError:
             # Ours only once `held` was rescheduled; a database that answers late is away.
             if not held.expired():
                 raise
+            if chunk.unwanted:
+                await self._store.release(claim)
             return False
         finally:
             chunk.end = None
+            self._leave_pace(claim)
 
-    async def _settle(self, claim: Claim, results: ChunkResults) -> bool:
-        """Store, however often the database goes away meanwhile; the fence counts it once."""
-        while True:
-            try:
-                return await self._store.settle(claim, results)
-            except postgres.AWAY as error:
-                log.warning("settling waits: %s: %s", type(error).__name__, error)
-                await asyncio.sleep(SETTLE_RETRY)
+    async def _attempt_alone(self, chunk: _Chunk, claim: Claim, pace: Pace) -> bool:
+        """An attempt that may end its process."""
+        # What waits in a child keeps nothing else from being asked about.
+        chunk.asked = True
+        checking = self._time_limit(claim)
+
+        def time_limit() -> float:
+            return checking + (claim.name_count / pace.rate if pace.rate else 0)
+
+        return await self._isolation.attempt(claim, time_limit)
+
+    def _time_limit(self, claim: Claim) -> float:
+        try:
+            return self._probe.time_limit(claim)
+        except Exception as error:
+            raise NotPrepared(f"{type(error).__name__}: {error}") from error
+
+    def _join_pace(self, claim: Claim) -> Pace:
+        """All chunks in hand of one campaign go by one pace, at the newest rate known."""
+        campaign = claim.key.campaign_no
+        pace = self._paces.get(campaign)
+        if pace is None:
+            pace = self._paces[campaign] = Pace(claim.name_rate_limit, time.monotonic())
+        pace.rate = claim.name_rate_limit
+        self._paced[campaign] += 1
+        return pace
+
+    def _leave_pace(self, claim: Claim) -> None:
+        campaign = claim.key.campaign_no
+        self._paced[campaign] -= 1
+        if not self._paced[campaign]:
+            del self._paced[campaign], self._paces[campaign]
 
     async def _hold(self) -> None:
         """Keep claims and tasks alive; end the work on those that are lost."""
@@ -249,12 +325,13 @@ class Worker:
             await asyncio.sleep(HOLD_PERIOD)
             chunks = {chunk.claim: chunk for chunk in self._chunks if chunk.claim and chunk.end}
             try:
-                lost = await self._store.hold(list(chunks))
-                for claim in lost:
-                    # Without an end it was settled or dropped meanwhile.
-                    if (end := chunks[claim].end) is not None:
-                        chunks[claim].end = None
-                        end.reschedule(0)
+                held = await self._store.hold(list(chunks))
+                for claim in held.lost:
+                    _end_now(chunks[claim])
+                if held.lost:
+                    some = next(iter(held.lost)).label
+                    log.warning("%d chunks are not ours any more, as %s", len(held.lost), some)
+                self._follow_rates(held.rates, chunks.values())
                 for chunk in chunks.values():
                     if chunk.end is not None:
                         await chunk.message.in_progress()
@@ -262,15 +339,46 @@ class Worker:
             except (asyncpg.PostgresError, *postgres.AWAY, *jetstream.AWAY) as error:
                 log.warning("holding waits: %s: %s", type(error).__name__, error)
 
+    def _follow_rates(self, rates: Mapping[int, int], chunks: Iterable[_Chunk]) -> None:
+        """Pace what is in hand by the present rates; give back what cannot be paced any more."""
+        for campaign, rate in rates.items():
+            if (pace := self._paces.get(campaign)) is not None:
+                pace.rate = rate
+        for chunk in chunks:
+            # All its names are with the probe. Whoever hands chunks out knows the limit by now.
+            if chunk.claim and chunk.unpaced and rates.get(chunk.claim.key.campaign_no):
+                chunk.unwanted = True
+                _end_now(chunk)
+
     async def _report(self) -> None:
+        """Tell what was measured, and take the task limit that was decided for our pool."""
+        meter, began = LoadMeter(), time.monotonic()
         while True:
+            load = meter.measure(
+                settled=self._settled,
+                in_flight=sum(chunk.names for chunk in self._chunks if chunk.asked),
+                task_limit=self.task_limit,
+                endpoints=self._probe.endpoints(),
+            )
+            report = WorkerReport(
+                worker_id=self._worker_id,
+                pool=self._probe.pool,
+                host=self._host,
+                pid=self._pid,
+                uptime=timedelta(seconds=time.monotonic() - began),
+                chunks_in_flight=len(self._chunks),
+                settled_count=self._settled,
+                load=load,
+            )
             with contextlib.suppress(asyncpg.PostgresError, *postgres.AWAY):
-                await self._store.report(
-                    self._worker_id,
-                    POOL,
-                    self._host,
-                    self._pid,
-                    len(self._chunks),
-                    self._settled,
-                )
-            await asyncio.sleep(REPORT_PERIOD)
+                decided = await self._store.pools.report(report)
+                if self._supervised and decided is not None:
+                    self.task_limit = decided
+            await asyncio.sleep(self._report_period)
+
+
+def _end_now(chunk: _Chunk) -> None:
+    # Without an end it was settled or dropped meanwhile.
+    if chunk.end is not None:
+        chunk.end.reschedule(0)
+        chunk.end = None

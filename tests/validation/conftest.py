@@ -11,6 +11,7 @@ from services.campaign.store import Store as CampaignStore
 from services.chassis.postgres import Pool, open_pool
 from services.sandbox.dns_server import SandboxDns, SandboxDnsSettings
 from services.sandbox.truth import Mix
+from services.validation.dns_probe import DnsProbe
 from services.validation.engines import Engines
 from services.validation.store import Store
 from tests.queues import empty_queue
@@ -43,6 +44,11 @@ async def queue(nats_url: str) -> AsyncIterator[Client]:
 async def engines() -> AsyncIterator[Engines]:
     async with Engines() as engines:
         yield engines
+
+
+@pytest.fixture
+def probe(engines: Engines) -> DnsProbe:
+    return DnsProbe(engines)
 
 
 @pytest.fixture

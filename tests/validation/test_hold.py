@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from services.chassis.postgres import Pool, open_pool
-from services.validation.store import ChunkKey, Claim, Store
+from services.validation.store import ChunkKey, Claim, Held, Store
 
 DNS = 2
 
@@ -49,32 +49,34 @@ async def claims(pool: Pool) -> list[Claim]:
 
 async def test_held_claims_have_a_new_lease(pool: Pool, claims: list[Claim]) -> None:
     before = await _leases(pool)
-    assert await Store(pool).hold(claims) == set()
+    assert (await Store(pool).hold(claims)).lost == set()
     after = await _leases(pool)
     assert all(after[claim.key.first_position] > max(before.values()) for claim in claims)
 
 
 async def test_holding_nothing_loses_nothing(pool: Pool) -> None:
-    assert await Store(pool).hold([]) == set()
+    assert await Store(pool).hold([]) == Held(set(), {})
 
 
 async def test_every_claim_of_a_paused_phase_is_lost(pool: Pool, claims: list[Claim]) -> None:
     await pool.execute("UPDATE phases SET status = 'PAUSED'")
-    assert await Store(pool).hold(claims) == set(claims)
+    assert (await Store(pool).hold(claims)).lost == set(claims)
 
 
 async def test_only_the_newest_claim_of_a_chunk_is_kept(pool: Pool, claims: list[Claim]) -> None:
     store = Store(pool)
+    assert await store.claim(claims[0].key, "another worker") is None
+    await store.release(claims[0])
     newer = await store.claim(claims[0].key, "another worker")
     assert newer
-    assert await store.hold([*claims, newer]) == {claims[0]}
+    assert (await store.hold([*claims, newer])).lost == {claims[0]}
 
 
 async def test_released_and_settled_claims_are_lost(pool: Pool, claims: list[Claim]) -> None:
     store = Store(pool)
     await store.release(claims[0])
     await pool.execute("UPDATE chunks SET state = 'done' WHERE first_position = 10")
-    assert await store.hold(claims) == {claims[0], claims[1]}
+    assert (await store.hold(claims)).lost == {claims[0], claims[1]}
 
 
 async def test_a_chunk_in_somebody_elses_hands_is_passed_over(
@@ -84,7 +86,7 @@ async def test_a_chunk_in_somebody_elses_hands_is_passed_over(
     before = await _leases(pool)
     async with pool.acquire() as other, other.transaction():
         await other.execute("SELECT FROM chunks WHERE first_position = 10 FOR UPDATE")
-        assert await Store(pool).hold(claims) == set()
+        assert (await Store(pool).hold(claims)).lost == set()
     after = await _leases(pool)
     assert {first for first in after if after[first] > before[first]} == {0, 20}
 

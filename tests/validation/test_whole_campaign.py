@@ -17,7 +17,7 @@ from services.chassis.postgres import Pool
 from services.sandbox.dns_server import SandboxDns
 from services.sandbox.truth import truth
 from services.validation.dns.verdict import Verdict
-from services.validation.engines import Engines
+from services.validation.dns_probe import DnsProbe
 from services.validation.store import Store
 from services.validation.worker import Worker
 from tests.campaigns import from_pattern, generating, history, new_campaign
@@ -47,7 +47,7 @@ async def test_workers_that_come_and_go_settle_every_name_once(
     pool: Pool,
     store: Store,
     queue: Client,
-    engines: Engines,
+    probe: DnsProbe,
     sandbox: SandboxDns,
 ) -> None:
     async def some_settled() -> None:
@@ -61,7 +61,7 @@ async def test_workers_that_come_and_go_settle_every_name_once(
 
     for number in range(4):
         worker = Worker(
-            store=store, queue=queue, engines=engines, worker_id=f"{number}", host="h", pid=number
+            store=store, queue=queue, probe=probe, worker_id=f"{number}", host="h", pid=number
         )
         working = asyncio.create_task(worker.work())
         await eventually(some_settled if number < 3 else completed, within=20)

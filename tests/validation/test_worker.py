@@ -19,7 +19,7 @@ from services.chassis import jetstream
 from services.chassis.postgres import Pool
 from services.sandbox.dns_server import SandboxDns
 from services.sandbox.truth import truth
-from services.validation.engines import Engines
+from services.validation.dns_probe import DnsProbe
 from services.validation.store import Store
 from services.validation.worker import Worker
 from tests.campaigns import DNS, act, from_upload, history, kinds, validating
@@ -32,12 +32,12 @@ LEASE = timedelta(minutes=1)
 
 
 @pytest.fixture
-def worker(store: Store, queue: Client, engines: Engines) -> Worker:
-    return new_worker(store, queue, engines)
+def worker(store: Store, queue: Client, probe: DnsProbe) -> Worker:
+    return new_worker(store, queue, probe)
 
 
-def new_worker(store: Store, queue: Client, engines: Engines, name: str = "worker") -> Worker:
-    return Worker(store=store, queue=queue, engines=engines, worker_id=name, host="host", pid=7)
+def new_worker(store: Store, queue: Client, probe: DnsProbe, name: str = "worker") -> Worker:
+    return Worker(store=store, queue=queue, probe=probe, worker_id=name, host="host", pid=7)
 
 
 @contextlib.asynccontextmanager
@@ -132,7 +132,7 @@ async def test_doubled_tasks_are_settled_once_and_all_acknowledged(
     campaign_store: CampaignStore,
     queue: Client,
     store: Store,
-    engines: Engines,
+    probe: DnsProbe,
     sandbox: SandboxDns,
     dns: DnsConfiguration,
 ) -> None:
@@ -140,7 +140,7 @@ async def test_doubled_tasks_are_settled_once_and_all_acknowledged(
     keys = await handed_out(campaign_store, running)
     await publish(queue, *keys * 4)
 
-    workers = [new_worker(store, queue, engines, name) for name in ("one", "other")]
+    workers = [new_worker(store, queue, probe, name) for name in ("one", "other")]
     async with working(*workers):
         await all_acknowledged(queue)
         before = await kinds(campaign_store, running.campaign_no)
@@ -188,20 +188,20 @@ async def test_what_a_worker_gives_back_is_taken_by_the_next_at_once(
     campaign_store: CampaignStore,
     queue: Client,
     store: Store,
-    engines: Engines,
+    probe: DnsProbe,
     sandbox: SandboxDns,
     mute: str,
     dns: DnsConfiguration,
 ) -> None:
     running = await validating(campaign_store, NAMES, asking(mute, attempt_limit=20))
     await publish(queue, *await handed_out(campaign_store, running))
-    async with working(new_worker(store, queue, engines, "one")):
+    async with working(new_worker(store, queue, probe, "one")):
         await claimed(pool)
 
     # The same tasks, and resolvers that answer now.
     configuration = from_upload(dns).SerializeToString()
     await pool.execute("UPDATE campaigns SET configuration = $1", configuration)
-    async with working(new_worker(store, queue, engines, "other")):
+    async with working(new_worker(store, queue, probe, "other")):
         await all_acknowledged(queue)
 
     assert await chunks(pool) == [("done", 2)] * 3

@@ -64,6 +64,38 @@ BEGIN
 END
 $$;
 
+-- As before; but the counts are compared only when the claim is the newest: a chunk that was split since has fewer names.
+CREATE OR REPLACE FUNCTION settle_chunk(
+    p_campaign integer, p_phase smallint, p_run integer, p_first integer, p_attempt integer,
+    p_outcome_counts integer[], p_content_sha256 bytea
+) RETURNS TABLE (elapsed interval)
+LANGUAGE plpgsql AS $$
+DECLARE
+    names integer;
+    took interval;
+BEGIN
+    PERFORM FROM phases
+    WHERE campaign_no = p_campaign AND phase = p_phase AND run = p_run AND status = 'RUNNING'
+    FOR SHARE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    UPDATE chunks c
+    SET state = 'done', done_time = now(), lease_expire_time = NULL,
+        outcome_counts = p_outcome_counts, content_sha256 = p_content_sha256
+    WHERE c.campaign_no = p_campaign AND c.phase = p_phase AND c.run = p_run AND c.first_position = p_first
+      AND c.state = 'queued' AND c.attempt = p_attempt AND c.claim_time IS NOT NULL
+    RETURNING c.name_count, now() - c.claim_time INTO names, took;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF (SELECT sum(n) FROM unnest(p_outcome_counts) AS n) IS DISTINCT FROM names THEN
+        RAISE EXCEPTION 'outcomes % are not one for every name of the chunk', p_outcome_counts;
+    END IF;
+    RETURN QUERY SELECT took;
+END
+$$;
+
 -- Counts a failure and gives the claim back: the chunk is ready for anybody after p_delay. False: it was not ours any more.
 CREATE FUNCTION fail_chunk(
     p_campaign integer, p_phase smallint, p_run integer, p_first integer, p_attempt integer, p_delay interval
@@ -120,7 +152,17 @@ CREATE TABLE reservations (
     name_count bigint NOT NULL CHECK (name_count >= 0),
     create_time timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX reservations_by_offset ON reservations (pattern_id, first_offset);
+CREATE INDEX reservations_by_end ON reservations (pattern_id, (first_offset + name_count)) WHERE name_count > 0;
+
+-- The first lines of each upload that were no DNS names, so that a cut stream loses no report.
+CREATE TABLE upload_rejections (
+    campaign_no integer NOT NULL REFERENCES campaigns (no) ON DELETE CASCADE,
+    -- Number of the line in the list, from 0.
+    line_offset bigint NOT NULL,
+    line text NOT NULL,
+    reason text NOT NULL,
+    PRIMARY KEY (campaign_no, line_offset)
+);
 
 CREATE TABLE dead_letters (
     campaign_no integer NOT NULL,
@@ -136,6 +178,7 @@ CREATE TABLE dead_letters (
     resolve_reason text NOT NULL DEFAULT '',
     PRIMARY KEY (campaign_no, phase, run, position)
 );
+CREATE INDEX dead_letters_newest ON dead_letters (campaign_no DESC, phase, run, position);
 
 -- Takes back the verdict on one dead letter, so that its name, a chunk of its own, is handed out again. False: there is no
 -- open letter. The result's row is removed here, in the transaction that opens the chunk: a name has one verdict at most.

@@ -1,0 +1,107 @@
+"""One attempt at a chunk: its names, their outcomes, the settlement. In a worker or on its own."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import asyncpg
+
+from services.chassis import postgres
+from services.validation.pacing import Pace
+from services.validation.probe import Check, Outcome, Probe
+from services.validation.results import ChunkResults
+from services.validation.store import Claim, Store
+
+log = logging.getLogger(__name__)
+
+# A settlement whose database is away is tried again for as long as the claim may still be ours.
+SETTLE_RETRY = 0.25
+# What the database says about values that it cannot hold.
+_UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+
+
+class NotPrepared(Exception):
+    """The attempt failed before a name was looked at; the text says why."""
+
+
+class CheckFailed(Exception):
+    """Checking the names failed, and one of them may be why; the text says how."""
+
+
+async def stored_names(store: Store, claim: Claim) -> list[str]:
+    """Return all names of the claim. Raises NotPrepared when they are not there."""
+    names = await store.names(claim)
+    if len(names) != claim.name_count:
+        raise NotPrepared(f"{len(names)} of {claim.name_count} names are stored")
+    return names
+
+
+async def check_and_settle(
+    store: Store, probe: Probe[Any], claim: Claim, names: Sequence[str], pace: Pace
+) -> bool:
+    """Check the names and store what comes of it; False when the chunk is not ours any more.
+
+    Raises NotPrepared and CheckFailed.
+    """
+    outcomes = await _check(probe, claim, names, pace)
+    try:
+        results = probe.results(claim, outcomes)
+    except Exception as error:
+        raise CheckFailed(told(error)) from error
+    return await _settle(store, claim, results)
+
+
+def told(error: BaseException) -> str:
+    """An error in one line; of several at once, the first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+async def _check(
+    probe: Probe[Outcome], claim: Claim, names: Sequence[str], pace: Pace
+) -> Sequence[Outcome]:
+    """Whatever a probe raises is about this chunk, also what looks like a part that is away."""
+    async with AsyncExitStack() as stack:
+        try:
+            check = await stack.enter_async_context(probe.prepare(claim))
+        except Exception as error:
+            raise NotPrepared(told(error)) from error
+        try:
+            return await (_paced(check, names, pace) if pace.rate else check(names))
+        except Exception as error:
+            raise CheckFailed(told(error)) from error
+
+
+async def _paced(check: Check[Outcome], names: Sequence[str], pace: Pace) -> list[Outcome]:
+    """Hand the names over in slices; a slice with mute names must not delay the next."""
+
+    async def check_slice(some: Sequence[str]) -> Sequence[Outcome]:
+        return await check(some)
+
+    slices = []
+    first = 0
+    async with asyncio.TaskGroup() as group:
+        while first < len(names):
+            count = pace.take(len(names) - first, time.monotonic())
+            if count:
+                slices.append(group.create_task(check_slice(names[first : first + count])))
+                first += count
+            else:
+                await asyncio.sleep(pace.wait(len(names) - first))
+    return [outcome for checked in slices for outcome in checked.result()]
+
+
+async def _settle(store: Store, claim: Claim, results: ChunkResults) -> bool:
+    """Store, however often the database goes away meanwhile; the fence counts it once."""
+    while True:
+        try:
+            return await store.settle(claim, results)
+        except postgres.AWAY as error:
+            log.warning("settling waits: %s: %s", type(error).__name__, error)
+            await asyncio.sleep(SETTLE_RETRY)
+        except _UNFIT as error:
+            raise CheckFailed(told(error)) from error

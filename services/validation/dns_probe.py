@@ -1,0 +1,59 @@
+"""The probe of the DNS pool: names -> engine -> rows of dns_results."""
+
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from math import ceil
+
+from domainflow.campaign.v1 import campaign_pb2
+from services.validation.dns.verdict import Outcome, Verdict
+from services.validation.engines import Engines, engine_settings
+from services.validation.load import EndpointCounts
+from services.validation.probe import Check
+from services.validation.results import ChunkResults, chunk_results
+from services.validation.store import Claim
+
+
+class DnsProbe:
+    """Asks the resolvers that a campaign names."""
+
+    pool = "dns"
+    phase: int = campaign_pb2.PHASE_DNS_VALIDATION
+    # Some 0.4 kB each. A chunk waits for the last attempt of its mute names, 6 s by default; at
+    # 75,000 names/s that many are under way meanwhile.
+    names_limit = 500_000
+    # Enough for the time a claim takes, few enough that other workers get their share.
+    names_ahead = 16_000
+
+    def __init__(self, engines: Engines) -> None:
+        self.engines = engines
+
+    def waiting(self) -> int:
+        return self.engines.waiting()
+
+    def endpoints(self) -> Iterable[EndpointCounts]:
+        return self.engines.endpoints()
+
+    @asynccontextmanager
+    async def prepare(self, claim: Claim) -> AsyncIterator[Check[Outcome]]:
+        dns = _configuration(claim)
+        async with self.engines.use(dns.resolvers, engine_settings(dns)) as engine:
+            yield engine.resolve
+
+    def results(self, claim: Claim, outcomes: Sequence[Outcome]) -> ChunkResults:
+        key = claim.key
+        now = time.time_ns() // 1000
+        return chunk_results(key.campaign_no, key.run, key.first_position, outcomes, now)
+
+    def dead_letter(self, name: str) -> Outcome:
+        return Outcome(name, Verdict.DEAD_LETTER, -1, (), (), -1, "", 0, 0, False)
+
+    def time_limit(self, claim: Claim) -> float:
+        settings = engine_settings(_configuration(claim))
+        # One window after the other, every name of it mute.
+        windows = ceil(claim.name_count / settings.window)
+        return windows * settings.tries * (settings.timeout + settings.soft_delay)
+
+
+def _configuration(claim: Claim) -> campaign_pb2.DnsConfiguration:
+    return campaign_pb2.CampaignConfiguration.FromString(claim.configuration).dns

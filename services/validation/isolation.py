@@ -1,0 +1,220 @@
+"""Attempts in a process of their own, for chunks that may be what ends their workers.
+
+The parent keeps the claim alive and learns at once how the process ended; the child gets the claim
+on its standard input, checks and settles. A child that outlived its parent would do no harm, since
+its settlement is fenced like any other; it ends with it for the machine's sake.
+"""
+
+import asyncio
+import base64
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from services.chassis import postgres
+from services.validation.attempt import (
+    CheckFailed,
+    NotPrepared,
+    check_and_settle,
+    stored_names,
+    told,
+)
+from services.validation.pacing import Pace
+from services.validation.probe import Probe
+from services.validation.store import ChunkKey, Claim, Store
+
+log = logging.getLogger(__name__)
+
+# Children at once of one worker: each is a whole interpreter.
+MAX_CHILDREN = 2
+# Seconds a child may take beyond what its names can take.
+GRACE = 120.0
+# How often the parent looks whether a child hangs, and a child for its campaign's rate.
+LOOK_PERIOD = 1.0
+# Bytes of what a child says that are kept; its last line is the cause.
+MAX_SAID = 4096
+# How a child ends. Any other status is a failure of the check.
+SETTLED, NOT_OURS, AWAY, NOT_PREPARED = 0, 3, 75, 78
+_PR_SET_PDEATHSIG = 1
+
+
+class Isolation:
+    """Runs attempts by `command`, at most two at once."""
+
+    def __init__(self, command: Sequence[str], *, grace: float = GRACE) -> None:
+        self._command = command
+        self._grace = grace
+        self._room = asyncio.Semaphore(MAX_CHILDREN)
+
+    async def attempt(self, claim: Claim, time_limit: Callable[[], float]) -> bool:
+        """Whether the chunk's results were stored by the child.
+
+        `time_limit` in seconds is asked every second, for the campaign's rate may change; its
+        largest answer counts. Raises NotPrepared, CheckFailed, and ConnectionError when a part
+        that the child needs was away.
+        """
+        async with self._room:
+            status, said, hung = await self._run(claim, time_limit)
+        last = said.splitlines()[-1] if said else ""
+        if status in (SETTLED, NOT_OURS):
+            return status == SETTLED
+        if status == AWAY:
+            raise ConnectionError(last)
+        if status == NOT_PREPARED:
+            raise NotPrepared(last)
+        log.warning("an attempt in a process of its own failed:\n%s", said)
+        if hung:
+            raise CheckFailed("the process that checked it did not end in its time")
+        if status < 0:
+            ended_by = signal.Signals(-status).name
+            raise CheckFailed(f"the process that checked it was ended by {ended_by}")
+        raise CheckFailed(last or f"the process that checked it ended with status {status}")
+
+    async def _run(self, claim: Claim, time_limit: Callable[[], float]) -> tuple[int, str, bool]:
+        """The child's exit status, the end of what it said, and whether it had to be killed."""
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                # Ctrl-C in the terminal reaches the parent alone, which ends it in order.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NotPrepared(f"no process of its own: {told(error)}") from error
+        assert child.stdin is not None
+        assert child.stderr is not None
+        said = bytearray()
+        listening = asyncio.create_task(_listen(child.stderr, said))
+        try:
+            # How it ended tells more than that it did not listen.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                child.stdin.write(_to_json(claim))
+                await child.stdin.drain()
+                child.stdin.close()
+            hung = await self._wait(child, time_limit)
+            # Its own children may still have the pipe.
+            await asyncio.wait([listening], timeout=LOOK_PERIOD)
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+            listening.cancel()
+        assert child.returncode is not None
+        return child.returncode, said.decode(errors="replace").strip(), hung
+
+    async def _wait(
+        self, child: asyncio.subprocess.Process, time_limit: Callable[[], float]
+    ) -> bool:
+        """Wait for the child's end; True when it took too long and was killed."""
+        begun, limit = time.monotonic(), 0.0
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_PERIOD):
+                    await child.wait()
+                return False
+            limit = max(limit, time_limit() + self._grace)
+            if time.monotonic() - begun > limit:
+                child.kill()
+                await child.wait()
+                return True
+
+
+async def _listen(stream: asyncio.StreamReader, said: bytearray) -> None:
+    while block := await stream.read(MAX_SAID):
+        said += block
+        del said[:-MAX_SAID]
+
+
+# The child's side
+
+
+async def attempt_alone(
+    database_url: str, open_probe: Callable[[], AbstractAsyncContextManager[Probe[Any]]]
+) -> int:
+    """Make the attempt at the claim on standard input; returns the status to exit with."""
+    _end_with_parent()
+    line = await asyncio.to_thread(sys.stdin.buffer.readline)
+    if not line:
+        return AWAY
+    claim = _from_json(line)
+    try:
+        # The parent's hold tells it when waiting makes no sense any more.
+        async with (
+            await postgres.open_pool(
+                database_url, application_name="domainflow-attempt", max_size=2
+            ) as pool,
+            open_probe() as probe,
+        ):
+            store = Store(pool)
+            names = await stored_names(store, claim)
+            pace = Pace(claim.name_rate_limit, time.monotonic())
+            following = asyncio.create_task(_follow_rate(store, claim, pace))
+            try:
+                settled = await check_and_settle(store, probe, claim, names, pace)
+            finally:
+                following.cancel()
+    except postgres.AWAY as error:
+        _say(told(error))
+        return AWAY
+    except NotPrepared as error:
+        _say(str(error))
+        return NOT_PREPARED
+    except CheckFailed as error:
+        _say(str(error))
+        return 1
+    return SETTLED if settled else NOT_OURS
+
+
+async def _follow_rate(store: Store, claim: Claim, pace: Pace) -> None:
+    while True:
+        with contextlib.suppress(*postgres.AWAY):
+            pace.rate = await store.name_rate_limit(claim.key.campaign_no)
+        await asyncio.sleep(LOOK_PERIOD)
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have ended before the request was made: then this waits for a line that does
+    # not come, and reads the end of it.
+    if os.getppid() != parent:
+        sys.exit(AWAY)
+
+
+def _say(cause: str) -> None:
+    sys.stderr.write(f"{cause}\n")
+
+
+# The claim on its way
+
+
+def _to_json(claim: Claim) -> bytes:
+    key = claim.key
+    told_of = {
+        "key": [key.campaign_no, key.phase, key.run, key.first_position],
+        "attempt": claim.attempt,
+        "name_count": claim.name_count,
+        "configuration": base64.b64encode(claim.configuration).decode(),
+        "failure_count": claim.failure_count,
+        "lost_count": claim.lost_count,
+        "name_rate_limit": claim.name_rate_limit,
+    }
+    return json.dumps(told_of).encode() + b"\n"
+
+
+def _from_json(line: bytes) -> Claim:
+    told_of = json.loads(line)
+    told_of["key"] = ChunkKey(*told_of["key"])
+    told_of["configuration"] = base64.b64decode(told_of["configuration"])
+    return Claim(**told_of)
