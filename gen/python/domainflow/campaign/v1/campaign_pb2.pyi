@@ -558,8 +558,9 @@ class PatternSource(_message.Message):
     set, the start is refused (NAMES_RESERVED) when another campaign has taken part of the range, unless overlap_allowed.
     """
     name_count: _builtins.int
-    """How many names to make. 0 means all from the first one on. At most 1,000,000,000 a campaign, and not more than the pattern has.
-    When fewer remain at the start those are made, and PhaseState.missing_count says how many are missing.
+    """How many names to make. 0 means all from first_offset on, all of the pattern if that is unset. At most 1,000,000,000 a campaign, and
+    not more than the pattern has. When fewer are left at the start those are made, and PhaseState.missing_count says how many are
+    missing; the phase completes also without a single name.
     """
     overlap_allowed: _builtins.bool
     """Take the range from first_offset (unset: from 0) even if other campaigns have names of it, which then exist twice."""

@@ -1237,7 +1237,9 @@ class PreviewPatternResponse(_message.Message):
     exact_combination_count: _builtins.str
     """The same as exact decimal digits."""
     next_free_offset: _builtins.int
-    """Offset of the first name that no campaign has taken; combination_count when there is none."""
+    """Offset after all names that campaigns have taken; combination_count when there is none. Names before it that are free again, because a
+    campaign was cancelled, or were left out are to be had with first_offset.
+    """
     free_count: _builtins.int
     """Names from next_free_offset to the end; saturates like combination_count."""
     first_offset: _builtins.int
@@ -1538,10 +1540,12 @@ class UploadNamesRequest(_message.Message):
     """Chosen by the caller, the same for every part and every try of one list. UUID. Required in the first message."""
     offset: _builtins.int
     """Zero-based number of the first of these lines in the whole list. ALREADY_EXISTS if stored before, OUT_OF_RANGE if lines
-    before it are missing; both tell next_offset.
+    before it are missing; both tell next_offset. INVALID_ARGUMENT when the list would have more than 1,000,000,000 lines.
     """
     finish: _builtins.bool
-    """True on the last message: the list is complete. Generation is then complete too."""
+    """True on the last message: the list is complete, and generation with it. These lines and the end are stored as one. When that is
+    done already, the same message, or one without lines at next_offset, is answered as the first was.
+    """
     @_builtins.property
     def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Lines of the list. At most 10,000 a message."""
@@ -1688,18 +1692,24 @@ class GetUploadResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     UPLOAD_FIELD_NUMBER: _builtins.int
+    REJECTED_LINES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def upload(self) -> Global___Upload:
         """How far the upload is; unset before its first message."""
+
+    @_builtins.property
+    def rejected_lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedLine]:
+        """The first rejected lines of the whole list, at most 100, however many streams it came in."""
 
     def __init__(
         self,
         *,
         upload: Global___Upload | None = ...,
+        rejected_lines: _abc.Iterable[Global___RejectedLine] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rejected_lines", b"rejected_lines", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -321,7 +321,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PreviewPattern(self, request, context):
-        """Says what a pattern would give a campaign that starts now. Takes nothing.
+        """Says what a pattern would give a campaign that starts now. Takes nothing. NAMES_RESERVED when the start would be refused so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -79,7 +79,7 @@ class CampaignServiceStub:
     DeleteCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.DeleteCampaignsRequest, _campaign_service_pb2.DeleteCampaignsResponse]
     """Deletes many campaigns, each on its own: one that cannot be deleted stops no other."""
     PreviewPattern: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PreviewPatternRequest, _campaign_service_pb2.PreviewPatternResponse]
-    """Says what a pattern would give a campaign that starts now. Takes nothing."""
+    """Says what a pattern would give a campaign that starts now. Takes nothing. NAMES_RESERVED when the start would be refused so."""
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListDeadLettersRequest, _campaign_service_pb2.ListDeadLettersResponse]
     """Lists names whose check failed for good."""
     GetDeadLetter: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.GetDeadLetterRequest, _campaign_service_pb2.GetDeadLetterResponse]
@@ -158,7 +158,7 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     DeleteCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.DeleteCampaignsRequest, _campaign_service_pb2.DeleteCampaignsResponse]  # type: ignore[assignment]
     """Deletes many campaigns, each on its own: one that cannot be deleted stops no other."""
     PreviewPattern: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PreviewPatternRequest, _campaign_service_pb2.PreviewPatternResponse]  # type: ignore[assignment]
-    """Says what a pattern would give a campaign that starts now. Takes nothing."""
+    """Says what a pattern would give a campaign that starts now. Takes nothing. NAMES_RESERVED when the start would be refused so."""
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ListDeadLettersRequest, _campaign_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
     """Lists names whose check failed for good."""
     GetDeadLetter: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetDeadLetterRequest, _campaign_service_pb2.GetDeadLetterResponse]  # type: ignore[assignment]
@@ -354,7 +354,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.PreviewPatternRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.PreviewPatternResponse, _abc.Awaitable[_campaign_service_pb2.PreviewPatternResponse]]:
-        """Says what a pattern would give a campaign that starts now. Takes nothing."""
+        """Says what a pattern would give a campaign that starts now. Takes nothing. NAMES_RESERVED when the start would be refused so."""
 
     @_abc_1.abstractmethod
     def ListDeadLetters(

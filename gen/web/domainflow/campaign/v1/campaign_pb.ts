@@ -402,8 +402,9 @@ export type PatternSource = Message<"domainflow.campaign.v1.PatternSource"> & {
   firstOffset?: bigint | undefined;
 
   /**
-   * How many names to make. 0 means all from the first one on. At most 1,000,000,000 a campaign, and not more than the pattern has.
-   * When fewer remain at the start those are made, and PhaseState.missing_count says how many are missing.
+   * How many names to make. 0 means all from first_offset on, all of the pattern if that is unset. At most 1,000,000,000 a campaign, and
+   * not more than the pattern has. When fewer are left at the start those are made, and PhaseState.missing_count says how many are
+   * missing; the phase completes also without a single name.
    *
    * @generated from field: int64 name_count = 8;
    */
