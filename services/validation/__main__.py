@@ -25,6 +25,7 @@ from domainflow.validation.v1 import validation_service_pb2, validation_service_
 from services.chassis import jetstream, telemetry
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import VALIDATION
+from services.chassis.parent import end_with
 from services.chassis.postgres import AWAY, Pulse, open_pool
 from services.chassis.server import serve
 from services.validation import machine
@@ -37,7 +38,7 @@ from services.validation.probe import Probe
 from services.validation.service import ValidationService, check_names
 from services.validation.store import Store
 from services.validation.supervisor import Supervisor
-from services.validation.worker import Worker
+from services.validation.worker import REPORT_PERIOD, Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,10 @@ class WorkSettings:
 
     database_url: str
     nats_url: str
+    # Seconds between two reports.
+    worker_report_period: float = REPORT_PERIOD
+    # Set by the role `pool` for its workers: they follow its decisions and end with it.
+    worker_supervisor_pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,8 @@ async def run_service(settings: ServeSettings) -> None:
 
 async def run_worker(settings: WorkSettings, open_probe: OpenProbe) -> None:
     """Take chunks until a signal ends it; claims are then given back."""
+    if settings.worker_supervisor_pid:
+        end_with(settings.worker_supervisor_pid)
     async with AsyncExitStack() as stack:
         pool = await open_pool(
             settings.database_url,
@@ -142,12 +149,19 @@ async def run_worker(settings: WorkSettings, open_probe: OpenProbe) -> None:
         host, pid = socket.gethostname(), os.getpid()
         worker_id = f"{host}-{pid}-{secrets.token_hex(4)}"
         worker = Worker(
-            store=store, queue=queue, probe=probe, worker_id=worker_id, host=host, pid=pid
+            store=store,
+            queue=queue,
+            probe=probe,
+            worker_id=worker_id,
+            host=host,
+            pid=pid,
+            supervised=settings.worker_supervisor_pid > 0,
+            report_period=settings.worker_report_period,
         )
 
         await _until_signalled(worker.work())
         with contextlib.suppress(*AWAY):
-            await store.sign_off(worker_id)
+            await store.pools.sign_off(worker_id)
 
 
 async def run_pool(settings: PoolSettings, name: str) -> None:

@@ -5,11 +5,13 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import count
 
 from domainflow.campaign.v1 import campaign_pb2
 from services.validation.dns.engine import Engine
 from services.validation.dns.resolvers import Resolver, system_resolvers
 from services.validation.dns.settings import EngineSettings
+from services.validation.load import Counts, EndpointCounts
 
 # An engine that nobody used for this long is closed, seconds, and the longest idle ones beyond this
 # many: each holds sockets.
@@ -20,6 +22,8 @@ MAX_IDLE = 32
 @dataclass(slots=True)
 class _Entry:
     engine: Engine
+    # No other engine of this process has it.
+    number: int
     users: int = 0
     idle_since: float = 0.0
 
@@ -30,6 +34,7 @@ class Engines:
     def __init__(self) -> None:
         self._entries: dict[tuple[tuple[Resolver, ...], EngineSettings], _Entry] = {}
         self._opening = asyncio.Lock()
+        self._numbers = count()
 
     async def __aenter__(self) -> "Engines":
         return self
@@ -50,7 +55,7 @@ class Engines:
             entry = self._entries.get((asked, settings))
             if entry is None:
                 engine = await Engine(asked, settings).__aenter__()
-                entry = self._entries[asked, settings] = _Entry(engine)
+                entry = self._entries[asked, settings] = _Entry(engine, next(self._numbers))
             entry.users += 1
         try:
             yield entry.engine
@@ -61,6 +66,18 @@ class Engines:
     def waiting(self) -> int:
         """Names handed to any engine and not yet asked about."""
         return sum(entry.engine.stats().waiting for entry in self._entries.values())
+
+    def endpoints(self) -> list[EndpointCounts]:
+        """What each engine has counted of its resolvers since it was opened."""
+        return [
+            EndpointCounts(
+                entry.number,
+                it.resolver,
+                Counts(it.sent, it.answered, it.timeouts, it.timed, it.waited_ns),
+            )
+            for entry in self._entries.values()
+            for it in entry.engine.stats().resolvers
+        ]
 
     async def _close_idle(self) -> None:
         limit = time.monotonic() - IDLE

@@ -48,7 +48,7 @@ class ValidationService(pb_grpc.ValidationServiceServicer):
         self, request: pb.ListWorkersRequest, context: Context
     ) -> pb.ListWorkersResponse:
         response = pb.ListWorkersResponse()
-        for row in await self._store.workers():
+        for row in await self._store.pools.workers():
             worker = response.workers.add(
                 worker_id=row.worker_id,
                 pool=row.pool,
@@ -56,9 +56,27 @@ class ValidationService(pb_grpc.ValidationServiceServicer):
                 pid=row.pid,
                 chunks_in_flight=row.chunks_in_flight,
                 settled_count=row.settled_count,
+                load=row.load,
             )
             worker.start_time.FromDatetime(row.start_time)
             worker.report_time.FromDatetime(row.report_time)
+        return response
+
+    async def ListPools(
+        self, request: pb.ListPoolsRequest, context: Context
+    ) -> pb.ListPoolsResponse:
+        response = pb.ListPoolsResponse()
+        for row in await self._store.pools.pools():
+            pool = response.worker_pools.add(
+                pool=row.pool,
+                host=row.host,
+                process_count=row.size.process_count,
+                task_limit=row.size.task_limit,
+                min_process_count=row.bounds.min_process_count,
+                max_process_count=row.bounds.max_process_count,
+                reason=row.reason,
+            )
+            pool.decide_time.FromDatetime(row.decide_time)
         return response
 
 
