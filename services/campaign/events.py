@@ -84,6 +84,46 @@ def campaign_updated(fields: Sequence[str], actor: str, reason: str) -> event_pb
     )
 
 
+def dead_letters_resolved(
+    phase: Phase, run: int, state: str, count: int, actor: str, reason: str
+) -> event_pb2.Event:
+    """Dead letters were redriven or discarded; `state` says which."""
+    return event_pb2.Event(
+        dead_letters_resolved=event_pb2.DeadLettersResolved(
+            phase=proto_phase(phase),
+            run=run,
+            state=campaign_pb2.DeadLetterState.Value(f"DEAD_LETTER_STATE_{state}"),
+            count=count,
+            actor=actor,
+            reason=reason,
+        )
+    )
+
+
+def chunk_size_decided(
+    phase: int, run: int, size: int, previous_size: int, reason: str
+) -> event_pb2.Event:
+    """The size of the chunks to come was decided."""
+    return event_pb2.Event(
+        chunk_size_decided=event_pb2.ChunkSizeDecided(
+            phase=proto_phase(phase),
+            run=run,
+            chunk_size=size,
+            previous_chunk_size=previous_size,
+            reason=reason,
+        )
+    )
+
+
+def names_reserved(first_offset: int, name_count: int, missing_count: int) -> event_pb2.Event:
+    """Generation took its range of the pattern."""
+    return event_pb2.Event(
+        names_reserved=event_pb2.NamesReserved(
+            first_offset=first_offset, name_count=name_count, missing_count=missing_count
+        )
+    )
+
+
 def finished(status: Status) -> event_pb2.Event:
     """The final phase is over."""
     return event_pb2.Event(

@@ -11,6 +11,8 @@ from services.campaign.events import outcome_counts, proto_phase, proto_status
 from services.campaign.names import Upload
 from services.campaign.rows import Tally
 
+# The outcome of a name whose check itself failed, in every phase that workers do.
+DEAD_LETTER = "DEAD_LETTER"
 # Outcome number -> name. Entry i of chunks.outcome_counts counts outcome i + 1.
 OUTCOMES: dict[Phase, tuple[str, ...]] = {
     Phase.DOMAIN_GENERATION: ("GENERATED",),
@@ -38,9 +40,13 @@ def phase_receipt(
         name_count=state.name_count,
         outcomes=named(state.phase, tally.outcomes),
         unsettled_count=state.name_count - tally.settled_count,
+        missing_count=state.missing_count,
     )
     if state.status is Status.COMPLETED:
         receipt.content_sha256 = hashlib.sha256(b"".join(filter(None, digests))).hexdigest()
+    receipt.dead_letter_count = sum(
+        outcome.count for outcome in receipt.outcomes if outcome.outcome == DEAD_LETTER
+    )
     if upload is not None:
         receipt.duplicate_count = upload.duplicate_count
         receipt.rejected_count = upload.rejected_count

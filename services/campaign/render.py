@@ -2,6 +2,7 @@
 
 from domainflow.campaign.v1 import campaign_pb2
 from services.campaign.campaign import Campaign, PhaseState
+from services.campaign.dead_letters import DeadLetter, LetterState
 from services.campaign.events import proto_phase, proto_status
 
 
@@ -47,4 +48,31 @@ def phase_to_pb(state: PhaseState) -> campaign_pb2.PhaseState:
         message.start_time.FromDatetime(state.start_time)
     if state.end_time is not None:
         message.end_time.FromDatetime(state.end_time)
+    return message
+
+
+def letter_state(state: campaign_pb2.DeadLetterState.ValueType) -> LetterState | None:
+    """None for UNSPECIFIED."""
+    if not state:
+        return None
+    name = campaign_pb2.DeadLetterState.Name(state)
+    return LetterState(name.removeprefix("DEAD_LETTER_STATE_"))
+
+
+def dead_letter_to_pb(letter: DeadLetter) -> campaign_pb2.DeadLetter:
+    """A name that was given up."""
+    message = campaign_pb2.DeadLetter(
+        campaign_id=str(letter.campaign_id),
+        phase=proto_phase(letter.place.phase),
+        run=letter.place.run,
+        position=letter.place.position,
+        name=letter.name,
+        cause=letter.cause,
+        failure_count=letter.failure_count,
+        state=campaign_pb2.DeadLetterState.Value(f"DEAD_LETTER_STATE_{letter.state}"),
+        resolve_reason=letter.resolve_reason,
+    )
+    message.create_time.FromDatetime(letter.create_time)
+    if letter.resolve_time is not None:
+        message.resolve_time.FromDatetime(letter.resolve_time)
     return message

@@ -13,6 +13,9 @@ from typing import Annotated, TypeVar
 import grpc
 import typer
 
+from domainflow.campaign.v1 import campaign_service_pb2
+from domainflow.query.v1 import query_service_pb2
+from domainflow.validation.v1 import validation_service_pb2
 from services.cli import refusal, suite_state
 from services.cli.exits import ExitCode, Failure
 from services.cli.suite_state import DATA_FOLDER as DATA_FOLDER
@@ -46,30 +49,26 @@ DataOption = Annotated[
 
 T = TypeVar("T")
 
-# Repeats are safe: reads change nothing and every mutation carries a request_id. Streams are not
-# listed, they are taken up again where they were cut (watch.py, upload.py, export.py).
+
+def _repeatable() -> list[dict[str, str]]:
+    """Every unary method: reads change nothing and every mutation carries a request_id.
+
+    Streams are taken up again where they were cut (watch.py, upload.py, export.py).
+    """
+    files = (campaign_service_pb2, query_service_pb2, validation_service_pb2)
+    services = [s for file in files for s in file.DESCRIPTOR.services_by_name.values()]
+    return [
+        {"service": service.full_name, "method": method.name}
+        for service in services
+        for method in service.methods
+        if not (method.client_streaming or method.server_streaming)
+    ]
+
+
 _SERVICE_CONFIG = {
     "methodConfig": [
         {
-            "name": [
-                {"service": "domainflow.campaign.v1.CampaignService", "method": method}
-                for method in (
-                    "CreateCampaign",
-                    "GetCampaign",
-                    "ListCampaigns",
-                    "GetCampaignPhases",
-                    "StartCampaign",
-                    "PauseCampaign",
-                    "ResumeCampaign",
-                    "CancelCampaign",
-                    "GetUpload",
-                    "GetReceipt",
-                )
-            ]
-            + [
-                {"service": "domainflow.query.v1.QueryService", "method": "ListDomains"},
-                {"service": "domainflow.query.v1.QueryService", "method": "GetDomainSummary"},
-            ],
+            "name": _repeatable(),
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.1s",
