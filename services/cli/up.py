@@ -14,7 +14,7 @@ from services.cli.connection import DATA_FOLDER, DataOption, run
 from services.cli.exits import ExitCode
 from services.cli.startup import Startup
 from services.cli.suite_state import data_argument
-from services.suite.suite import Options, Suite
+from services.suite.suite import Options, Suite, WorkerRange
 
 
 def up(
@@ -25,7 +25,14 @@ def up(
             min=1, max=65535, help="Port of the door. Default: 8080 or the next free one."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that ask DNS.")] = 1,
+    workers: Annotated[
+        str,
+        typer.Option(
+            metavar="N|MIN-MAX|auto",
+            help="Processes that ask DNS: so many, or as many within a range as there is work for."
+            " auto: from 1 to the number of cores.",
+        ),
+    ] = "auto",
 ) -> None:
     """Run the suite on this machine: PostgreSQL, NATS, the services, and Envoy as the only door.
 
@@ -36,12 +43,13 @@ def up(
     With DATABASE_URL or NATS_URL set, the servers that they name are used instead.
     """
     suite: Suite | None = None
+    processes = worker_processes(workers)
 
     async def serve() -> None:
         nonlocal suite
         with Startup(terminal.eyes()) as startup:
             suite = Suite(
-                data, Options.from_environment(port=port, workers=workers), on_change=startup.take
+                data, Options.from_environment(port=port, workers=processes), on_change=startup.take
             )
             await suite.start()
         try:
@@ -61,6 +69,24 @@ def up(
         os._exit(ExitCode.INTERRUPTED)
 
     run(until_signalled(serve(), at_once))
+
+
+def worker_processes(text: str) -> int | WorkerRange:
+    """Read --workers: "3", "1-4" or "auto", each number from 1 to 64. Raises BadParameter."""
+    if text == "auto":
+        return WorkerRange()
+    fewest, dash, most = text.partition("-")
+    numbers = [fewest, most] if dash else [fewest]
+    if not all(it.isascii() and it.isdigit() and 1 <= int(it) <= 64 for it in numbers):
+        raise typer.BadParameter(
+            f"{text!r} is neither a number of 1-64, nor a range such as 1-4, nor auto",
+            param_hint="--workers",
+        )
+    if not dash:
+        return int(fewest)
+    if int(fewest) > int(most):
+        raise typer.BadParameter(f"{text!r} begins above its end", param_hint="--workers")
+    return WorkerRange(int(fewest), int(most))
 
 
 async def until_signalled(

@@ -9,6 +9,7 @@ What the services are told, all by environment variables (the caller's own are p
 | LOG_FORMAT | all | json |
 | CAMPAIGN_ADDRESS, VALIDATION_ADDRESS, QUERY_ADDRESS | all | host:port that service listens on |
 | PAGE_TOKEN_KEY | campaign, query | 32 bytes in base64, the same at every start |
+| WORKER_MIN, WORKER_MAX | dns-pool | fewest and most worker processes |
 """
 
 import asyncio
@@ -33,25 +34,39 @@ from services.suite.postgres import EmbeddedPostgres
 from services.suite.private import kept_secret, write_private
 from services.suite.process import Process, Report, Spec, State, run_once
 
+# The part that keeps as many workers as there is work for.
+POOL = "dns-pool"
 # A short call ends within this; a stream is cut and resumed by its client.
 _DRAIN = 2.0
 # A worker listens nowhere: one that outlives its imports is taken for started.
 _WORKER_SETTLES = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerRange:
+    """Fewest and most worker processes. `most` 0: as many as the machine has cores."""
+
+    fewest: int = 1
+    most: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a start may vary. `port` is the public one: None takes 8080 or the next free."""
+    """What a start may vary. `port` is the public one: None takes 8080 or the next free.
+
+    `workers`: so many processes that ask DNS, or a range within which their number follows the
+    work.
+    """
 
     port: int | None = None
-    workers: int = 1
+    workers: int | WorkerRange = 1
     database_url: str | None = None
     nats_url: str | None = None
     cors_origins: str = LOCAL_ORIGINS
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     @classmethod
-    def from_environment(cls, *, port: int | None = None, workers: int = 1) -> Self:
+    def from_environment(cls, *, port: int | None = None, workers: int | WorkerRange = 1) -> Self:
         """Uses the servers that DATABASE_URL and NATS_URL name, where they do."""
         return cls(
             port=port,
@@ -172,9 +187,17 @@ class Suite:
             self._service("validation", ["services.validation", "serve"], common, addresses),
             self._service("query", ["services.query"], sealing, addresses),
         ]
-        for number in range(1, self._options.workers + 1):
-            name = f"worker-{number}"
-            parts.append(self._service(name, ["services.validation", "work"], common, addresses))
+        match self._options.workers:
+            case WorkerRange(fewest, most):
+                command = ["services.validation", "pool", "dns"]
+                limits = {"WORKER_MIN": str(fewest), "WORKER_MAX": str(most)}
+                parts.append(self._service(POOL, command, {**common, **limits}, addresses))
+            case count:
+                command = ["services.validation", "work", "dns"]
+                parts += [
+                    self._service(f"worker-{number}", command, common, addresses)
+                    for number in range(1, count + 1)
+                ]
         stack.push_async_callback(_together, [part.stop for part in parts])
         await _together([part.start for part in parts])
         return Upstreams(**addresses)

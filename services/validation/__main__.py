@@ -118,6 +118,8 @@ async def run_service(settings: ServeSettings) -> None:
         engines = await stack.enter_async_context(Engines())
         store = Store(pool)
         service = ValidationService(store=store, engines=engines)
+        watching = asyncio.create_task(store.pools.watch())
+        stack.callback(watching.cancel)
         await serve(
             settings.validation_address,
             service_name=VALIDATION,

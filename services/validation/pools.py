@@ -3,6 +3,8 @@
 One public method is one transaction.
 """
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +14,13 @@ import asyncpg
 
 from domainflow.campaign.v1 import event_pb2
 from domainflow.validation.v1 import task_pb2
-from services.chassis.postgres import Pool
+from services.chassis.postgres import AWAY, Pool
 from services.validation.pool import Bounds, Size
 from services.validation.presence import Presence, Sighting
 
 # Number of the phase whose chunks each pool works on.
 PHASES = {"dns": 2, "http": 3}
+LOOK_PERIOD = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,13 @@ class Pools:
                 ),
             )
         return [_worker_row(row) for row in rows if row["worker_id"] in living]
+
+    async def watch(self) -> None:
+        """Look again and again until cancelled: those that are gone are forgotten unasked."""
+        while True:
+            with contextlib.suppress(asyncpg.PostgresError, *AWAY):
+                await self.workers()
+            await asyncio.sleep(LOOK_PERIOD)
 
     async def waiting(self, pool: str) -> list[Waiting]:
         """Return what the running phases of this pool have not settled."""
