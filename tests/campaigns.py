@@ -109,7 +109,7 @@ async def validating(
 
 async def history(store: Store, campaign_no: int) -> list[event_pb2.Event]:
     """Every event of the campaign; asserts that its revisions are 1, 2, 3..."""
-    stored = await store.events(campaign_no, 0, 100_000)
+    stored = await store.history.events(campaign_no, 0, 100_000)
     assert [event.revision for event in stored] == list(range(1, len(stored) + 1))
     return [event_pb2.Event.FromString(event.body) for event in stored]
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ async def run(settings: Settings) -> None:
         pulse = await stack.enter_async_context(Pulse(settings.database_url))
         store = Store(pool)
         hub = Hub(store)
-        waking = [hub.wake]
+        waking: list[Callable[[], None]] = [hub.wake]
 
         def wake() -> None:
             for each in waking:
@@ -59,7 +60,9 @@ async def run(settings: Settings) -> None:
                 waking.append(dispatcher.wake)
 
                 async def on_event(message: Msg) -> None:
-                    wake()
+                    dispatcher.wake()
+                    # Which campaign, 0 for the suite itself; of any when it cannot be read.
+                    hub.wake(int(message.data) if message.data.isdigit() else None)
 
                 await queue.subscribe(jetstream.EVENT_SUBJECT, cb=on_event)
                 await dispatcher.dispatch()

@@ -276,7 +276,14 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
             raise InvalidFields([FieldViolation("until_finished", description)])
         resume = {UUID(key): value for key, value in request.resume_revisions.items()}
         ids = [UUID(campaign_id) for campaign_id in request.campaign_ids]
-        watch = self._hub.watch(ids, resume, until_finished=request.until_finished)
+        system = request.resume_system_revision
+        watch = self._hub.watch(
+            ids,
+            resume,
+            until_finished=request.until_finished,
+            include_system=request.include_system,
+            resume_system_revision=system if request.HasField("resume_system_revision") else None,
+        )
         async with aclosing(watch) as messages:
             async for message in messages:
                 yield message

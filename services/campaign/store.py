@@ -6,7 +6,7 @@ One public method is one transaction.
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from domainflow.campaign.v1 import event_pb2
@@ -21,6 +21,7 @@ from services.campaign.campaign import (
     require_open,
 )
 from services.campaign.events import campaign_updated
+from services.campaign.history import History
 from services.campaign.ledger import Ledger
 from services.campaign.names import SELECT_UPLOAD, Names, Upload
 from services.campaign.requests import RequestKey, once
@@ -60,16 +61,6 @@ class Accounts:
     digests: Sequence[Sequence[bytes | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """One row of the campaign's history."""
-
-    campaign_no: int
-    revision: int
-    create_time: datetime
-    body: bytes
-
-
 class Store:
     """Campaigns, their history, and what belongs to them."""
 
@@ -77,6 +68,7 @@ class Store:
         self._pool = pool
         self.names = Names(pool)
         self.ledger = Ledger(pool)
+        self.history = History(pool)
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[Connection]:
@@ -214,24 +206,6 @@ class Store:
                     for state in campaign.phases
                 ],
             )
-
-    async def revisions(self, numbers: Sequence[int] | None) -> dict[int, int]:
-        """Return the newest revision of these campaigns, or of all."""
-        rows = await self._pool.fetch(
-            "SELECT no, revision FROM campaigns WHERE $1::int[] IS NULL OR no = ANY($1)", numbers
-        )
-        return {row["no"]: row["revision"] for row in rows}
-
-    async def events(self, campaign_no: int, after: int, limit: int) -> list[StoredEvent]:
-        """Return events in order of revision, from after + 1 on."""
-        rows = await self._pool.fetch(
-            """SELECT campaign_no, revision, create_time, body FROM events
-               WHERE campaign_no = $1 AND revision > $2 ORDER BY revision LIMIT $3""",
-            campaign_no,
-            after,
-            limit,
-        )
-        return [StoredEvent(*row) for row in rows]
 
 
 async def insert_campaign(connection: Connection, new: NewCampaign) -> Campaign:

@@ -1,55 +1,54 @@
 """Durable events and coalesced progress -> one stream per watcher.
 
-One hub looks at the tables for everybody: which campaigns have new events, how far the running
-phases are. Each watcher reads its
-own events from the table at its own pace, so a slow one costs nothing but its own delay, and takes
-the newest progress only.
+One hub reads the new events of all watched campaigns for everybody, as soon as it is told of them,
+and keeps the newest in memory. A watcher that keeps up is sent those; one that is behind reads the
+table in pages at its own pace, so it costs nothing but its own delay. Of progress each gets the
+newest only.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from uuid import UUID
 
-from domainflow.campaign.v1 import campaign_service_pb2, event_pb2
-from services.campaign.campaign import Campaign, PhaseState, Status
-from services.campaign.events import proto_phase, proto_status
-from services.campaign.outcomes import named
+from domainflow.campaign.v1 import event_pb2
+from services.campaign.campaign import PASSED, Status
+from services.campaign.changes import Change, Recent, changes
+from services.campaign.gauges import Gauges
+from services.campaign.history import SYSTEM, DeletionRow, History, Standing, StoredEvent
+from services.campaign.messages import Message, deletion_message, event_message
 from services.campaign.render import campaign_to_pb
-from services.campaign.store import Store, StoredEvent
+from services.campaign.store import Store
 from services.chassis import postgres
 from services.chassis.errors import CampaignNotFound, RevisionOutOfRange
 
 log = logging.getLogger(__name__)
 
-Message = campaign_service_pb2.WatchCampaignsResponse
-
-# At most 4 progress messages a second and campaign.
+# At most 4 progress messages a second and campaign; the tables are also looked at this often
+# without being told, because what tells may be lost.
 PERIOD = 0.25
+# Looks at the tables for new events are at least so far apart, seconds.
+LOOK_GAP = 0.03
+# All campaigns are gone through so often for those who watch all, to find new ones that nobody
+# told of.
+SURVEY_PERIOD = 5.0
+# And so soon after the one before when this process has changed something, seconds.
+SURVEY_GAP = 1.0
 # A watcher gets a bookmark at least this often, seconds: also while a running phase keeps it busy.
 HEARTBEAT = 15.0
+# Events read from the table at once: by a watcher that is behind, and of each campaign by the hub.
 EVENT_PAGE = 200
-# Rates are taken over this many seconds.
-RATE_WINDOW = 10.0
-
-
-@dataclass(slots=True)
-class _Pace:
-    """Settled counts of one run over the last seconds."""
-
-    run: tuple[int, int]
-    samples: deque[tuple[float, int]] = field(default_factory=deque)
-
-    def rate(self, now: float, settled: int) -> float:
-        """Names per second since the oldest sample in the window."""
-        self.samples.append((now, settled))
-        while self.samples[0][0] < now - RATE_WINDOW:
-            self.samples.popleft()
-        begin, before = self.samples[0]
-        return (settled - before) / (now - begin) if now > begin else 0.0
+# Bytes of events kept in memory for all watchers together.
+RECENT_SIZE = 16 * 2**20
+# Changes that one watcher takes out of memory at once; a stalled one keeps no more from being
+# freed.
+TAKE_LIMIT = 32
+# Campaigns whose initial state is read at once.
+STATE_PAGE = 200
+# Watchers that read the tables at the same time: the other calls need connections, too.
+READER_LIMIT = 4
 
 
 class Hub:
@@ -57,86 +56,178 @@ class Hub:
 
     def __init__(self, store: Store, *, heartbeat: float = HEARTBEAT) -> None:
         self._store = store
+        self._history = store.history
         self._heartbeat = heartbeat
-        self._watched: dict[object, frozenset[int] | None] = {}
-        self._wake = asyncio.Event()
-        self._ticked = asyncio.Condition()
-        self._paces: dict[int, _Pace] = {}
-        self.revisions: dict[int, int] = {}
-        self.progress: dict[int, event_pb2.Progress] = {}
+        self._readers = asyncio.Semaphore(READER_LIMIT)
+        self.recent: Recent[Message] = Recent(RECENT_SIZE)
+        self.gauges = Gauges(self._history, self.recent)
+        self._ids: dict[int, UUID] = {}
+        self._watchers: dict[int, set[_Watcher]] = {}
+        self._of_all: set[_Watcher] = set()
+        # Deletions on their way, and the newest message on each.
+        self._deletions: dict[int, Message | None] = {}
+        self._told_of: set[int] = set()
+        self._compare = True
+        self._survey_due = 0.0
+        self._survey_time = 0.0
+        self._woken = asyncio.Event()
+        self._watched = asyncio.Event()
 
-    def wake(self) -> None:
-        """A campaign has a new event: look at once."""
-        self._wake.set()
+    def wake(self, campaign_no: int | None = None) -> None:
+        """There are new events: of one campaign, of the suite itself (SYSTEM), or of any (None)."""
+        if campaign_no is None:
+            self._compare = True
+            self._survey_due = min(self._survey_due, self._survey_time + SURVEY_GAP)
+        elif self._of_all or self.recent.newest(campaign_no) is not None:
+            self._told_of.add(campaign_no)
+        else:
+            return
+        self._woken.set()
 
     async def follow(self) -> None:
-        """Keep `revisions` and `progress` fresh while anybody watches. Runs until cancelled."""
+        """Keep events and progress fresh while anybody watches. Runs until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read_news())
+            group.create_task(self._measure())
+
+    async def _read_news(self) -> None:
         while True:
+            await self._watched.wait()
             try:
-                if self._watched:
-                    await self._tick()
+                await self._look()
             except postgres.AWAY as error:
                 log.warning("watching waits: %s: %s", type(error).__name__, error)
-            # Not faster than the period, however often it is woken; not slower when it is not.
-            await asyncio.sleep(PERIOD)
-            if not self._watched:
-                self._wake.clear()
-                await self._wake.wait()
+                self._compare = True
+                await asyncio.sleep(PERIOD)
+            # Not faster than the gap, however often it is woken; not slower when it is not.
+            await asyncio.sleep(LOOK_GAP)
+            try:
+                async with asyncio.timeout(PERIOD - LOOK_GAP):
+                    await self._woken.wait()
+            except TimeoutError:
+                self._compare = True
 
-    async def _tick(self) -> None:
-        numbers = self._union()
-        revisions = await self._store.revisions(numbers)
-        changed = [no for no, revision in revisions.items() if self.revisions.get(no) != revision]
-        active = [no for no in self._paces if no in revisions]
-        for campaign in await self._store.by_number(sorted({*changed, *active})):
-            await self._measure(campaign)
-        self.revisions = revisions
-        self.progress = {no: p for no, p in self.progress.items() if no in revisions}
-        async with self._ticked:
-            self._ticked.notify_all()
+    async def _look(self) -> None:
+        self._woken.clear()
+        told_of, self._told_of = self._told_of, set()
+        compare, self._compare = self._compare, False
+        if compare:
+            told_of |= await self._behind()
+        if SYSTEM in told_of or compare:
+            await self._look_at_system()
+        if unknown := [no for no in told_of if no != SYSTEM and self.recent.newest(no) is None]:
+            await self._meet(unknown)
+        positions = {
+            no: newest
+            for no in told_of
+            if no != SYSTEM and (newest := self.recent.newest(no)) is not None
+        }
+        if positions:
+            news = await self._history.news(positions, EVENT_PAGE)
+            for no, events in groupby(news, key=lambda event: event.campaign_no):
+                await self._take(no, list(events))
 
-    def _union(self) -> Sequence[int] | None:
-        if any(numbers is None for numbers in self._watched.values()):
-            return None
-        return sorted({no for numbers in self._watched.values() for no in numbers or ()})
+    async def _behind(self) -> set[int]:
+        """Numbers of the campaigns whose newest event is not known here."""
+        known = [no for no in self.recent.followed if no != SYSTEM]
+        numbers: list[int] | None = known
+        if self._of_all:
+            # Those that can have news without this process having a part in it; now and then all.
+            numbers = [*self._watchers, *self.gauges.followed, *self._deletions]
+            if (now := time.monotonic()) >= self._survey_due:
+                self._survey_time, self._survey_due = now, now + SURVEY_PERIOD
+                numbers = None
+        above = max(known, default=0) if self._of_all else None
+        revisions = await self._history.revisions(numbers, above)
+        for no in known if numbers is None else numbers:
+            if no not in revisions and self.recent.newest(no) is not None:
+                self._deletions.setdefault(no, None)
+        return {no for no, newest in revisions.items() if newest > (self.recent.newest(no) or 0)}
 
-    async def _measure(self, campaign: Campaign) -> None:
-        state = campaign.current
-        run = (state.phase, state.run)
-        pace = self._paces.get(campaign.no)
-        if state.status not in {Status.RUNNING, Status.PAUSED}:
-            self._paces.pop(campaign.no, None)
-            if pace is None or pace.run != run:
-                self.progress.pop(campaign.no, None)
-                return
-            # The last word on a phase that was followed to its end.
-        if pace is None or pace.run != run:
-            pace = self._paces[campaign.no] = _Pace(run)
-        self.progress[campaign.no] = await self._progress(campaign, state, pace)
+    async def _meet(self, numbers: Sequence[int]) -> None:
+        """Follow campaigns from their first event on that are new to those who watch all."""
+        if self._of_all:
+            for standing in await self._history.standings_by_number(numbers):
+                self._ids[standing.no] = standing.id
+                self.recent.follow(standing.no, 0)
 
-    async def _progress(
-        self, campaign: Campaign, state: PhaseState, pace: _Pace
-    ) -> event_pb2.Progress:
-        tally = await self._store.tally(campaign.no, state.phase, state.run)
-        rate = pace.rate(time.monotonic(), tally.settled_count)
-        progress = event_pb2.Progress(
-            campaign_id=str(campaign.id),
-            revision=campaign.revision,
-            phase=proto_phase(state.phase),
-            status=proto_status(state.status),
-            run=state.run,
-            # The tally is read after the state, and an upload may have grown in between.
-            name_count=max(state.name_count, tally.settled_count),
-            settled_count=tally.settled_count,
-            outcomes=named(state.phase, tally.outcomes),
-            names_per_second=rate,
-            chunks_in_flight=tally.chunks_in_flight,
-            retry_count=tally.retry_count,
-        )
-        if rate > 0 and state.status is Status.RUNNING:
-            left = max(0, state.name_count - tally.settled_count)
-            progress.remaining.FromMilliseconds(int(1000 * left / rate))
-        return progress
+    async def _look_at_system(self) -> None:
+        newest = self.recent.newest(SYSTEM)
+        if newest is not None:
+            events = await self._history.events(SYSTEM, newest, EVENT_PAGE)
+            if events:
+                await self._take(SYSTEM, events)
+
+    async def _take(self, no: int, events: list[StoredEvent]) -> None:
+        """Keep new events of a campaign, count them, and tell its watchers."""
+        newest = self.recent.newest(no)
+        if newest is None:
+            return
+        if len(events) >= EVENT_PAGE or events[0].revision != newest + 1:
+            # Far behind, or cut in the middle of a change: everybody reads the table himself.
+            await self._jump(no)
+        else:
+            campaign_id = self._ids.get(no)
+            for rows in changes(events):
+                change = _told(rows, campaign_id)
+                self.recent.append(change)
+                if campaign_id is not None:
+                    self.gauges.take(change, campaign_id)
+                if any(message.event.HasField("deletion_started") for message in change.messages):
+                    self._deletions.setdefault(no, None)
+        for watcher in self._watchers_of(no):
+            watcher.hear_of(no)
+
+    async def _jump(self, no: int) -> None:
+        if no == SYSTEM:
+            newest, _ = await self._history.system_position()
+            self.recent.jump(SYSTEM, newest)
+            return
+        for standing in await self._history.standings_by_number([no]):
+            if self.recent.newest(no) is not None:
+                self.recent.jump(no, standing.revision)
+                self.gauges.forget(no)
+                self.gauges.begin(no, standing.id, standing.phase, standing.status)
+                if standing.is_deleted:
+                    self._deletions.setdefault(no, None)
+
+    async def _measure(self) -> None:
+        while True:
+            await self._watched.wait()
+            begin = time.monotonic()
+            try:
+                for no, message in (await self.gauges.measure(begin)).items():
+                    for watcher in self._watchers_of(no):
+                        watcher.hear_progress(no, message)
+                if self._deletions:
+                    await self._follow_deletions()
+            except postgres.AWAY as error:
+                log.warning("measuring waits: %s: %s", type(error).__name__, error)
+            # From begin to begin at least the period: there are at most 4 a second.
+            await asyncio.sleep(max(LOOK_GAP, begin + PERIOD - time.monotonic()))
+
+    async def _follow_deletions(self) -> None:
+        numbers = list(self._deletions)
+        rows = {row.campaign_no: row for row in await self._history.deletions(numbers)}
+        missing = [no for no in numbers if no not in rows]
+        alive = await self._history.revisions(missing) if missing else dict[int, int]()
+        for no in numbers:
+            row, campaign_id = rows.get(no), self._ids.get(no)
+            if no in alive or campaign_id is None:
+                # Its deletion has not been written down yet, or nobody watches it any more.
+                continue
+            message = deletion_message(row or DeletionRow(no, campaign_id, 0, 0, True))
+            if message != self._deletions.get(no):
+                for watcher in self._watchers_of(no):
+                    watcher.hear_deletion(no, message)
+            if message.deletion.finished:
+                self._forget(no)
+                self._watchers.pop(no, None)
+            elif no in self._deletions:
+                self._deletions[no] = message
+
+    def _watchers_of(self, no: int) -> Iterable["_Watcher"]:
+        return (*self._watchers.get(no, ()), *self._of_all)
 
     async def watch(
         self,
@@ -144,127 +235,336 @@ class Hub:
         resume_revisions: Mapping[UUID, int],
         *,
         until_finished: bool,
+        include_system: bool = False,
+        resume_system_revision: int | None = None,
     ) -> AsyncGenerator[Message, None]:
-        """Stream to one watcher. Raises CampaignNotFound, RevisionOutOfRange."""
-        watcher = _Watcher(self._store, self._heartbeat)
-        numbers = await self._numbers(campaign_ids)
-        token = object()
-        self._watched[token] = numbers
-        self.wake()
+        """Stream to one watcher; no ids mean all campaigns. Raises CampaignNotFound,
+        RevisionOutOfRange."""
+        standings = await self._history.standings(campaign_ids or None)
+        gone = await self._gone(standings, campaign_ids, resume_revisions)
+        system = None
+        if include_system:
+            system, forgotten = await self._history.system_position()
+            if resume_system_revision is not None:
+                _require_kept("", resume_system_revision, system, forgotten)
+        for standing in standings:
+            if (resume := resume_revisions.get(standing.id)) is not None:
+                newest, forgotten = standing.revision, standing.forgotten_revision
+                _require_kept(standing.id, resume, newest, forgotten)
+        watcher = _Watcher(self._history, self.recent, self._readers)
+        numbers = frozenset(standing.no for standing in standings)
         try:
-            for message in await watcher.begin(numbers, resume_revisions):
+            # Without an await in between: what comes from now on is heard of.
+            self._enter(watcher, None if not campaign_ids else numbers, standings)
+            if system is not None:
+                self._enter_system(watcher, system, resume_system_revision)
+            for message in gone:
                 yield message
-            while not (until_finished and watcher.all_finished):
-                # First of all: what the last watcher left behind may be hours old.
-                await self._next_tick()
-                async for message in watcher.catch_up(self.revisions, self.progress, numbers):
+            async for message in self._begin(watcher, standings, resume_revisions):
+                yield message
+            bookmark_time = time.monotonic()
+            yield watcher.bookmark(initial=True)
+            while not (until_finished and watcher.is_done):
+                async for message in watcher.catch_up():
                     yield message
-                    for bookmark in watcher.bookmark_due(time.monotonic()):
-                        yield bookmark
-                for bookmark in watcher.bookmark_due(time.monotonic()):
-                    yield bookmark
+                    if watcher.is_between_changes and self._is_due(bookmark_time):
+                        bookmark_time = time.monotonic()
+                        yield watcher.bookmark()
+                if self._is_due(bookmark_time):
+                    bookmark_time = time.monotonic()
+                    yield watcher.bookmark()
+                if not (until_finished and watcher.is_done):
+                    await watcher.news(bookmark_time + self._heartbeat / 2 - time.monotonic())
         finally:
-            del self._watched[token]
+            self._leave(watcher, numbers)
 
-    async def _next_tick(self) -> None:
-        try:
-            async with asyncio.timeout(self._heartbeat / 2), self._ticked:
-                await self._ticked.wait()
-        except TimeoutError:
-            pass
+    def _is_due(self, bookmark_time: float) -> bool:
+        """Whether it is time for a bookmark: half a heartbeat after the one before."""
+        return time.monotonic() - bookmark_time >= self._heartbeat / 2
 
-    async def _numbers(self, campaign_ids: Sequence[UUID]) -> frozenset[int] | None:
-        if not campaign_ids:
-            return None
-        numbers = await self._store.numbers(campaign_ids)
-        for campaign_id in campaign_ids:
-            if campaign_id not in numbers:
-                raise CampaignNotFound(campaign_id)
-        return frozenset(numbers.values())
+    async def _gone(
+        self,
+        standings: Sequence[Standing],
+        campaign_ids: Sequence[UUID],
+        resume_revisions: Mapping[UUID, int],
+    ) -> list[Message]:
+        """What is to be told of campaigns that do not exist any more. Raises CampaignNotFound."""
+        found = {standing.id for standing in standings}
+        missing = [each for each in (campaign_ids or resume_revisions) if each not in found]
+        if not missing:
+            return []
+        rows = {row.campaign_id: row for row in await self._history.deletions_of(missing)}
+        for each in missing:
+            if each not in rows:
+                # Whoever watches all resumes from what he was told of: it has existed.
+                if campaign_ids:
+                    raise CampaignNotFound(each)
+                rows[each] = DeletionRow(0, each, 0, 0, True)
+        return [deletion_message(rows[each]) for each in dict.fromkeys(missing)]
+
+    async def _begin(
+        self,
+        watcher: "_Watcher",
+        standings: Sequence[Standing],
+        resume_revisions: Mapping[UUID, int],
+    ) -> AsyncIterator[Message]:
+        """Set the watcher where it begins with each campaign; tells the present state of every one
+        that is not resumed."""
+        fresh = []
+        for standing in standings:
+            resume = resume_revisions.get(standing.id)
+            if resume is None:
+                fresh.append(standing)
+            else:
+                over = _is_over(standing.status) and resume == standing.revision
+                watcher.begin(standing.no, standing.id, resume, over)
+        for first in range(0, len(fresh), STATE_PAGE):
+            page = [standing.no for standing in fresh[first : first + STATE_PAGE]]
+            for campaign in await self._store.by_number(page):
+                watcher.begin(campaign.no, campaign.id, campaign.revision, campaign.is_finished)
+                yield Message(state=campaign_to_pb(campaign, full=False))
+        for standing in standings:
+            if (progress := self.gauges.told(standing.no)) is not None:
+                watcher.hear_progress(standing.no, progress)
+            if (deletion := self._deletions.get(standing.no)) is not None:
+                watcher.hear_deletion(standing.no, deletion)
+
+    def _enter(
+        self, watcher: "_Watcher", numbers: frozenset[int] | None, standings: Sequence[Standing]
+    ) -> None:
+        for standing in standings:
+            if self.recent.newest(standing.no) is None:
+                self._ids[standing.no] = standing.id
+                self.recent.follow(standing.no, standing.revision)
+                self.gauges.begin(standing.no, standing.id, standing.phase, standing.status)
+                if standing.is_deleted:
+                    self._deletions.setdefault(standing.no, None)
+        if numbers is None:
+            self._of_all.add(watcher)
+            self._survey_due = 0.0
+            for no in self.recent.followed:
+                watcher.hear_of(no)
+        else:
+            for no in numbers:
+                self._watchers.setdefault(no, set()).add(watcher)
+                watcher.hear_of(no)
+        watcher.identify = self._ids.get
+        self._watched.set()
+        self.wake()
+
+    def _enter_system(self, watcher: "_Watcher", newest: int, resume: int | None) -> None:
+        self.recent.follow(SYSTEM, newest)
+        self._watchers.setdefault(SYSTEM, set()).add(watcher)
+        watcher.begin_system(newest if resume is None else resume)
+        watcher.hear_of(SYSTEM)
+
+    def _leave(self, watcher: "_Watcher", numbers: frozenset[int]) -> None:
+        left = set(self.recent.followed) if watcher in self._of_all else numbers | {SYSTEM}
+        self._of_all.discard(watcher)
+        for no in (*numbers, SYSTEM):
+            if (watchers := self._watchers.get(no)) is not None:
+                watchers.discard(watcher)
+                if not watchers:
+                    del self._watchers[no]
+        # Nothing is kept up that nobody watches.
+        for no in left:
+            if no not in self._watchers and (no == SYSTEM or not self._of_all):
+                self._forget(no)
+        if not self._of_all and not self._watchers:
+            self._watched.clear()
+
+    def _forget(self, no: int) -> None:
+        self.recent.forget(no)
+        self.gauges.forget(no)
+        self._ids.pop(no, None)
+        self._deletions.pop(no, None)
 
 
 class _Watcher:
-    """What one stream has sent so far."""
+    """What one stream has sent so far, and what it has heard of since."""
 
-    def __init__(self, store: Store, heartbeat: float) -> None:
-        self._store = store
-        self._heartbeat = heartbeat
+    def __init__(
+        self, history: History, recent: Recent[Message], readers: asyncio.Semaphore
+    ) -> None:
+        self._history = history
+        self._recent = recent
+        self._readers = readers
+        self.identify: Callable[[int], UUID | None] = lambda no: None
         self._ids: dict[int, UUID] = {}
+        # The newest revision sent; campaigns without an entry are not told of.
         self._sent: dict[int, int] = {}
-        self._progress_sent: dict[int, event_pb2.Progress] = {}
         self._finished: set[int] = set()
-        self._bookmark_time = 0.0
+        # Campaigns that there is something to tell of, in the order heard of.
+        self._heard_of: dict[int, None] = {}
+        self._progress: dict[int, Message] = {}
+        self._deletions: dict[int, Message] = {}
+        self._news = asyncio.Event()
+        self.is_between_changes = True
+
+    def hear_of(self, no: int) -> None:
+        """A campaign may have new events."""
+        self._heard_of[no] = None
+        self._news.set()
+
+    def hear_progress(self, no: int, message: Message) -> None:
+        """Take the newest progress of a campaign instead of an older one."""
+        self._progress[no] = message
+        self.hear_of(no)
+
+    def hear_deletion(self, no: int, message: Message) -> None:
+        """Take the newest message on a deletion instead of an older one."""
+        self._deletions[no] = message
+        self.hear_of(no)
+
+    def begin(self, no: int, campaign_id: UUID, revision: int, is_over: bool) -> None:
+        """Tell of a campaign, from the event after `revision` on."""
+        self._ids[no], self._sent[no] = campaign_id, revision
+        if is_over:
+            self._finished.add(no)
+
+    def begin_system(self, revision: int) -> None:
+        """Tell of the suite itself, from the event after `revision` on."""
+        self._sent[SYSTEM] = revision
 
     @property
-    def all_finished(self) -> bool:
-        return self._finished == self._sent.keys()
+    def is_done(self) -> bool:
+        """Whether every campaign is over and everything heard of it is told."""
+        return not self._heard_of and self._finished >= self._ids.keys()
 
-    async def begin(
-        self, numbers: Iterable[int] | None, resume_revisions: Mapping[UUID, int]
-    ) -> list[Message]:
-        """The present state of every campaign that is not resumed, then a bookmark."""
-        messages = []
-        campaigns = await self._store.by_number(None if numbers is None else sorted(numbers))
-        for campaign in campaigns:
-            revision = resume_revisions.get(campaign.id)
-            if revision is None:
-                messages.append(Message(state=campaign_to_pb(campaign, full=False)))
-            elif revision > campaign.revision:
-                raise RevisionOutOfRange(
-                    f"revision {revision} is after the newest one, {campaign.revision}",
-                    campaign_id=campaign.id,
-                    revision=revision,
-                    newest_revision=campaign.revision,
-                )
-            self._start(campaign, campaign.revision if revision is None else revision)
-        return [*messages, self._bookmark(time.monotonic(), initial=True)]
+    async def news(self, timeout: float) -> None:
+        """Return when there is something to tell of, or after `timeout` seconds."""
+        if self._heard_of:
+            return
+        self._news.clear()
+        try:
+            async with asyncio.timeout(max(0.0, timeout)):
+                await self._news.wait()
+        except TimeoutError:
+            pass
 
-    def _start(self, campaign: Campaign, revision: int) -> None:
-        self._ids[campaign.no] = campaign.id
-        self._sent[campaign.no] = revision
-        if campaign.is_finished and revision == campaign.revision:
-            self._finished.add(campaign.no)
+    def bookmark(self, *, initial: bool = False) -> Message:
+        """Where to resume from."""
+        revisions = {str(self._ids[no]): sent for no, sent in self._sent.items() if no != SYSTEM}
+        return Message(
+            bookmark=event_pb2.Bookmark(
+                revisions=revisions,
+                initial_state_sent=initial,
+                system_revision=self._sent.get(SYSTEM, 0),
+            )
+        )
 
-    async def catch_up(
-        self,
-        revisions: Mapping[int, int],
-        progress: Mapping[int, event_pb2.Progress],
-        numbers: frozenset[int] | None,
-    ) -> AsyncIterator[Message]:
-        """Every event after what was sent, campaign by campaign, then the newest progress."""
-        for no, newest in list(revisions.items()):
-            if numbers is not None and no not in numbers:
-                continue
+    async def catch_up(self) -> AsyncIterator[Message]:
+        """Everything that was heard of: campaign by campaign its events, then the newest progress
+        and deletion."""
+        while self._heard_of:
+            no = next(iter(self._heard_of))
+            del self._heard_of[no]
             if no not in self._sent:
-                (campaign,) = await self._store.by_number([no])
-                self._ids[no], self._sent[no] = campaign.id, 0
-            while self._sent[no] < newest:
-                events = await self._store.events(no, self._sent[no], EVENT_PAGE)
-                for event in events:
-                    yield self._event(event)
-                if not events:
-                    break
-            latest = progress.get(no)
-            if latest is not None and latest != self._progress_sent.get(no):
-                self._progress_sent[no] = latest
-                yield Message(progress=latest)
+                campaign_id = self.identify(no)
+                if campaign_id is None:
+                    self._progress.pop(no, None)
+                    self._deletions.pop(no, None)
+                    continue
+                self._ids[no], self._sent[no] = campaign_id, 0
+            async for change in self._changes(no):
+                for message in change.messages:
+                    revision = message.event.revision or message.system_event.revision
+                    self.is_between_changes = revision == change.last
+                    self._note(no, revision, message)
+                    yield message
+            if (progress := self._progress.pop(no, None)) is not None:
+                yield progress
+            if (deletion := self._deletions.pop(no, None)) is not None:
+                if deletion.deletion.finished:
+                    self._drop(no)
+                yield deletion
 
-    def _event(self, stored: StoredEvent) -> Message:
-        event = event_pb2.Event.FromString(stored.body)
-        event.campaign_id = str(self._ids[stored.campaign_no])
-        event.revision = stored.revision
-        event.create_time.FromDatetime(stored.create_time)
-        if event.WhichOneof("kind") == "campaign_finished":
-            self._finished.add(stored.campaign_no)
-        self._sent[stored.campaign_no] = stored.revision
-        return Message(event=event)
+    def _note(self, no: int, revision: int, message: Message) -> None:
+        self._sent[no] = revision
+        if message.event.HasField("campaign_finished"):
+            self._finished.add(no)
+        elif message.event.HasField("phase_changed"):
+            self._finished.discard(no)
 
-    def bookmark_due(self, now: float) -> Iterable[Message]:
-        """A bookmark, half a heartbeat after the one before."""
-        if now - self._bookmark_time >= self._heartbeat / 2:
-            yield self._bookmark(now, initial=False)
+    def _drop(self, no: int) -> None:
+        """The campaign is gone."""
+        del self._ids[no], self._sent[no]
+        self._finished.discard(no)
+        self._heard_of.pop(no, None)
+        self._progress.pop(no, None)
 
-    def _bookmark(self, now: float, *, initial: bool) -> Message:
-        self._bookmark_time = now
-        revisions = {str(self._ids[no]): revision for no, revision in self._sent.items()}
-        return Message(bookmark=event_pb2.Bookmark(revisions=revisions, initial_state_sent=initial))
+    async def _changes(self, no: int) -> AsyncIterator[Change[Message]]:
+        """What is to be sent of a campaign, out of memory or from the table."""
+        while (recent := self._recent.after(no, self._sent[no], TAKE_LIMIT)) != []:
+            if recent is None:
+                before = self._sent[no]
+                async for change in self._stored(no):
+                    yield change
+                if self._sent[no] == before:
+                    # The campaign is being deleted, with what was not read of it.
+                    return
+            else:
+                for change in recent:
+                    yield change
+
+    async def _stored(self, no: int) -> AsyncIterator[Change[Message]]:
+        """Read the table up to its end. Raises RevisionOutOfRange when what comes next is not kept
+        any more."""
+        sent, open_ = self._sent[no], list[StoredEvent]()
+        while True:
+            async with self._readers:
+                page = await self._history.events(no, sent, EVENT_PAGE)
+            if not page or page[0].revision != sent + 1:
+                if open_:
+                    yield _told(open_, self._ids.get(no))
+                await self._require_next(no, sent)
+                return
+            # The last change may go on in the next page.
+            *whole, open_ = [*changes([*open_, *page])]
+            sent = page[-1].revision
+            if len(page) < EVENT_PAGE:
+                whole.append(open_)
+            for rows in whole:
+                yield _told(rows, self._ids.get(no))
+            if len(page) < EVENT_PAGE:
+                return
+
+    async def _require_next(self, no: int, sent: int) -> None:
+        """Find out why the event after `sent` is not there."""
+        if no == SYSTEM:
+            newest, forgotten = await self._history.system_position()
+            _require_kept("", sent, newest, forgotten)
+            return
+        for standing in await self._history.standings_by_number([no]):
+            if not standing.is_deleted:
+                newest, forgotten = standing.revision, standing.forgotten_revision
+                _require_kept(standing.id, sent, newest, forgotten)
+
+
+def _told(rows: Sequence[StoredEvent], campaign_id: UUID | None) -> Change[Message]:
+    messages = [event_message(row, campaign_id) for row in rows]
+    # Some 200 bytes of Python around each.
+    size = sum(message.ByteSize() + 200 for message in messages)
+    return Change(rows[0].campaign_no, rows[0].revision, rows[-1].revision, messages, size)
+
+
+def _is_over(status: str) -> bool:
+    """Whether a campaign whose current phase has this status is over."""
+    return status in {*PASSED, Status.FAILED, Status.CANCELLED}
+
+
+def _require_kept(campaign_id: UUID | str, revision: int, newest: int, forgotten: int) -> None:
+    """Raise RevisionOutOfRange unless all events after `revision` are kept."""
+    if forgotten <= revision <= newest:
+        return
+    if revision > newest:
+        why = f"revision {revision} is after the newest one, {newest}"
+    else:
+        why = f"the events after revision {revision} are kept from {forgotten + 1} on only"
+    raise RevisionOutOfRange(
+        why,
+        campaign_id=campaign_id,
+        revision=revision,
+        newest_revision=newest,
+        restart_revision=forgotten,
+    )

@@ -480,7 +480,7 @@ async def test_a_full_sequence_starts_the_next_phase_with_the_end_of_the_one_bef
 
     assert sorted(results) == [False, False, True]
     assert (await kinds(store, running.campaign_no))[-2:] == ["1 COMPLETED", "2 RUNNING"]
-    events = await store.events(running.campaign_no, 0, 100)
+    events = await store.history.events(running.campaign_no, 0, 100)
     # now() is the transaction's: equal times mean one transaction.
     assert events[-1].create_time == events[-2].create_time
     assert (await store.get(running.campaign_id)).state(DNS).run == 1
@@ -604,5 +604,5 @@ async def test_revisions_have_no_gap_whoever_appends(store: Store, pool: Pool) -
 
     events = await history(store, running.campaign_no)
     assert len(events) == (await store.get(running.campaign_id)).revision
-    stored = await store.events(running.campaign_no, 7, 3)
+    stored = await store.history.events(running.campaign_no, 7, 3)
     assert [event.revision for event in stored] == [8, 9, 10]

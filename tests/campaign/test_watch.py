@@ -178,6 +178,7 @@ async def test_a_revision_beyond_the_newest_is_out_of_range(
         "campaign_id": str(growing.campaign_id),
         "revision": "3",
         "newest_revision": "2",
+        "restart_revision": "0",
     }
 
 
