@@ -1,11 +1,14 @@
 """ValidationService through a real port."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
 
 import grpc
 import pytest
 
 from domainflow.validation.v1 import validation_service_pb2 as pb
+from domainflow.validation.v1.task_pb2 import EndpointLoad, WorkerLoad
 from domainflow.validation.v1.validation_service_pb2_grpc import (
     ValidationServiceStub,
     add_ValidationServiceServicer_to_server,
@@ -14,6 +17,8 @@ from services.chassis.server import CallGuard
 from services.sandbox.dns_server import SandboxDns
 from services.sandbox.truth import truth
 from services.validation.engines import Engines
+from services.validation.pool import Bounds, Size
+from services.validation.pools import WorkerReport
 from services.validation.service import ValidationService, check_names
 from services.validation.store import Store
 from tests.refusals import refused
@@ -97,9 +102,11 @@ async def test_limits_stand(validation: ValidationServiceStub) -> None:
 async def test_workers_are_listed_oldest_first(
     validation: ValidationServiceStub, store: Store
 ) -> None:
-    await store.report("one", "dns", "host", 1, 2, 300)
-    await store.report("other", "dns", "host", 2, 0, 0)
-    await store.report("one", "dns", "host", 1, 3, 400)
+    load = WorkerLoad(cpu_cores=0.5, loss=0.1, endpoints=[EndpointLoad(endpoint="a:53")])
+    one = WorkerReport("one", "dns", "host", 1, timedelta(), 2, 300, WorkerLoad())
+    await store.pools.report(one)
+    await store.pools.report(replace(one, worker_id="other", pid=2))
+    await store.pools.report(replace(one, chunks_in_flight=3, settled_count=400, load=load))
 
     answer = await validation.ListWorkers(pb.ListWorkersRequest())
 
@@ -108,3 +115,17 @@ async def test_workers_are_listed_oldest_first(
     assert (first.pool, first.host, first.pid) == ("dns", "host", 1)
     assert (first.chunks_in_flight, first.settled_count) == (3, 400)
     assert first.report_time.ToNanoseconds() >= first.start_time.ToNanoseconds() > 0
+    assert first.load == load
+
+
+async def test_pools_are_listed_with_the_reason_for_their_size(
+    validation: ValidationServiceStub, store: Store
+) -> None:
+    await store.pools.decide("dns", "host", Size(0, 9), Size(2, 9), Bounds(1, 4), "it is so")
+
+    (pool,) = (await validation.ListPools(pb.ListPoolsRequest())).worker_pools
+
+    assert (pool.pool, pool.host, pool.reason) == ("dns", "host", "it is so")
+    assert (pool.process_count, pool.task_limit) == (2, 9)
+    assert (pool.min_process_count, pool.max_process_count) == (1, 4)
+    assert pool.decide_time.seconds > 0

@@ -351,21 +351,9 @@ async def test_a_worker_reports_itself(store: Store, worker: Worker) -> None:
     async with working(worker):
 
         async def reported() -> None:
-            assert [row.worker_id for row in await store.workers()] == ["worker"]
+            assert [row.worker_id for row in await store.pools.workers()] == ["worker"]
 
         await eventually(reported)
 
-    await store.sign_off("worker")
-    assert await store.workers() == []
-
-
-async def test_silent_workers_are_forgotten(store: Store, pool: Pool) -> None:
-    await store.report("silent", "dns", "host", 1, 0, 0)
-    await store.report("present", "dns", "host", 2, 3, 400)
-    await pool.execute(
-        "UPDATE workers SET report_time = now() - interval '2 minutes' WHERE worker_id = 'silent'"
-    )
-
-    (worker,) = await store.workers()
-
-    assert (worker.worker_id, worker.chunks_in_flight, worker.settled_count) == ("present", 3, 400)
+    await store.pools.sign_off("worker")
+    assert await store.pools.workers() == []
