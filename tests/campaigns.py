@@ -1,15 +1,20 @@
 """Campaigns for tests, made by the real store from the real configuration messages."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 from domainflow.campaign.v1 import campaign_pb2 as pb
 from domainflow.campaign.v1 import event_pb2
 from services.campaign.campaign import Action, Campaign, Mode, Phase
 from services.campaign.ingest import digest
+from services.campaign.ledger import ChunkKey
 from services.campaign.rows import RunningPhase
 from services.campaign.store import NewCampaign, RequestKey, Store
+from services.chassis.postgres import Pool
 
+# What is stored with a claim; nobody's clock is compared with it.
+LEASE = timedelta(seconds=15)
 GENERATION, DNS = Phase.DOMAIN_GENERATION, Phase.DNS_VALIDATION
 
 
@@ -17,11 +22,12 @@ def from_pattern(
     *,
     length: int = 2,
     characters: str = "abc",
-    first_offset: int = 0,
+    first_offset: int | None = None,
     name_count: int = 0,
+    overlap_allowed: bool = True,
     dns: pb.DnsConfiguration | None = None,
 ) -> pb.CampaignConfiguration:
-    """Names of `length` variable characters, then x.com."""
+    """Names of `length` variable characters, then x.com; the same ones each time unless told."""
     source = pb.PatternSource(
         type=pb.PATTERN_TYPE_PREFIX,
         prefix_length=length,
@@ -30,6 +36,7 @@ def from_pattern(
         tlds=[".com"],
         first_offset=first_offset,
         name_count=name_count,
+        overlap_allowed=overlap_allowed,
     )
     return pb.CampaignConfiguration(
         generation=pb.GenerationConfiguration(pattern=source), dns=dns or pb.DnsConfiguration()
@@ -105,6 +112,50 @@ async def validating(
     running = await store.names.running_phase(running.campaign_id, DNS)
     await store.ledger.plan(running, len(names), chunk_size)
     return await store.names.running_phase(running.campaign_id, DNS)
+
+
+async def hand_out(
+    store: Store, phases: Sequence[RunningPhase], share: int = 1000
+) -> list[ChunkKey]:
+    """Mark up to `share` ready chunks of each phase as queued, in turns, as a dispatcher does."""
+    offers = await store.ledger.offers(phases, share)
+    turns = [each[i].key for i in range(share) for each in offers if i < len(each)]
+    return await store.ledger.queue(turns, LEASE)
+
+
+async def claim(pool: Pool, key: ChunkKey, worker: str = "w") -> int | None:
+    """Take a chunk as a worker does; returns the attempt, None when it is not to be had."""
+    return await pool.fetchval(
+        "SELECT attempt FROM claim_chunk($1, $2::smallint, $3, $4, $5, $6)",
+        key.campaign_no,
+        key.phase,
+        key.run,
+        key.first_position,
+        worker,
+        LEASE,
+    )
+
+
+async def settle(pool: Pool, key: ChunkKey, attempt: int, resolved: int) -> bool:
+    """What a worker's transaction does to the ledger, without its rows."""
+    async with pool.acquire() as connection, connection.transaction():
+        settled = await connection.fetchrow(
+            "SELECT 1 FROM settle_chunk($1, $2::smallint, $3, $4, $5, ARRAY[$6::int], $7)",
+            key.campaign_no,
+            key.phase,
+            key.run,
+            key.first_position,
+            attempt,
+            resolved,
+            b"digest",
+        )
+        if settled is None:
+            return False
+        event = event_pb2.Event(chunk_settled=event_pb2.ChunkSettled(name_count=resolved))
+        await connection.execute(
+            "SELECT append_event($1, $2)", key.campaign_no, event.SerializeToString()
+        )
+        return True
 
 
 async def history(store: Store, campaign_no: int) -> list[event_pb2.Event]:

@@ -1,39 +1,33 @@
-"""Moves running phases on: starts generators, plans ledgers, hands chunks to the queue no faster
-than they settle,
-takes back what was lost, completes what is done. Everything it knows stands in the tables; the
-queue may vanish at any time.
+"""Moves running phases on: starts generators, keeps the workers supplied, completes what is done.
+Everything it knows stands in the tables.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from math import ceil
 
-import nats.js.errors
 from nats.aio.client import Client
 
-from domainflow.validation.v1 import task_pb2
 from services.campaign.campaign import Phase
-from services.campaign.configuration import chunk_size, pattern_range
+from services.campaign.configuration import has_pattern
 from services.campaign.generation import generate
-from services.campaign.ledger import ChunkKey
+from services.campaign.ledger import POOLS, Work
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
+from services.campaign.supply import Supply
 from services.chassis import jetstream, postgres
 
 log = logging.getLogger(__name__)
 
-# Phases whose chunks go to a pool of workers.
-POOLS = {Phase.DNS_VALIDATION: "dns"}
-# Chunks that wait on the queue unclaimed: enough that no worker runs dry within a round, few enough
-# that a change of priority or a pause is felt at once.
-WAITING_TARGET = 64
-ROUND = 0.2
-# How long a chunk may wait on the queue before anybody asks whether its task still exists.
-QUEUE_LEASE = timedelta(seconds=30)
-QUEUE_GRACE = timedelta(seconds=2)
+# A round comes this long after the one before, s, when nobody wakes it; sooner while a queue may
+# run dry.
+ROUND, SOON = 0.2, 0.05
+# Between two rounds there is at least this, and twice the time that the last one took: what wakes
+# it comes with every chunk.
+PAUSE = 0.02
 REQUEST_AGE = timedelta(hours=24)
 FORGET_PERIOD = 60.0
 FORGET_PORTION = 50_000
@@ -57,10 +51,12 @@ class Chore:
 class Dispatcher:
     """One per campaign service. Several at once do no harm: every step is decided by a row."""
 
-    def __init__(self, *, store: Store, queue: Client) -> None:
+    def __init__(self, *, store: Store, queue: Client, replicas: int = 1) -> None:
+        """`replicas` of the queue's stream: 1, or 3 and more in a cluster of NATS servers."""
         self._store = store
-        self._queue = queue
-        self._jetstream = queue.jetstream(timeout=2)
+        self._supply = Supply(
+            store, queue.jetstream(timeout=2), replicas=replicas, failed=self._fail
+        )
         self._generators: dict[int, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
 
@@ -76,13 +72,15 @@ class Dispatcher:
             while True:
                 jetstream.raise_if_cancelled()
                 self._wake.clear()
+                begun, soon = time.monotonic(), False
                 try:
-                    await self._round(group)
+                    soon = await self._round(group)
                 except (*postgres.AWAY, *jetstream.AWAY) as error:
                     log.warning("dispatching waits: %s: %s", type(error).__name__, error)
                     await asyncio.sleep(0.5)
+                await asyncio.sleep(max(PAUSE, 2 * (time.monotonic() - begun)))
                 try:
-                    async with asyncio.timeout(ROUND):
+                    async with asyncio.timeout(SOON if soon else ROUND):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
@@ -115,26 +113,32 @@ class Dispatcher:
     async def _forget_uploaded(self) -> bool:
         return bool(await self._store.names.forget_uploaded(FORGET_PORTION))
 
-    async def _round(self, group: asyncio.TaskGroup) -> None:
-        pooled = []
-        for running in await self._store.ledger.running_phases():
+    async def _round(self, group: asyncio.TaskGroup) -> bool:
+        """Do what can be done now. True when the next round should come soon."""
+        works = []
+        for work in await self._store.ledger.survey():
             try:
-                if await self._move(group, running):
-                    pooled.append(running)
+                if await self._move(group, work):
+                    works.append(work)
             except (*postgres.AWAY, *jetstream.AWAY):
                 raise
             except Exception as error:
-                await self._fail(running, error)
-        await self._store.ledger.take_back_expired()
-        await self._hand_out(pooled)
+                await self._fail(work.running, error)
+        return await self._supply.supply(works)
 
-    async def _move(self, group: asyncio.TaskGroup, running: RunningPhase) -> bool:
-        """Do what can be done for one phase here; True when it has chunks for the workers."""
-        if running.phase is not Phase.DOMAIN_GENERATION:
-            return await self._has_work(running)
-        if running.planned:
+    async def _move(self, group: asyncio.TaskGroup, work: Work) -> bool:
+        """Do what can be done for one phase here; True when it is for the workers."""
+        running = work.running
+        if running.planned and not work.has_open:
             await self._store.ledger.complete(running)
-        elif running.campaign_no not in self._generators and pattern_range(running.configuration):
+            self.wake()
+        elif running.phase in POOLS:
+            return True
+        elif (
+            running.phase is Phase.DOMAIN_GENERATION
+            and running.campaign_no not in self._generators
+            and has_pattern(running.configuration)
+        ):
             task = group.create_task(self._generate(running))
             self._generators[running.campaign_no] = task
         return False
@@ -147,9 +151,7 @@ class Dispatcher:
     async def _generate(self, running: RunningPhase) -> None:
         try:
             try:
-                source = pattern_range(running.configuration)
-                assert source is not None
-                await generate(self._store, running, *source)
+                await generate(self._store, running)
             except postgres.AWAY:
                 raise
             except Exception as error:
@@ -160,52 +162,3 @@ class Dispatcher:
         finally:
             del self._generators[running.campaign_no]
             self.wake()
-
-    async def _has_work(self, running: RunningPhase) -> bool:
-        """Plan the ledger first, complete the phase last; in between there is work."""
-        if not running.planned:
-            size = chunk_size(running.configuration)
-            await self._store.ledger.plan(running, running.campaign_name_count, size)
-            return True
-        if await self._store.ledger.has_open_chunk(running):
-            return True
-        await self._store.ledger.complete(running)
-        self.wake()
-        return False
-
-    async def _hand_out(self, phases: list[RunningPhase]) -> None:
-        if not phases:
-            return
-        # The queue is counted before the tables: tasks only leave it in between, so a shortage is
-        # real.
-        on_queue = await self._count_tasks()
-        _, unclaimed = await self._store.ledger.waiting_tasks()
-        if on_queue < unclaimed:
-            lost = await self._store.ledger.take_back_lost(QUEUE_LEASE - QUEUE_GRACE)
-            if lost:
-                log.warning("the queue lost %d tasks; handing them out again", lost)
-                unclaimed -= lost
-        if unclaimed > WAITING_TARGET // 2:
-            return
-        share = ceil((WAITING_TARGET - unclaimed) / len(phases))
-        for key in await self._store.ledger.hand_out(phases, share, QUEUE_LEASE):
-            await self._publish(key)
-
-    async def _count_tasks(self) -> int:
-        try:
-            info = await self._jetstream.stream_info(jetstream.TASK_STREAM)
-        except nats.js.errors.NotFoundError:
-            await jetstream.ensure_task_stream(self._jetstream)
-            return 0
-        return info.state.messages
-
-    async def _publish(self, key: ChunkKey) -> None:
-        """Publish a reference to a chunk. Should it get lost, `_hand_out` notices."""
-        task = task_pb2.ChunkTask(
-            campaign_no=key.campaign_no,
-            phase=key.phase,
-            run=key.run,
-            first_position=key.first_position,
-        )
-        subject = jetstream.task_subject(POOLS[Phase(key.phase)])
-        await self._jetstream.publish(subject, task.SerializeToString())

@@ -124,6 +124,11 @@ def names_reserved(first_offset: int, name_count: int, missing_count: int) -> ev
     )
 
 
+def deletion_started(actor: str, reason: str) -> event_pb2.Event:
+    """The campaign's deletion began."""
+    return event_pb2.Event(deletion_started=event_pb2.DeletionStarted(actor=actor, reason=reason))
+
+
 def finished(status: Status) -> event_pb2.Event:
     """The final phase is over."""
     return event_pb2.Event(

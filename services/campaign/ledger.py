@@ -3,25 +3,34 @@
 One public method is one transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from services.campaign.campaign import Action, Status
+import asyncpg
+
+from domainflow.campaign.v1 import event_pb2
+from services.campaign.campaign import Action, Phase, Status
 from services.campaign.events import chunk_retried
+from services.campaign.leases import Sighting
 from services.campaign.rows import (
     RUNNING_PHASES,
     RunningPhase,
     act,
     append_event,
     lock_campaign,
+    share_phase,
     take_phase,
     to_running_phase,
 )
-from services.chassis.postgres import Pool
+from services.chassis.postgres import Connection, Pool
 
-# Chunks planned in one transaction.
+# Chunks planned in one transaction, at most.
 PLAN_SLICE = 50_000
+# Nobody may wait longer than this for the locks of a plan, ms: the next round comes to it again.
+PLAN_LOCK_TIMEOUT = 500
+# Phases whose chunks go to a pool of workers.
+POOLS = {Phase.DNS_VALIDATION: "dns", Phase.HTTP_VALIDATION: "http"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,44 @@ class ChunkKey:
     phase: int
     run: int
     first_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A chunk that could be handed out now."""
+
+    key: ChunkKey
+    name_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one round has to know of a running phase. Names are counted."""
+
+    running: RunningPhase
+    # HIGH, NORMAL or LOW.
+    priority: str
+    # Names per second; 0: no limit.
+    name_rate_limit: int
+    # Of its chunks: handed out, and of these not claimed.
+    in_flight: int
+    unclaimed: int
+    # Whether a chunk could be handed out now, and whether any is not settled.
+    has_offer: bool
+    has_open: bool
+    # Names that have left the ready part of the ledger so far; known of limited campaigns only.
+    out: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What a worker process last said. `mark` changes with every report."""
+
+    worker_id: str
+    pool: str
+    mark: object
+    # domainflow.validation.v1.WorkerLoad, as bytes.
+    load: bytes
 
 
 class Ledger:
@@ -47,140 +94,255 @@ class Ledger:
         )
         return [to_running_phase(row) for row in rows]
 
-    async def plan(self, running: RunningPhase, name_count: int, chunk_size: int) -> None:
-        """Write the ledger of a run: chunks over positions 0 to name_count - 1. Idempotent.
+    async def survey(self) -> list[Work]:
+        """Return every phase that runs and how it stands, oldest campaign first.
 
-        In slices of a transaction each, in order: a long one would outlast the statement limit.
+        One statement however many there are; of the chunks it reads those that are handed out.
         """
-        for first in range(0, name_count, chunk_size * PLAN_SLICE):
-            past = min(first + chunk_size * PLAN_SLICE, name_count)
-            async with self._pool.acquire() as connection, connection.transaction():
-                if not await take_phase(connection, running):
-                    return
-                await connection.execute(
-                    """INSERT INTO chunks
-                           (campaign_no, phase, run, first_position, name_count, state)
-                       SELECT $1, $2, $3, first, least($6, $5 - first), 'ready'
-                       FROM generate_series($4::int, $5 - 1, $6) AS first
-                       ON CONFLICT DO NOTHING""",
-                    running.campaign_no,
-                    running.phase,
-                    running.run,
-                    first,
-                    past,
-                    chunk_size,
-                )
-        await self._pool.execute(
-            """UPDATE phases SET planned = true, name_count = $4
-               WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND status = 'RUNNING'""",
-            running.campaign_no,
-            running.phase,
-            running.run,
-            name_count,
+        rows = await self._pool.fetch(
+            f"""WITH queued AS MATERIALIZED (
+                    SELECT campaign_no, phase, run, sum(name_count) AS names,
+                        coalesce(sum(name_count) FILTER (WHERE claim_time IS NULL), 0) AS unclaimed
+                    FROM chunks WHERE state = 'queued' GROUP BY campaign_no, phase, run)
+                SELECT r.*, p.priority, p.name_rate_limit,
+                    coalesce(q.names, 0) AS in_flight, coalesce(q.unclaimed, 0) AS unclaimed,
+                    EXISTS (SELECT FROM chunks c WHERE c.campaign_no = r.no AND c.phase = r.phase
+                        AND c.run = r.run AND c.state = 'ready' AND c.ready_time IS NULL)
+                        AS has_offer,
+                    q.names IS NOT NULL
+                        OR EXISTS (SELECT FROM chunks c WHERE c.campaign_no = r.no
+                            AND c.phase = r.phase AND c.run = r.run AND c.state = 'ready')
+                        AS has_open,
+                    CASE WHEN p.name_rate_limit = 0 THEN 0 ELSE
+                        coalesce((SELECT c.first_position + c.name_count FROM chunks c
+                            WHERE c.campaign_no = r.no AND c.phase = r.phase AND c.run = r.run
+                            ORDER BY c.first_position DESC LIMIT 1), 0)
+                        - coalesce((SELECT sum(c.name_count) FROM chunks c
+                            WHERE c.campaign_no = r.no AND c.phase = r.phase AND c.run = r.run
+                              AND c.state = 'ready'), 0) END AS out
+                FROM ({RUNNING_PHASES} WHERE p.status = 'RUNNING') r
+                JOIN campaigns p ON p.no = r.no
+                LEFT JOIN queued q
+                    ON q.campaign_no = r.no AND q.phase = r.phase AND q.run = r.run
+                ORDER BY r.no"""
         )
+        return [
+            Work(
+                running=to_running_phase(row),
+                priority=row["priority"],
+                name_rate_limit=row["name_rate_limit"],
+                in_flight=int(row["in_flight"]),
+                unclaimed=int(row["unclaimed"]),
+                has_offer=row["has_offer"],
+                has_open=row["has_open"],
+                out=int(row["out"]),
+            )
+            for row in rows
+        ]
 
-    async def waiting_tasks(self) -> tuple[int, int]:
-        """Return how many chunks are queued, and how many of them no worker has claimed."""
-        row = await self._pool.fetchrow(
-            """SELECT count(*), count(*) FILTER (WHERE claim_time IS NULL) FROM chunks
-               WHERE state = 'queued'"""
-        )
-        assert row is not None
-        return row[0], row[1]
+    async def plan(
+        self,
+        running: RunningPhase,
+        name_count: int,
+        chunk_size: int,
+        chunk_count: int = PLAN_SLICE,
+        decided: event_pb2.Event | None = None,
+    ) -> list[Offer]:
+        """Write the next chunks of a run over positions 0 to name_count - 1, and return them.
+
+        They begin where the ledger ends. With the last one the phase is planned. `decided` is told
+        with them. None are written, and nothing is told, when the phase is planned or does not run,
+        or when somebody else is at it.
+        """
+        try:
+            async with self._pool.acquire() as connection, connection.transaction():
+                await connection.execute(f"SET LOCAL lock_timeout = {PLAN_LOCK_TIMEOUT}")
+                first, _ = await _last_chunk(connection, running)
+                past = min(first + chunk_size * min(chunk_count, PLAN_SLICE), name_count)
+                # Settlements share the phase; only who goes on to change it keeps them waiting.
+                changes = first == 0 or past == name_count
+                lock = take_phase if changes else share_phase
+                if not await lock(connection, running):
+                    return []
+                offers = await _insert_chunks(connection, running, first, past, chunk_size)
+                if changes:
+                    await connection.execute(
+                        """UPDATE phases SET planned = $4, name_count = $5
+                           WHERE campaign_no = $1 AND phase = $2 AND run = $3""",
+                        *_run(running),
+                        past == name_count,
+                        name_count,
+                    )
+                if offers and decided is not None:
+                    await append_event(connection, running.campaign_no, decided)
+                return offers
+        except (asyncpg.UniqueViolationError, asyncpg.LockNotAvailableError):
+            return []
+
+    async def planned(self, running: RunningPhase) -> tuple[int, int]:
+        """Return the position after the last chunk of a run, and how many names that chunk has."""
+        async with self._pool.acquire() as connection:
+            return await _last_chunk(connection, running)
 
     async def hand_out(
         self, phases: Sequence[RunningPhase], share: int, lease: timedelta
     ) -> list[ChunkKey]:
         """Mark up to `share` ready chunks of each phase as queued and return them, interleaved."""
-        taken: list[list[ChunkKey]] = []
-        async with self._pool.acquire() as connection:
-            for running in phases:
-                rows = await connection.fetch(
-                    # SKIP LOCKED: a second dispatcher takes other chunks instead of queueing behind
-                    # this one.
-                    # MATERIALIZED: as the inner side of a nested loop it would be run again for
-                    # every row, and take more than its limit.
-                    """WITH ready AS MATERIALIZED (
-                           SELECT first_position FROM chunks
-                           WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND state = 'ready'
-                             AND (ready_time IS NULL OR ready_time <= now())
-                             AND EXISTS (SELECT FROM phases WHERE campaign_no = $1 AND phase = $2
-                                 AND run = $3 AND status = 'RUNNING')
-                           ORDER BY first_position LIMIT $4 FOR UPDATE SKIP LOCKED)
-                       UPDATE chunks c SET state = 'queued', claim_time = NULL, worker = NULL,
-                           lease_expire_time = now() + $5::interval
-                       FROM ready
-                       WHERE c.campaign_no = $1 AND c.phase = $2 AND c.run = $3
-                         AND c.first_position = ready.first_position
-                       RETURNING c.campaign_no, c.phase, c.run, c.first_position""",
-                    running.campaign_no,
-                    running.phase,
-                    running.run,
-                    share,
-                    lease,
-                )
-                taken.append(
-                    sorted((ChunkKey(*row) for row in rows), key=lambda c: c.first_position)
-                )
-        return [chunks[i] for i in range(share) for chunks in taken if i < len(chunks)]
+        offers = await self.offers(phases, share)
+        turns = [each[i].key for i in range(share) for each in offers if i < len(each)]
+        return await self.queue(turns, lease)
 
-    async def take_back_lost(self, lease_left: timedelta) -> int:
-        """Make chunks ready again that nobody claimed and whose queue lease ends within
-        `lease_left`."""
+    async def offers(self, phases: Sequence[RunningPhase], limit: int) -> list[list[Offer]]:
+        """Return the first `limit` chunks of each phase that could be handed out, in order."""
+        rows = await self._pool.fetch(
+            """SELECT w.place, w.campaign_no, w.phase, w.run, c.first_position, c.name_count
+               FROM unnest($1::int[], $2::smallint[], $3::int[]) WITH ORDINALITY
+                   AS w (campaign_no, phase, run, place)
+               CROSS JOIN LATERAL (
+                   SELECT first_position, name_count FROM chunks
+                   WHERE campaign_no = w.campaign_no AND phase = w.phase AND run = w.run
+                     AND state = 'ready' AND ready_time IS NULL
+                   ORDER BY first_position LIMIT $4) c""",
+            *_columns([_run(running) for running in phases], 3),
+            limit,
+        )
+        offers: list[list[Offer]] = [[] for _ in phases]
+        for row in rows:
+            offers[row["place"] - 1].append(Offer(ChunkKey(*row[1:5]), row["name_count"]))
+        return [sorted(each, key=lambda offer: offer.key.first_position) for each in offers]
+
+    async def queue(self, keys: Sequence[ChunkKey], lease: timedelta) -> list[ChunkKey]:
+        """Mark ready chunks as queued; returns those that were, in the order given.
+
+        Not those whose phase does not run any more, or that somebody else is handing out. A
+        dispatcher of the version before takes them back when `lease` is over.
+        """
+        if not keys:
+            return []
+        rows = await self._pool.fetch(
+            # SKIP LOCKED: a second dispatcher takes other chunks instead of queueing behind this
+            # one, and a pause under way goes first. A later one waits for us, and takes back what
+            # we have handed out.
+            # MATERIALIZED: the rows are locked, or skipped, before they are changed.
+            """WITH wanted AS (
+                   SELECT * FROM unnest($1::int[], $2::smallint[], $3::int[], $4::int[])
+                       AS w (campaign_no, phase, run, first_position)),
+               running AS MATERIALIZED (
+                   SELECT campaign_no, phase, run FROM phases
+                   WHERE status = 'RUNNING' AND (campaign_no, phase, run) IN (
+                       SELECT campaign_no, phase, run FROM wanted)
+                   ORDER BY campaign_no, phase FOR SHARE SKIP LOCKED),
+               ready AS MATERIALIZED (
+                   SELECT campaign_no, phase, run, first_position
+                   FROM wanted JOIN running USING (campaign_no, phase, run)
+                   JOIN chunks c USING (campaign_no, phase, run, first_position)
+                   WHERE c.state = 'ready' AND c.ready_time IS NULL
+                   ORDER BY campaign_no, phase, run, first_position
+                   FOR UPDATE OF c SKIP LOCKED)
+               UPDATE chunks c SET state = 'queued', claim_time = NULL, worker = NULL,
+                   lease_expire_time = now() + $5::interval
+               FROM ready r
+               WHERE c.campaign_no = r.campaign_no AND c.phase = r.phase AND c.run = r.run
+                 AND c.first_position = r.first_position
+               RETURNING c.campaign_no, c.phase, c.run, c.first_position""",
+            *_columns([_place(key) for key in keys], 4),
+            lease,
+        )
+        queued = {ChunkKey(*row) for row in rows}
+        return [key for key in keys if key in queued]
+
+    async def queued(self) -> list[Sighting[ChunkKey]]:
+        """Return every chunk that is handed out."""
+        rows = await self._pool.fetch(
+            """SELECT campaign_no, phase, run, first_position, attempt, claim_time IS NOT NULL,
+                   lease_expire_time, worker
+               FROM chunks WHERE state = 'queued'"""
+        )
+        return [
+            Sighting(
+                key=ChunkKey(*row[:4]),
+                pool=POOLS.get(Phase(row["phase"]), ""),
+                attempt=row["attempt"],
+                claimed=row[5],
+                mark=row["lease_expire_time"],
+                worker=row["worker"] or "",
+            )
+            for row in rows
+        ]
+
+    async def take_back_tasks(self, lost: Sequence[Sighting[ChunkKey]]) -> int:
+        """Make chunks ready again that nobody has claimed since they were seen so."""
         status = await self._pool.execute(
-            """UPDATE chunks SET state = 'ready', lease_expire_time = NULL
-               WHERE state = 'queued' AND claim_time IS NULL
-                 AND lease_expire_time < now() + $1::interval""",
-            lease_left,
+            f"""WITH lost AS MATERIALIZED ({_SEEN} AND c.claim_time IS NULL
+                    FOR UPDATE OF c SKIP LOCKED)
+                UPDATE chunks c SET state = 'ready', lease_expire_time = NULL
+                FROM lost WHERE {_IS_LOST}""",
+            *_seen(lost),
         )
         return int(status.split()[-1])
 
-    async def take_back_expired(self) -> list[ChunkKey]:
-        """Make claimed chunks ready again whose lease is over, with an event for each lost
-        attempt."""
-        rows = await self._pool.fetch(
-            """SELECT campaign_no, phase, run, first_position, attempt, worker FROM chunks
-               WHERE state = 'queued' AND claim_time IS NOT NULL AND lease_expire_time < now()
-               ORDER BY campaign_no, first_position LIMIT 1000"""
-        )
-        taken = []
-        for row in rows:
-            key = ChunkKey(*row[:4])
-            async with self._pool.acquire() as connection, connection.transaction():
-                runs = await connection.fetchval(
-                    """UPDATE chunks c SET state = 'ready', worker = NULL, claim_time = NULL,
-                           lease_expire_time = NULL
-                       FROM phases p
-                       WHERE c.campaign_no = $1 AND c.phase = $2 AND c.run = $3
-                         AND c.first_position = $4 AND c.state = 'queued' AND c.attempt = $5
-                         AND c.lease_expire_time < now()
-                         AND p.campaign_no = c.campaign_no AND p.phase = c.phase
-                       RETURNING p.run = c.run AND p.status = 'RUNNING'""",
-                    *row[:5],
-                )
-                if runs is None:
-                    continue
-                taken.append(key)
-                if not runs:
-                    # Claimed in the moment of a pause or cancel: nothing is to be tried again.
-                    continue
-                cause = f"worker {row['worker']} did not report in time"
-                retried = chunk_retried(
-                    key.phase, key.run, key.first_position, row["attempt"], cause
-                )
-                await append_event(connection, key.campaign_no, retried)
-        return taken
+    async def take_back_claims(
+        self, running: RunningPhase | None, lost: Sequence[Sighting[ChunkKey]]
+    ) -> list[ChunkKey]:
+        """Take chunks of one run from workers that have not changed them since they were seen.
 
-    async def has_open_chunk(self, running: RunningPhase) -> bool:
-        """Whether the run has chunks that are not settled."""
-        found: bool = await self._pool.fetchval(
-            """SELECT EXISTS (SELECT FROM chunks WHERE campaign_no = $1 AND phase = $2 AND run = $3
-                   AND state <> 'done')""",
-            running.campaign_no,
-            running.phase,
-            running.run,
+        Each has an event and counts as lost once more. With `running` None, or when it does not run
+        any more, nothing is to be tried again, and nothing is told.
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            runs = running is not None and await share_phase(connection, running)
+            rows = await connection.fetch(
+                f"""WITH lost AS MATERIALIZED ({_SEEN} AND c.claim_time IS NOT NULL
+                        FOR UPDATE OF c SKIP LOCKED)
+                    UPDATE chunks c SET state = 'ready', worker = NULL, claim_time = NULL,
+                        lease_expire_time = NULL, lost_count = c.lost_count + $7::int
+                    FROM lost WHERE {_IS_LOST}
+                    RETURNING c.campaign_no, c.phase, c.run, c.first_position""",
+                *_seen(lost),
+                int(runs),
+            )
+            taken = {ChunkKey(*row) for row in rows}
+            for each in lost:
+                if runs and each.key in taken:
+                    cause = f"worker {each.worker} did not report in time"
+                    key = each.key
+                    retried = chunk_retried(
+                        key.phase, key.run, key.first_position, each.attempt, cause
+                    )
+                    await append_event(connection, key.campaign_no, retried)
+        return [each.key for each in lost if each.key in taken]
+
+    async def delayed(self) -> dict[ChunkKey, tuple[datetime, float]]:
+        """Return the chunks of running phases that wait before they are tried again.
+
+        Of each the time that is stored, and the seconds until then by the database's clock.
+        """
+        rows = await self._pool.fetch(
+            """SELECT c.campaign_no, c.phase, c.run, c.first_position, c.ready_time,
+                   extract(epoch FROM c.ready_time - now())::float8
+               FROM phases p JOIN chunks c USING (campaign_no, phase, run)
+               WHERE p.status = 'RUNNING' AND c.state = 'ready' AND c.ready_time IS NOT NULL"""
         )
-        return found
+        return {ChunkKey(*row[:4]): (row[4], row[5]) for row in rows}
+
+    async def end_delays(self, over: Mapping[ChunkKey, datetime]) -> None:
+        """Let chunks be handed out whose time has come, unless it was set anew."""
+        keys = list(over)
+        await self._pool.execute(
+            """UPDATE chunks c SET ready_time = NULL
+               FROM unnest($1::int[], $2::smallint[], $3::int[], $4::int[], $5::timestamptz[])
+                   AS w (campaign_no, phase, run, first_position, mark)
+               WHERE c.campaign_no = w.campaign_no AND c.phase = w.phase AND c.run = w.run
+                 AND c.first_position = w.first_position AND c.state = 'ready'
+                 AND c.ready_time = w.mark""",
+            *_columns([_place(key) for key in keys], 4),
+            [over[key] for key in keys],
+        )
+
+    async def workers(self) -> list[WorkerReport]:
+        """Return what every worker process last said, however long ago."""
+        rows = await self._pool.fetch("SELECT worker_id, pool, report_time, load FROM workers")
+        return [WorkerReport(*row) for row in rows]
 
     async def complete(self, running: RunningPhase) -> bool:
         """Complete the phase if the ledger has no open chunk, and start the next one in
@@ -226,3 +388,61 @@ class Ledger:
                     actor="dispatcher",
                     reason=failure,
                 )
+
+
+# Chunks that are as they were seen, and how the statement that changes them finds them.
+_SEEN = """SELECT campaign_no, phase, run, first_position
+    FROM unnest($1::int[], $2::smallint[], $3::int[], $4::int[], $5::int[], $6::timestamptz[])
+        AS w (campaign_no, phase, run, first_position, attempt, mark)
+    JOIN chunks c USING (campaign_no, phase, run, first_position)
+    WHERE c.state = 'queued' AND c.attempt = w.attempt
+      AND c.lease_expire_time IS NOT DISTINCT FROM w.mark"""
+_IS_LOST = """(c.campaign_no, c.phase, c.run, c.first_position)
+    = (lost.campaign_no, lost.phase, lost.run, lost.first_position)"""
+
+
+def _run(running: RunningPhase) -> tuple[int, int, int]:
+    return running.campaign_no, running.phase, running.run
+
+
+def _place(key: ChunkKey) -> tuple[int, int, int, int]:
+    return key.campaign_no, key.phase, key.run, key.first_position
+
+
+def _columns(rows: Sequence[tuple[object, ...]], count: int) -> list[tuple[object, ...]]:
+    """Rows as columns, of which there are `count` also when there are no rows."""
+    return list(zip(*rows, strict=True)) if rows else [()] * count
+
+
+def _seen(lost: Sequence[Sighting[ChunkKey]]) -> list[tuple[object, ...]]:
+    return _columns([(*_place(each.key), each.attempt, each.mark) for each in lost], 6)
+
+
+async def _last_chunk(connection: Connection, running: RunningPhase) -> tuple[int, int]:
+    """The position after the last chunk, and its names. Chunks may have been split, so that only
+    the ledger knows."""
+    row = await connection.fetchrow(
+        """SELECT first_position + name_count, name_count FROM chunks
+           WHERE campaign_no = $1 AND phase = $2 AND run = $3
+           ORDER BY first_position DESC LIMIT 1""",
+        *_run(running),
+    )
+    return (row[0], row[1]) if row else (0, 0)
+
+
+async def _insert_chunks(
+    connection: Connection, running: RunningPhase, first: int, past: int, chunk_size: int
+) -> list[Offer]:
+    """Ready chunks from first to past. Raises UniqueViolationError when the first one is there."""
+    rows = await connection.fetch(
+        """INSERT INTO chunks (campaign_no, phase, run, first_position, name_count, state)
+           SELECT $1, $2, $3, first, least($6, $5 - first), 'ready'
+           FROM generate_series($4::int, $5::int - 1, $6::int) AS first
+           RETURNING first_position, name_count""",
+        *_run(running),
+        first,
+        past,
+        chunk_size,
+    )
+    key = _run(running)
+    return [Offer(ChunkKey(*key, row[0]), row[1]) for row in rows]

@@ -19,6 +19,9 @@ TASK_SUBJECT = "domainflow.validation.task.ready.v1"
 # number.
 EVENT_SUBJECT = "domainflow.campaign.event.appended.v1"
 
+# The server's code for "a stream of this name exists with another configuration".
+_STREAM_DIFFERS = 10058
+
 # What the client raises while the server restarts or is away.
 AWAY = (
     OSError,
@@ -42,13 +45,16 @@ def task_subject(pool: str) -> str:
 
 
 async def connect(url: str, *, name: str) -> Client:
-    """Connect, however long it takes, and keep reconnecting for ever afterwards."""
+    """Connect, however long it takes, and keep reconnecting for ever afterwards.
+
+    `url` may be several, comma-separated: the servers of a cluster, any of which will do.
+    """
 
     async def on_error(error: Exception) -> None:
         log.warning("NATS: %s", error)
 
     return await nats.connect(
-        url,
+        [each.strip() for each in url.split(",") if each.strip()],
         name=name,
         # Counts for the first connection too.
         max_reconnect_attempts=-1,
@@ -60,17 +66,25 @@ async def connect(url: str, *, name: str) -> Client:
     )
 
 
-async def ensure_task_stream(jetstream: JetStreamContext, *, replicas: int = 1) -> None:
-    """Declare the stream of tasks. Idempotent; also brings it back after its store was lost."""
-    await jetstream.add_stream(
-        StreamConfig(
-            name=TASK_STREAM,
-            subjects=[f"{TASK_SUBJECT}.>"],
-            retention=RetentionPolicy.WORK_QUEUE,
-            storage=StorageType.FILE,
-            num_replicas=replicas,
-        )
+async def ensure_task_stream(jetstream: JetStreamContext, *, replicas: int | None = None) -> None:
+    """Declare the stream of tasks. Idempotent; also brings it back after its store was lost.
+
+    An existing stream with another number of replicas gets `replicas`; None leaves it as it is.
+    """
+    config = StreamConfig(
+        name=TASK_STREAM,
+        subjects=[f"{TASK_SUBJECT}.>"],
+        retention=RetentionPolicy.WORK_QUEUE,
+        storage=StorageType.FILE,
+        num_replicas=replicas or 1,
     )
+    try:
+        await jetstream.add_stream(config)
+    except nats.js.errors.BadRequestError as error:
+        if error.err_code != _STREAM_DIFFERS:
+            raise
+        if replicas is not None:
+            await jetstream.update_stream(config)
 
 
 async def ensure_pool_consumer(

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import itertools
+import time
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -9,9 +11,11 @@ import pytest
 from nats.aio.client import Client
 
 from services.campaign.campaign import Action, Mode, Status
-from services.campaign.dispatcher import WAITING_TARGET, Dispatcher
+from services.campaign.dispatcher import Dispatcher
+from services.campaign.ingest import digest
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
+from services.campaign.supply import LEAST_DEPTH
 from services.chassis.postgres import Pool
 from tests.campaigns import (
     DNS,
@@ -21,6 +25,7 @@ from tests.campaigns import (
     from_pattern,
     from_upload,
     generating,
+    history,
     kinds,
     new_campaign,
     validating,
@@ -29,6 +34,8 @@ from tests.eventually import eventually
 from tests.queues import empty_queue, task_count, wipe
 
 NAMES = [f"{number}.com" for number in range(500)]
+# Chunks of 100 names that fill a queue whose workers' throughput is not known.
+FULL = LEAST_DEPTH["dns"] // 100
 
 
 @pytest.fixture
@@ -100,11 +107,12 @@ async def test_a_full_sequence_runs_to_its_end(store: Store, pool: Pool, queue: 
         await eventually(completed)
 
     told = await kinds(store, running.campaign_no)
-    assert [kind for kind in told if kind != "chunk_settled"] == [
+    assert [kind for kind in told if kind not in {"chunk_settled", "names_reserved"}] == [
         "campaign_created",
         "1 RUNNING",
         "1 COMPLETED",
         "2 RUNNING",
+        "chunk_size_decided",
         "2 COMPLETED",
         "campaign_finished",
     ]
@@ -114,8 +122,7 @@ async def test_an_empty_campaign_completes(store: Store, queue: Client) -> None:
     new = new_campaign(from_upload(), mode=Mode.FULL_SEQUENCE)
     running = await generating(store, new)
     upload_id = uuid4()
-    await store.names.append_upload(running, upload_id, 0, [], 0)
-    await store.names.finish_upload(running, upload_id)
+    await store.names.append_upload(running, upload_id, 0, [], finish=True)
 
     async def completed() -> None:
         assert await status(store, running) is Status.COMPLETED
@@ -133,9 +140,9 @@ async def test_what_was_kept_to_find_repeated_lines_goes_when_the_upload_is_over
     for _ in range(2):
         running = await generating(store, new_campaign(from_upload()))
         upload_id = uuid4()
-        await store.names.append_upload(running, upload_id, 0, ["a.com", "b.com"], 0)
+        await store.names.append_upload(running, upload_id, 0, ["a.com", "b.com"])
         uploads.append((running, upload_id))
-    await store.names.finish_upload(*uploads[0])
+    await store.names.append_upload(*uploads[0], 2, [], finish=True)
 
     async def only_the_open_one_is_left() -> None:
         left = await pool.fetch("SELECT DISTINCT campaign_no FROM upload_names")
@@ -145,21 +152,39 @@ async def test_what_was_kept_to_find_repeated_lines_goes_when_the_upload_is_over
         await eventually(only_the_open_one_is_left)
 
 
-async def test_unclaimed_tasks_stay_within_the_target(
+async def in_flight(store: Store, running: RunningPhase) -> int:
+    """Chunks of the DNS phase that are handed out."""
+    return (await store.tally(running.campaign_no, DNS, 1)).chunks_in_flight
+
+
+async def handed_out(store: Store, *phases: RunningPhase, chunks: int) -> list[int]:
+    """Chunks handed out of each, once they are so many together."""
+
+    async def so_many() -> list[int]:
+        counts = [await in_flight(store, running) for running in phases]
+        assert sum(counts) == chunks
+        return counts
+
+    return await eventually(so_many)
+
+
+async def test_no_more_waits_on_the_queue_than_its_depth(
     store: Store, pool: Pool, queue: Client
 ) -> None:
-    running = await validating(store, NAMES, chunk_size=1)
+    names = [f"{number}.com" for number in range(12_000)]
+    running = await validating(store, names)
+
+    async def completed() -> None:
+        await settle_all(pool, running)
+        assert await status(store, running) is Status.COMPLETED
 
     async with dispatching(store, queue):
-        settled = 0
-        while settled < len(NAMES):
-            await tasks_on_queue(queue)
-            _, unclaimed = await store.ledger.waiting_tasks()
-            assert unclaimed <= WAITING_TARGET
-            settled += await settle_all(pool, running)
+        # Nobody takes any: it stays at the least there is.
+        assert await tasks_on_queue(queue, FULL) == FULL
+        await eventually(completed)
 
     tally = await store.tally(running.campaign_no, DNS, 1)
-    assert tally.settled_count == len(NAMES)
+    assert tally.settled_count == len(names)
 
 
 async def test_lost_tasks_come_back(store: Store, pool: Pool, queue: Client) -> None:
@@ -174,14 +199,159 @@ async def test_lost_tasks_come_back(store: Store, pool: Pool, queue: Client) -> 
     assert (tally.chunks_in_flight, tally.retry_count) == (5, 0)
 
 
-async def test_campaigns_share_the_queue(store: Store, queue: Client) -> None:
-    running = [await validating(store, NAMES, chunk_size=1) for _ in range(4)]
+async def set_campaign(pool: Pool, running: RunningPhase, column: str, value: object) -> None:
+    await pool.execute(
+        f"UPDATE campaigns SET {column} = $2 WHERE no = $1", running.campaign_no, value
+    )
+
+
+async def test_campaigns_share_the_queue_by_their_priorities(
+    store: Store, pool: Pool, queue: Client
+) -> None:
+    names = [f"{number}.com" for number in range(4_000)]
+    phases = [await validating(store, names) for _ in range(4)]
+    for running, priority in zip(phases, ("LOW", "HIGH", "NORMAL", "LOW"), strict=True):
+        await set_campaign(pool, running, "priority", priority)
 
     async with dispatching(store, queue):
-        await tasks_on_queue(queue, WAITING_TARGET)
+        assert await handed_out(store, *phases, chunks=FULL) == [5, 20, 10, 5]
 
-    waiting = [(await store.tally(r.campaign_no, DNS, 1)).chunks_in_flight for r in running]
-    assert waiting == [WAITING_TARGET // 4] * 4
+
+async def test_a_changed_priority_counts_from_the_next_chunk_on(
+    store: Store, pool: Pool, queue: Client
+) -> None:
+    names = [f"{number}.com" for number in range(50_000)]
+    one, other = await validating(store, names), await validating(store, names)
+
+    async def shifted() -> None:
+        counts = [await in_flight(store, running) for running in (one, other)]
+        assert sum(counts) >= FULL
+        assert counts[1] >= 3 * counts[0] > 0
+
+    async with dispatching(store, queue):
+        assert await handed_out(store, one, other, chunks=FULL) == [FULL // 2] * 2
+        await set_campaign(pool, one, "priority", "LOW")
+        await set_campaign(pool, other, "priority", "HIGH")
+        await settle_all(pool, one)
+        await settle_all(pool, other)
+        await eventually(shifted)
+
+
+async def test_a_campaign_that_comes_later_has_its_share_first(
+    store: Store, pool: Pool, queue: Client
+) -> None:
+    names = [f"{number}.com" for number in range(20_000)]
+    large = await validating(store, names)
+
+    async def handed_to_both() -> None:
+        await settle_all(pool, large)
+        assert await in_flight(store, small) == 5
+
+    async with dispatching(store, queue):
+        await handed_out(store, large, chunks=FULL)
+        small = await validating(store, NAMES)
+        await eventually(handed_to_both)
+
+    left = await pool.fetchval(
+        "SELECT count(*) FROM chunks WHERE campaign_no = $1 AND state = 'ready'", large.campaign_no
+    )
+    assert left > 0
+
+
+async def test_a_limited_campaign_gets_no_more_than_its_rate_until_the_limit_is_lifted(
+    store: Store, pool: Pool, queue: Client
+) -> None:
+    limit = 400
+    running = await validating(store, [f"{number}.com" for number in range(4_000)])
+    await set_campaign(pool, running, "name_rate_limit", limit)
+    begun = time.monotonic()
+    excess = []
+
+    async def some_out() -> None:
+        out = 100 * await in_flight(store, running)
+        excess.append(out - limit * (time.monotonic() - begun))
+        assert out >= 800
+
+    async with dispatching(store, queue, count=2):
+        await eventually(some_out)
+        await set_campaign(pool, running, "name_rate_limit", 0)
+        await handed_out(store, running, chunks=40)
+
+    # The chunk that uses the limit up is still handed out, by each of both.
+    assert max(excess) <= 2 * 100
+
+
+async def test_a_chunk_that_failed_comes_again_after_its_delay(
+    store: Store, pool: Pool, queue: Client
+) -> None:
+    running = await validating(store, ["a.com"])
+    key = (running.campaign_no, 2, 1, 0)
+
+    async def queued() -> None:
+        assert await in_flight(store, running) == 1
+
+    async with dispatching(store, queue):
+        await eventually(queued)
+        attempt = await pool.fetchval(
+            "SELECT attempt FROM claim_chunk($1, $2::smallint, $3, $4, 'w', '1 minute')", *key
+        )
+        begun = time.monotonic()
+        assert await pool.fetchval(
+            "SELECT fail_chunk($1, $2::smallint, $3, $4, $5, '0.5 seconds')", *key, attempt
+        )
+        await eventually(queued)
+
+    assert time.monotonic() - begun >= 0.4
+    assert await pool.fetchval("SELECT ready_time FROM chunks WHERE phase = 2") is None
+
+
+async def test_a_large_ledger_is_planned_as_it_is_needed(
+    store: Store, pool: Pool, queue: Client
+) -> None:
+    running = await generating(store, new_campaign(from_upload(), mode=Mode.FULL_SEQUENCE))
+    names = [f"{number}.com" for number in range(100_000)]
+    await append(store, running, names)
+
+    async def handed() -> None:
+        assert await in_flight(store, running) > 0
+
+    async def completed() -> None:
+        await settle_all(pool, running)
+        assert await status(store, running) is Status.COMPLETED
+
+    async with dispatching(store, queue):
+        await eventually(handed)
+        state = (await store.get(running.campaign_id)).current
+        assert state.name_count == len(names)
+        planned = await pool.fetchval("SELECT sum(name_count) FROM chunks WHERE phase = 2")
+        assert planned < len(names)
+        await eventually(completed, within=20)
+
+    chunks = await pool.fetch(
+        "SELECT first_position, name_count FROM chunks WHERE phase = 2 ORDER BY first_position"
+    )
+    end = 0
+    for first, count in chunks:
+        assert first == end
+        end = first + count
+    assert end == len(names)
+    decided = [
+        event.chunk_size_decided
+        for event in await history(store, running.campaign_no)
+        if event.WhichOneof("kind") == "chunk_size_decided"
+    ]
+    assert decided[0].previous_chunk_size == 0
+    assert decided[0].chunk_size == chunks[0]["name_count"]
+    assert all(each.reason for each in decided)
+    for before, after in itertools.pairwise(decided):
+        assert after.previous_chunk_size == before.chunk_size != after.chunk_size
+
+
+async def append(store: Store, running: RunningPhase, names: list[str]) -> None:
+    """Store the names of an upload and end its generation."""
+    assert await store.names.append_names(running, 0, names, digest(names))
+    await store.names.announce(running, len(names), planned=True)
+    assert await store.ledger.complete(running)
 
 
 async def test_several_dispatchers_at_once_do_no_harm(
@@ -252,11 +422,12 @@ async def test_a_failure_that_cannot_be_written_down_stops_nobody(
 
 
 async def test_a_pattern_that_is_not_accepted_any_more_fails_alone(
-    store: Store, queue: Client
+    store: Store, pool: Pool, queue: Client
 ) -> None:
     configuration = from_pattern()
-    configuration.generation.pattern.ClearField("tlds")
     broken = await generating(store, new_campaign(configuration))
+    configuration.generation.pattern.ClearField("tlds")
+    await pool.execute("UPDATE campaigns SET configuration = $1", configuration.SerializeToString())
     well = await generating(store, new_campaign(phases=[GENERATION]))
 
     async def decided() -> None:

@@ -1,0 +1,289 @@
+"""Keeps the queue of every worker pool supplied: plans chunks as they are needed, shares them out,
+and takes back what was lost. Everything it knows stands in the tables; the queue may vanish at any
+time, and what is remembered here may too.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import nats.js.errors
+from nats.js import JetStreamContext
+
+from domainflow.validation.v1 import task_pb2
+from services.campaign import chunking
+from services.campaign.campaign import Phase
+from services.campaign.chunking import Load
+from services.campaign.configuration import chunk_size
+from services.campaign.events import chunk_size_decided
+from services.campaign.leases import Delays, Leases, Stillness
+from services.campaign.ledger import POOLS, ChunkKey, Offer, Work, WorkerReport
+from services.campaign.rows import RunningPhase
+from services.campaign.share import WEIGHTS, Bucket, Candidate, Throughput, choose, depth
+from services.campaign.store import Store
+from services.chassis import jetstream, postgres
+
+log = logging.getLogger(__name__)
+
+# What waits on a queue before its workers' throughput is known, in names.
+LEAST_DEPTH = {"dns": 4_000}
+# How often everything that is handed out is looked at, and the queue is counted, s.
+LOOK_PERIOD = 1.0
+# A worker that reports every 5 s and has not for this long does not count, s.
+WORKER_SILENCE = 15.0
+# Chunks that are read from the ledger in one round, and the most campaigns they are of: those that
+# are next in line.
+OFFERS, CAMPAIGNS = 512, 128
+# Ledgers that are planned further in one round, and how many of them at once.
+PLANS, PLANS_AT_ONCE = 32, 4
+# Tasks that are published before the first of them has to be acknowledged.
+PUBLISHED_AT_ONCE = 64
+# When a dispatcher of the version before may take a chunk back that nobody has claimed.
+QUEUE_LEASE = timedelta(seconds=30)
+
+
+@dataclass(slots=True)
+class _Pool:
+    """What is known of one worker pool: what its workers say, and how fast they take names."""
+
+    throughput: Throughput = field(default_factory=Throughput)
+    workers: int = 0
+    names_per_second: float = 0.0
+    loss: float = 0.0
+    latency: float = 0.0
+
+    def load(self, names_left: int, name_rate_limit: int) -> Load:
+        return Load(
+            names_left=names_left,
+            workers=self.workers,
+            names_per_second=self.names_per_second or self.throughput.rate,
+            loss=self.loss,
+            latency=self.latency,
+            name_rate_limit=name_rate_limit,
+        )
+
+
+class Supply:
+    """The queues of all pools. `failed` is told of a campaign whose ledger cannot be planned."""
+
+    def __init__(
+        self,
+        store: Store,
+        queue: JetStreamContext,
+        *,
+        replicas: int,
+        failed: Callable[[RunningPhase, Exception], Awaitable[None]],
+    ) -> None:
+        self._ledger = store.ledger
+        self._jetstream = queue
+        self._replicas = replicas
+        self._failed = failed
+        self._pools = {pool: _Pool() for pool in POOLS.values()}
+        self._leases: Leases[ChunkKey] = Leases()
+        self._delays: Delays[ChunkKey] = Delays()
+        self._reports: Stillness[str] = Stillness()
+        self._buckets: dict[tuple[int, int, int], Bucket] = {}
+        self._looked = float("-inf")
+
+    async def supply(self, works: Sequence[Work]) -> bool:
+        """One round over all phases that workers work on. True when the next should come soon."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_PERIOD:
+            self._looked = now
+            await self._look(works)
+        await self._end_delays()
+        self._fill_buckets(works)
+        soon = False
+        for pool in self._pools:
+            of_pool = [work for work in works if POOLS[work.running.phase] == pool]
+            if await self._hand_out(pool, of_pool):
+                soon = True
+        return soon
+
+    # What was lost comes back.
+
+    async def _look(self, works: Sequence[Work]) -> None:
+        # The queue is counted before the tables: tasks only leave it in between, so a shortage is
+        # real.
+        on_queue = await self._count_tasks()
+        self._leases.look(time.monotonic(), await self._ledger.queued())
+        claims: dict[tuple[int, int, int], list[ChunkKey]] = {}
+        lost = {each.key: each for each in self._leases.lost_claims()}
+        for key in lost:
+            claims.setdefault((key.campaign_no, key.phase, key.run), []).append(key)
+        running = {_run(work.running): work.running for work in works}
+        for run, keys in claims.items():
+            await self._ledger.take_back_claims(running.get(run), [lost[key] for key in keys])
+        if tasks := self._leases.lost_tasks(on_queue):
+            taken = await self._ledger.take_back_tasks(tasks)
+            if taken:
+                log.warning("the queue lost %d tasks; handing them out again", taken)
+        self._take_reports(await self._ledger.workers())
+
+    async def _count_tasks(self) -> dict[str, int]:
+        """Tasks of each pool that are not acknowledged."""
+        try:
+            info = await self._jetstream.stream_info(
+                jetstream.TASK_STREAM, subjects_filter=f"{jetstream.TASK_SUBJECT}.>"
+            )
+        except nats.js.errors.NotFoundError:
+            await jetstream.ensure_task_stream(self._jetstream, replicas=self._replicas)
+            return {}
+        if info.config.num_replicas != self._replicas:
+            await jetstream.ensure_task_stream(self._jetstream, replicas=self._replicas)
+        subjects = info.state.subjects or {}
+        return {pool: subjects.get(jetstream.task_subject(pool), 0) for pool in self._pools}
+
+    def _take_reports(self, reports: Sequence[WorkerReport]) -> None:
+        """What the workers that are alive say of themselves."""
+        self._reports.look(time.monotonic(), {each.worker_id: each.mark for each in reports})
+        for name, pool in self._pools.items():
+            loads = [
+                task_pb2.WorkerLoad.FromString(each.load)
+                for each in reports
+                if each.pool == name and self._reports.age(each.worker_id) < WORKER_SILENCE
+            ]
+            pool.workers = len(loads)
+            pool.names_per_second = sum(load.names_per_second for load in loads)
+            weights = [(load, max(load.names_per_second, 1e-9)) for load in loads]
+            total = sum(weight for _, weight in weights) or 1.0
+            pool.loss = sum(load.loss * weight for load, weight in weights) / total
+            pool.latency = sum(load.latency_us * weight for load, weight in weights) / total / 1e6
+
+    async def _end_delays(self) -> None:
+        delayed = await self._ledger.delayed()
+        due = self._delays.look(time.monotonic(), delayed)
+        if due:
+            await self._ledger.end_delays({key: delayed[key][0] for key in due})
+
+    # What is ready goes out.
+
+    def _fill_buckets(self, works: Sequence[Work]) -> None:
+        """Let every limited campaign have what the time since the last round has brought it."""
+        now = time.monotonic()
+        before, self._buckets = self._buckets, {}
+        for work in works:
+            if work.name_rate_limit:
+                run = _run(work.running)
+                bucket = self._buckets[run] = before.get(run) or Bucket(now, work.out)
+                bucket.look(now, work.name_rate_limit, work.out)
+
+    async def _hand_out(self, name: str, works: Sequence[Work]) -> bool:
+        """Fill the pool's queue. True when it may run dry before the next ordinary round."""
+        pool = self._pools[name]
+        waiting = sum(work.unclaimed for work in works)
+        pool.throughput.look(time.monotonic(), waiting)
+        room = self._depth(name, 0.0) - waiting
+        works = [work for work in works if self._may_have_more(work)]
+        if room <= 0 or not works:
+            return False
+        works = sorted(works, key=lambda work: work.in_flight / WEIGHTS[work.priority])[:CAMPAIGNS]
+        offers = await self._offers(pool, works, room)
+        sizes = [offer.name_count for each in offers for offer in each]
+        if sizes:
+            room = self._depth(name, sum(sizes) / len(sizes)) - waiting
+        chosen = choose(
+            [
+                self._candidate(work, [offer.name_count for offer in each])
+                for work, each in zip(works, offers, strict=True)
+            ],
+            room,
+        )
+        lines = [iter(each) for each in offers]
+        turns = [(next(lines[i]), works[i]) for i in chosen]
+        queued = set(await self._ledger.queue([offer.key for offer, _ in turns], QUEUE_LEASE))
+        turns = [(offer, work) for offer, work in turns if offer.key in queued]
+        for offer, work in turns:
+            pool.throughput.put(offer.name_count)
+            if bucket := self._buckets.get(_run(work.running)):
+                bucket.take(offer.name_count)
+        await self._publish([offer.key for offer, _ in turns])
+        # It was more than half empty; or more is ready than one round reads.
+        return room > waiting or len(turns) == len(sizes) > 0
+
+    def _depth(self, name: str, chunk_names: float) -> int:
+        pool = self._pools[name]
+        least = LEAST_DEPTH.get(name, 1)
+        return depth(pool.throughput.rate, pool.workers, chunk_names, least)
+
+    def _may_have_more(self, work: Work) -> bool:
+        bucket = self._buckets.get(_run(work.running))
+        if bucket is not None and bucket.tokens < 0:
+            return False
+        return work.has_offer or not work.running.planned
+
+    def _candidate(self, work: Work, chunks: Sequence[int]) -> Candidate:
+        bucket = self._buckets.get(_run(work.running))
+        tokens = float("inf") if bucket is None else bucket.tokens
+        return Candidate(WEIGHTS[work.priority], work.in_flight, chunks, tokens)
+
+    async def _offers(self, pool: _Pool, works: Sequence[Work], room: int) -> list[list[Offer]]:
+        """The next chunks of each campaign, planned where the ledger has too few of them."""
+        limit = max(OFFERS // len(works), 4)
+        offers = await self._ledger.offers([work.running for work in works], limit)
+        short = [
+            i
+            for i, (work, each) in enumerate(zip(works, offers, strict=True))
+            if not work.running.planned
+            and len(each) < limit
+            and sum(offer.name_count for offer in each) < room
+        ][:PLANS]
+        at_once = asyncio.Semaphore(PLANS_AT_ONCE)
+
+        async def plan(i: int) -> None:
+            async with at_once:
+                offers[i] += await self._plan(pool, works[i], room)
+
+        async with asyncio.TaskGroup() as group:
+            for i in short:
+                group.create_task(plan(i))
+        return offers
+
+    async def _plan(self, pool: _Pool, work: Work, room: int) -> list[Offer]:
+        """Plan the next portion of one ledger; a fault there stops no other campaign."""
+        running = work.running
+        try:
+            end, present = await self._ledger.planned(running)
+            names = running.campaign_name_count
+            load = pool.load(names - end, work.name_rate_limit)
+            size, decided = 0, None
+            if running.phase is Phase.DNS_VALIDATION:
+                size = chunk_size(running.configuration)
+            if not size:
+                decision = chunking.chunk_size(load, present)
+                size = decision.size
+                if size != present:
+                    decided = chunk_size_decided(
+                        running.phase, running.run, size, present, decision.reason
+                    )
+            count = chunking.portion(load, size, room)
+            return await self._ledger.plan(running, names, size, count, decided)
+        except (*jetstream.AWAY, *postgres.AWAY):
+            raise
+        except Exception as error:
+            await self._failed(running, error)
+            return []
+
+    async def _publish(self, keys: Sequence[ChunkKey]) -> None:
+        """Publish references to chunks. Should one get lost, `_look` notices."""
+        for first in range(0, len(keys), PUBLISHED_AT_ONCE):
+            some = keys[first : first + PUBLISHED_AT_ONCE]
+            # Not a group: what one of them raises is the same for all, and the caller knows it.
+            await asyncio.gather(*map(self._publish_one, some))
+
+    async def _publish_one(self, key: ChunkKey) -> None:
+        task = task_pb2.ChunkTask(
+            campaign_no=key.campaign_no,
+            phase=key.phase,
+            run=key.run,
+            first_position=key.first_position,
+        )
+        subject = jetstream.task_subject(POOLS[Phase(key.phase)])
+        await self._jetstream.publish(subject, task.SerializeToString())
+
+
+def _run(running: RunningPhase) -> tuple[int, int, int]:
+    return running.campaign_no, running.phase, running.run
