@@ -2,10 +2,11 @@
 
 import typer
 
-from services.cli import campaign, domains
+from services.cli import campaign, dead_letters, domains
 from services.cli.demo import demo
 from services.cli.doctor import doctor
 from services.cli.up import up
+from services.cli.workers import workers
 
 HELP = """Bulk domain campaigns: generate names, ask DNS about every one, explain every verdict.
 
@@ -28,8 +29,10 @@ def app() -> typer.Typer:
     made.command()(up)
     made.command()(demo)
     made.command()(doctor)
+    made.command()(workers)
     made.add_typer(campaign.group(), name="campaign")
     made.add_typer(domains.group(), name="domains")
+    made.add_typer(dead_letters.group(), name="dead-letters")
     return made
 
 

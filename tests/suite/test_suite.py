@@ -15,7 +15,8 @@ import pytest
 
 from services.suite.lock import FolderInUse
 from services.suite.process import StartFailed, State
-from services.suite.suite import Options, Suite
+from services.suite.suite import Options, Suite, WorkerRange
+from tests.eventually import eventually
 from tests.suite.living import gone
 
 pytestmark = [pytest.mark.postgres, pytest.mark.nats]
@@ -54,6 +55,14 @@ async def _campaigns(address: str) -> int:
         return answer.status
 
 
+async def _get(address: str, path: str) -> Any:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{address}{path}") as answer,
+    ):
+        return await answer.json()
+
+
 async def test_started_suite_answers_and_tells_its_state(suite: Suite, data_folder: Path) -> None:
     state = _state(data_folder)
 
@@ -82,6 +91,27 @@ async def test_every_killed_part_comes_back(suite: Suite, data_folder: Path) -> 
 
     assert await _campaigns(suite.address) == 200
     assert {part["state"] for part in _state(data_folder)["parts"].values()} == {"ready"}
+
+
+async def test_range_of_workers_is_a_part_that_keeps_them_itself(data_folder: Path) -> None:
+    async with Suite(data_folder, Options(workers=WorkerRange(1, 2))) as suite:
+        parts = _state(data_folder)["parts"]
+        assert {name for name, part in parts.items() if part["pid"]} == (
+            PARTS - {"worker-1"} | {"dns-pool"}
+        )
+
+        async def pool_and_worker() -> tuple[Any, Any]:
+            pools = (await _get(suite.address, "/v1/pools"))["workerPools"]
+            workers = (await _get(suite.address, "/v1/workers"))["workers"]
+            assert len(pools) == len(workers) == 1
+            return pools[0], workers[0]
+
+        pool, worker = await eventually(pool_and_worker, within=20)
+
+    assert (pool["minProcessCount"], pool["maxProcessCount"]) == (1, 2)
+    assert pool["reason"].startswith("0 -> 1 process")
+    assert int(worker["load"]["memoryBytes"]) > 1 << 20
+    await gone(worker["pid"])
 
 
 async def test_killed_supervisor_takes_all_along_and_can_start_again(data_folder: Path) -> None:
