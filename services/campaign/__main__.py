@@ -11,6 +11,7 @@ from nats.aio.msg import Msg
 
 from domainflow.campaign.v1 import campaign_service_pb2_grpc
 from services.campaign.configuration import RULES
+from services.campaign.deletion import Eraser
 from services.campaign.dispatcher import Dispatcher
 from services.campaign.service import CampaignService
 from services.campaign.store import Store
@@ -28,11 +29,14 @@ class Settings:
     """Environment of this process; names in upper case."""
 
     database_url: str
+    # One server, or those of a cluster, comma-separated.
     nats_url: str
     # host:port to listen on.
     campaign_address: str
     # Base64 of 32 bytes; several, comma-separated, to rotate: the first seals.
     page_token_key: str
+    # Copies that the cluster keeps of the queue; 1 for a single server.
+    nats_replicas: int = 1
     log_format: str = "text"
 
 
@@ -45,6 +49,8 @@ async def run(settings: Settings) -> None:
         stack.push_async_callback(pool.close)
         pulse = await stack.enter_async_context(Pulse(settings.database_url))
         store = Store(pool)
+        # Before any start can take names that belong to a campaign of the version before.
+        await store.reservations.adopt()
         hub = Hub(store)
         waking: list[Callable[[], None]] = [hub.wake]
 
@@ -56,7 +62,7 @@ async def run(settings: Settings) -> None:
             # Beside the calls, which need no queue: they are answered while it is away.
             queue = await jetstream.connect(settings.nats_url, name="campaign")
             try:
-                dispatcher = Dispatcher(store=store, queue=queue)
+                dispatcher = Dispatcher(store=store, queue=queue, replicas=settings.nats_replicas)
                 waking.append(dispatcher.wake)
 
                 async def on_event(message: Msg) -> None:
@@ -72,8 +78,13 @@ async def run(settings: Settings) -> None:
         service = CampaignService(
             store=store, hub=hub, seal=Seal(parse_keys(settings.page_token_key)), wake=wake
         )
+        eraser = Eraser(store.deletions, on_finished=hub.wake)
         async with asyncio.TaskGroup() as group:
-            loops = [group.create_task(dispatch()), group.create_task(hub.follow())]
+            loops = [
+                group.create_task(dispatch()),
+                group.create_task(hub.follow()),
+                group.create_task(eraser.erase()),
+            ]
             await serve(
                 settings.campaign_address,
                 service_name=CAMPAIGN,

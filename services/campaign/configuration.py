@@ -1,15 +1,16 @@
 """Reads campaign configurations: what a request may ask for, and what the stored bytes say."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2
+from services.campaign.allotment import MAX_OFFSET, Asked
 from services.campaign.campaign import Phase
+from services.campaign.filter import BadFilter, parse_filter, parse_order
 from services.campaign.pattern import Pattern, parse
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
-from services.chassis.errors import FieldViolation
+from services.chassis.errors import FieldViolation, InvalidFields
 from services.chassis.server import Rules
 
-DEFAULT_CHUNK_SIZE = 2000
 MAX_NAMES = 1_000_000_000
 MAX_RESOLVERS = 1000
 
@@ -43,6 +44,35 @@ def check_configure(
     yield from _check_parts(request.configuration)
 
 
+def check_list(request: campaign_service_pb2.ListCampaignsRequest) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about a list's filter and order."""
+    try:
+        parse_filter(request.filter)
+    except BadFilter as problem:
+        yield FieldViolation("filter", str(problem))
+    try:
+        parse_order(request.order_by)
+    except BadFilter as problem:
+        yield FieldViolation("order_by", str(problem))
+
+
+def check_update(request: campaign_service_pb2.UpdateCampaignRequest) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about new settings."""
+    named, limited = request.HasField("name"), request.HasField("name_rate_limit")
+    if not (named or limited or request.mode or request.priority):
+        yield FieldViolation("name", "or mode, priority or name_rate_limit has to be given")
+    if request.name:
+        yield from check_name(request.name)
+
+
+def check_duplicate(
+    request: campaign_service_pb2.DuplicateCampaignRequest,
+) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about a copy."""
+    if request.name:
+        yield from check_name(request.name)
+
+
 def check_name(name: str) -> Iterator[FieldViolation]:
     """What the contract's rules cannot say about a campaign's name."""
     if not name.strip():
@@ -53,10 +83,8 @@ def check_name(name: str) -> Iterator[FieldViolation]:
 
 def _check_parts(configuration: campaign_pb2.CampaignConfiguration) -> Iterator[FieldViolation]:
     if configuration.generation.HasField("pattern"):
-        for violation in _check_pattern(configuration.generation.pattern):
-            yield FieldViolation(
-                f"configuration.generation.pattern.{violation.field}", violation.description
-            )
+        violations = _check_pattern(configuration.generation.pattern)
+        yield from _below("configuration.generation.pattern.", violations)
     # The contract's rule speaks about the ones beyond.
     for index, resolver in enumerate(configuration.dns.resolvers[:MAX_RESOLVERS]):
         try:
@@ -113,21 +141,53 @@ def with_part(
     return message.SerializeToString()
 
 
-def pattern_range(configuration: bytes) -> tuple[Pattern, int, int] | None:
-    """Pattern, first offset and number of names of a stored configuration; None for an upload."""
+def without_range(configuration: bytes) -> bytes:
+    """The stored configuration for another campaign: its names are those that nobody has taken."""
+    message = campaign_pb2.CampaignConfiguration.FromString(configuration)
+    if message.generation.HasField("pattern"):
+        message.generation.pattern.ClearField("first_offset")
+        message.generation.pattern.ClearField("overlap_allowed")
+    return message.SerializeToString()
+
+
+def has_pattern(configuration: bytes) -> bool:
+    """Whether the names of a stored configuration come from a pattern, not from an upload."""
+    message = campaign_pb2.CampaignConfiguration.FromString(configuration)
+    return message.generation.HasField("pattern")
+
+
+def asked_names(configuration: bytes) -> Asked | None:
+    """What a stored configuration asks of its pattern; None for an upload.
+
+    Raises InvalidFields when the pattern is not accepted any more.
+    """
     source = campaign_pb2.CampaignConfiguration.FromString(configuration).generation
     if not source.HasField("pattern"):
         return None
-    pattern = _parse(source.pattern)
-    assert isinstance(pattern, Pattern)
-    first = source.pattern.first_offset
-    return pattern, first, source.pattern.name_count or pattern.combinations - first
+    return asked_of(source.pattern, "configuration.generation.pattern.")
+
+
+def asked_of(source: campaign_pb2.PatternSource, path: str) -> Asked:
+    """What `source`, which stands at `path`, asks for. Raises InvalidFields."""
+    pattern = _parse(source)
+    if not isinstance(pattern, Pattern):
+        raise InvalidFields(_below(path, pattern))
+    return Asked(
+        pattern=pattern,
+        first_offset=source.first_offset if source.HasField("first_offset") else None,
+        name_count=source.name_count,
+        overlap_allowed=source.overlap_allowed,
+    )
+
+
+def _below(path: str, violations: Iterable[FieldViolation]) -> Iterator[FieldViolation]:
+    for violation in violations:
+        yield FieldViolation(f"{path}{violation.field}", violation.description)
 
 
 def chunk_size(configuration: bytes) -> int:
-    """Names per chunk of the DNS phase."""
-    dns = campaign_pb2.CampaignConfiguration.FromString(configuration).dns
-    return dns.chunk_size or DEFAULT_CHUNK_SIZE
+    """Names per chunk that the configuration asks for in the DNS phase; 0: the suite decides."""
+    return campaign_pb2.CampaignConfiguration.FromString(configuration).dns.chunk_size
 
 
 def _parse(source: campaign_pb2.PatternSource) -> Pattern | list[FieldViolation]:
@@ -142,19 +202,36 @@ def _parse(source: campaign_pb2.PatternSource) -> Pattern | list[FieldViolation]
     )
 
 
+def check_preview(
+    request: campaign_service_pb2.PreviewPatternRequest,
+) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about a pattern to look at."""
+    yield from _below("pattern.", _check_pattern(request.pattern))
+
+
+def check_upload(request: campaign_service_pb2.UploadNamesRequest) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about one part of a list."""
+    end = request.offset + len(request.lines)
+    if end > MAX_NAMES:
+        yield FieldViolation("lines", f"end at line {end}; a list has at most {MAX_NAMES}")
+
+
 def _check_pattern(source: campaign_pb2.PatternSource) -> Iterator[FieldViolation]:
+    """What can never work, whatever others have taken."""
     pattern = _parse(source)
     if not isinstance(pattern, Pattern):
         yield from pattern
         return
-    remaining = pattern.combinations - source.first_offset
-    if source.first_offset >= pattern.combinations:
+    # Of more than 64 bits can count, only so many can be had.
+    remaining = min(pattern.combinations, MAX_OFFSET) - source.first_offset
+    counted_from = " from first_offset on" if source.first_offset else ""
+    if remaining <= 0:
         yield FieldViolation(
             "first_offset", f"is past the end: the pattern has {pattern.combinations} names"
         )
     elif source.name_count > remaining:
         yield FieldViolation(
-            "name_count", f"is more than the {remaining} names from first_offset to the end"
+            "name_count", f"is more than the {remaining} names there are{counted_from}"
         )
     elif not source.name_count and remaining > MAX_NAMES:
         yield FieldViolation(
@@ -167,4 +244,9 @@ def _check_pattern(source: campaign_pb2.PatternSource) -> Iterator[FieldViolatio
 RULES: Rules = {
     campaign_service_pb2.CreateCampaignRequest: check_create,
     campaign_service_pb2.ConfigurePhaseRequest: check_configure,
+    campaign_service_pb2.ListCampaignsRequest: check_list,
+    campaign_service_pb2.UpdateCampaignRequest: check_update,
+    campaign_service_pb2.DuplicateCampaignRequest: check_duplicate,
+    campaign_service_pb2.PreviewPatternRequest: check_preview,
+    campaign_service_pb2.UploadNamesRequest: check_upload,
 }

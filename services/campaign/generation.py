@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from services.campaign.configuration import asked_names
 from services.campaign.ingest import digest
 from services.campaign.pattern import Pattern
 from services.campaign.rows import RunningPhase
@@ -22,20 +23,24 @@ class _Block:
     sha256: bytes
 
 
-async def generate(
-    store: Store, running: RunningPhase, pattern: Pattern, first_offset: int, name_count: int
-) -> bool:
-    """Store the pattern's names from first_offset on until the campaign has name_count of them.
+async def generate(store: Store, running: RunningPhase) -> bool:
+    """Store the names that the campaign has taken of its pattern, from those on that it has stored.
 
     True when all are stored; False when the phase stopped running or somebody else is generating.
+    Raises InvalidFields when the pattern is not accepted any more.
     """
-    await store.names.announce(running, name_count, planned=False)
-    async with aclosing(_blocks(running, pattern, first_offset, name_count)) as blocks:
+    asked = asked_names(running.configuration)
+    assert asked is not None, "its names come from a pattern"
+    taken = await store.reservations.taken(running.campaign_id)
+    name_count = taken.name_count
+    if not await store.names.announce(running, name_count, planned=False):
+        return False
+    blocks_to_store = _blocks(running, asked.pattern, taken.first_offset, name_count)
+    async with aclosing(blocks_to_store) as blocks:
         async for block in blocks:
             if not await store.names.append_names(running, block.first, block.names, block.sha256):
                 return False
-    await store.names.announce(running, name_count, planned=True)
-    return True
+    return await store.names.announce(running, name_count, planned=True)
 
 
 async def _blocks(

@@ -35,8 +35,8 @@ from services.chassis.errors import (
 )
 from services.chassis.postgres import Connection, Pool
 
-# The first outcome of the generation phase: the name was made and stored.
-GENERATED = 1
+# Rejected lines that are kept of one list.
+KEPT_REJECTIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +51,38 @@ class Upload:
     finished: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A line of an uploaded list that is no DNS name."""
+
+    # Number of the line in the list.
+    offset: int
+    # As much of it as is shown.
+    line: str
+    reason: str
+
+
 class Names:
     """The names of campaigns and the uploads they come from."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def announce(self, running: RunningPhase, name_count: int, *, planned: bool) -> None:
-        """Say how many names the run has to settle, and whether all of them stand in the ledger."""
-        await self._pool.execute(
+    async def announce(self, running: RunningPhase, name_count: int, *, planned: bool) -> bool:
+        """Say how many names the run has to settle, and whether all of them stand in the ledger.
+
+        False when the phase does not run any more; then nothing has changed.
+        """
+        status = await self._pool.execute(
             """UPDATE phases SET name_count = $4, planned = $5
-               WHERE campaign_no = $1 AND phase = $2 AND run = $3""",
+               WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND status = 'RUNNING'""",
             running.campaign_no,
             running.phase,
             running.run,
             name_count,
             planned,
         )
+        return status == "UPDATE 1"
 
     async def append_names(
         self, running: RunningPhase, first: int, names: Sequence[str], sha256: bytes
@@ -94,77 +109,62 @@ class Names:
         row = await self._pool.fetchrow(SELECT_UPLOAD, campaign_no)
         return Upload(**row) if row else None
 
+    async def rejections(self, campaign_no: int, limit: int) -> list[Rejection]:
+        """Return the first rejected lines of the campaign's list; KEPT_REJECTIONS are kept."""
+        rows = await self._pool.fetch(
+            """SELECT line_offset, line, reason FROM upload_rejections WHERE campaign_no = $1
+               ORDER BY line_offset LIMIT $2""",
+            campaign_no,
+            limit,
+        )
+        return [Rejection(*row) for row in rows]
+
     async def append_upload(
         self,
         running: RunningPhase,
         upload_id: UUID,
         offset: int,
         names: Sequence[str],
-        rejected_count: int,
+        rejected: Sequence[Rejection] = (),
+        *,
+        finish: bool = False,
     ) -> Upload:
         """Store one part of an uploaded list, all or nothing. `names` are its good lines in order.
 
-        Raises UploadOffsetStored, UploadOffsetGap, UploadClosed, TransitionNotAllowed.
+        With `finish` the list is closed by it, and generation complete; done again, it changes
+        nothing and returns the same, whatever became of the phase since. Raises UploadOffsetStored,
+        UploadOffsetGap, UploadClosed, TransitionNotAllowed.
         """
         no = running.campaign_no
         async with self._pool.acquire() as connection, connection.transaction():
             upload = await _open_upload(connection, running, upload_id)
-            facts: dict[str, Any] = {
-                "campaign_id": running.campaign_id,
-                "upload_id": upload_id,
-                "next_offset": upload.next_offset,
-            }
-            if offset < upload.next_offset:
-                raise UploadOffsetStored(f"go on at {upload.next_offset}", **facts)
-            if offset > upload.next_offset:
-                raise UploadOffsetGap(f"go on at {upload.next_offset}", **facts)
-            distinct = list(dict.fromkeys(names))
-            rows = await connection.fetch(
-                """INSERT INTO upload_names (campaign_no, name) SELECT $1, unnest($2::text[])
-                   ON CONFLICT DO NOTHING RETURNING name""",
-                no,
-                distinct,
-            )
-            new = {row["name"] for row in rows}
-            accepted = [name for name in distinct if name in new]
-            duplicates = len(names) - len(accepted)
-            if accepted:
-                first = upload.accepted_count
-                sha256 = await asyncio.to_thread(digest, accepted)
-                await _copy_domains(connection, no, first, accepted)
-                await _book_names(connection, running, first, len(accepted), sha256)
+            past = offset + len(names) + len(rejected)
+            if upload.finished and finish and past == upload.next_offset:
+                return upload
+            _require_next(running, upload, offset)
+            accepted = await _add_new(connection, running, upload.accepted_count, names)
+            await _keep_rejections(connection, no, upload.rejected_count, rejected)
             row = await connection.fetchrow(
-                f"""UPDATE uploads SET next_offset = next_offset + $2,
-                        accepted_count = accepted_count + $3,
-                        duplicate_count = duplicate_count + $4, rejected_count = rejected_count + $5
+                f"""UPDATE uploads SET next_offset = $2, accepted_count = accepted_count + $3,
+                        duplicate_count = duplicate_count + $4,
+                        rejected_count = rejected_count + $5, finished = $6
                     WHERE campaign_no = $1 RETURNING {_UPLOAD_COLUMNS}""",
                 no,
-                len(names) + rejected_count,
-                len(accepted),
-                duplicates,
-                rejected_count,
+                past,
+                accepted,
+                len(names) - accepted,
+                len(rejected),
+                finish,
             )
             assert row is not None
-            return Upload(**row)
-
-    async def finish_upload(self, running: RunningPhase, upload_id: UUID) -> Upload:
-        """Close the upload; generation is then complete. Raises UploadClosed when it is closed."""
-        no = running.campaign_no
-        async with self._pool.acquire() as connection, connection.transaction():
-            upload = await _open_upload(connection, running, upload_id)
-            row = await connection.fetchrow(
-                f"""UPDATE uploads SET finished = true WHERE campaign_no = $1
-                    RETURNING {_UPLOAD_COLUMNS}""",
-                no,
-            )
-            await connection.execute(
-                """UPDATE phases SET planned = true, name_count = $3
-                   WHERE campaign_no = $1 AND phase = $2""",
-                no,
-                Phase.DOMAIN_GENERATION,
-                upload.accepted_count,
-            )
-            assert row is not None
+            if finish:
+                await connection.execute(
+                    """UPDATE phases SET planned = true, name_count = $3
+                       WHERE campaign_no = $1 AND phase = $2""",
+                    no,
+                    Phase.DOMAIN_GENERATION,
+                    row["accepted_count"],
+                )
             return Upload(**row)
 
     async def forget_uploaded(self, limit: int) -> int:
@@ -179,17 +179,27 @@ class Names:
         )
         return int(status.split()[-1])
 
+    async def generation(self, campaign_id: UUID) -> RunningPhase:
+        """Return the phase that names are uploaded to, whatever its status. Raises
+        CampaignNotFound."""
+        row = await self._phase(campaign_id, Phase.DOMAIN_GENERATION)
+        return to_running_phase(row)
+
     async def running_phase(self, campaign_id: UUID, phase: Phase) -> RunningPhase:
         """Return a phase to work on. Raises CampaignNotFound, or TransitionNotAllowed if it does
         not run."""
+        row = await self._phase(campaign_id, phase)
+        if row["status"] != Status.RUNNING:
+            raise _not_running(campaign_id, phase, row["status"])
+        return to_running_phase(row)
+
+    async def _phase(self, campaign_id: UUID, phase: Phase) -> asyncpg.Record:
         row = await self._pool.fetchrow(
             f"{RUNNING_PHASES} WHERE k.id = $1 AND p.phase = $2", campaign_id, phase
         )
         if row is None:
             raise CampaignNotFound(campaign_id)
-        if row["status"] != Status.RUNNING:
-            raise _not_running(campaign_id, phase, row["status"])
-        return to_running_phase(row)
+        return row
 
 
 _UPLOAD_COLUMNS = (
@@ -255,27 +265,74 @@ async def _book_names(
 
 
 async def _open_upload(connection: Connection, running: RunningPhase, upload_id: UUID) -> Upload:
-    """Lock the campaign's upload, making it with the first message. Raises UploadClosed,
-    TransitionNotAllowed."""
+    """Lock the campaign's upload, making it with the first message; a finished one is returned as
+    it is. Raises UploadClosed, TransitionNotAllowed."""
     no = running.campaign_no
-    if not await take_phase(connection, running):
+    runs = await take_phase(connection, running)
+    if runs:
+        await connection.execute(
+            "INSERT INTO uploads (campaign_no, upload_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            no,
+            upload_id,
+        )
+    row = await connection.fetchrow(f"{SELECT_UPLOAD} FOR UPDATE", no)
+    upload = Upload(**row) if row else None
+    if upload is not None and upload.upload_id != upload_id:
+        raise UploadClosed(
+            f"the campaign has another upload, {upload.upload_id}",
+            campaign_id=running.campaign_id,
+            upload_id=upload.upload_id,
+        )
+    if upload is None or not (runs or upload.finished):
         status = await connection.fetchval(
             "SELECT status FROM phases WHERE campaign_no = $1 AND phase = $2", no, running.phase
         )
         raise _not_running(running.campaign_id, running.phase, status)
-    await connection.execute(
-        "INSERT INTO uploads (campaign_no, upload_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-        no,
-        upload_id,
-    )
-    row = await connection.fetchrow(f"{SELECT_UPLOAD} FOR UPDATE", no)
-    assert row is not None
-    upload = Upload(**row)
-    if upload.upload_id != upload_id or upload.finished:
-        what = "finished" if upload.upload_id == upload_id else f"another one, {upload.upload_id}"
-        raise UploadClosed(
-            f"the campaign's upload is {what}",
-            campaign_id=running.campaign_id,
-            upload_id=upload.upload_id,
-        )
     return upload
+
+
+def _require_next(running: RunningPhase, upload: Upload, offset: int) -> None:
+    """Raise UploadOffsetStored, UploadOffsetGap or UploadClosed unless the upload goes on at
+    `offset`."""
+    facts: dict[str, Any] = {"campaign_id": running.campaign_id, "upload_id": upload.upload_id}
+    where = {**facts, "next_offset": upload.next_offset}
+    if offset < upload.next_offset:
+        raise UploadOffsetStored(f"go on at {upload.next_offset}", **where)
+    if upload.finished:
+        raise UploadClosed("the campaign's upload is finished", **facts)
+    if offset > upload.next_offset:
+        raise UploadOffsetGap(f"go on at {upload.next_offset}", **where)
+
+
+async def _add_new(
+    connection: Connection, running: RunningPhase, first: int, names: Sequence[str]
+) -> int:
+    """Store those names at positions `first`.. that the list has not had yet; how many they are."""
+    distinct = list(dict.fromkeys(names))
+    rows = await connection.fetch(
+        """INSERT INTO upload_names (campaign_no, name) SELECT $1, unnest($2::text[])
+           ON CONFLICT DO NOTHING RETURNING name""",
+        running.campaign_no,
+        distinct,
+    )
+    new = {row["name"] for row in rows}
+    accepted = [name for name in distinct if name in new]
+    if accepted:
+        sha256 = await asyncio.to_thread(digest, accepted)
+        await _copy_domains(connection, running.campaign_no, first, accepted)
+        await _book_names(connection, running, first, len(accepted), sha256)
+    return len(accepted)
+
+
+async def _keep_rejections(
+    connection: Connection, campaign_no: int, count_before: int, rejected: Sequence[Rejection]
+) -> None:
+    """Keep the first KEPT_REJECTIONS of a list."""
+    kept = rejected[: max(KEPT_REJECTIONS - count_before, 0)]
+    if kept:
+        # COPY, not INSERT: a round trip for all of them.
+        await connection.copy_records_to_table(
+            "upload_rejections",
+            records=[(campaign_no, r.offset, r.line, r.reason) for r in kept],
+            columns=["campaign_no", "line_offset", "line", "reason"],
+        )

@@ -6,6 +6,7 @@ TLD. A place where a hyphen would stand at the edge of the label leaves the hyph
 alphabet.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -65,6 +66,22 @@ class Pattern:
     def combinations(self) -> int:
         """Number of names; offsets run from 0 to this minus one. May exceed 64 bits."""
         return prod(map(len, self.places)) * len(self.tlds)
+
+    @cached_property
+    def identity(self) -> bytes:
+        """32 bytes, equal for patterns that have the same names at the same offsets, however they
+        were written.
+
+        Another order of characters or TLDs is another numbering and so another pattern.
+        """
+        lengths = self.prefix_length, self.suffix_length
+        if not self.constant:
+            # Nothing stands between the two: where one ends makes no difference.
+            lengths = sum(lengths), 0
+        characters = self.characters if sum(lengths) else ""
+        # No part can contain a line break.
+        parts = [*map(str, lengths), characters, self.constant, *self.tlds]
+        return hashlib.sha256("\n".join(parts).encode()).digest()
 
     def name(self, offset: int) -> str:
         """The name at `offset`. Raises IndexError outside of 0 to combinations - 1."""

@@ -1,9 +1,10 @@
 """Campaigns as protobuf messages."""
 
-from domainflow.campaign.v1 import campaign_pb2
+from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2
 from services.campaign.campaign import Campaign, PhaseState
 from services.campaign.dead_letters import DeadLetter, LetterState
 from services.campaign.events import proto_phase, proto_status
+from services.campaign.preview import Preview
 
 
 def campaign_to_pb(campaign: Campaign, *, full: bool) -> campaign_pb2.Campaign:
@@ -25,10 +26,37 @@ def campaign_to_pb(campaign: Campaign, *, full: bool) -> campaign_pb2.Campaign:
     )
     if campaign.archive_time is not None:
         message.archive_time.FromDatetime(campaign.archive_time)
+    if campaign.delete_time is not None:
+        message.deletion.request_time.FromDatetime(campaign.delete_time)
+    if campaign.deletion is not None:
+        message.deletion.row_count = campaign.deletion.row_count
+        message.deletion.deleted_count = campaign.deletion.deleted_count
     message.create_time.FromDatetime(campaign.create_time)
     message.update_time.FromDatetime(campaign.update_time)
     if full:
         message.configuration.ParseFromString(campaign.configuration)
+    return message
+
+
+def preview_to_pb(preview: Preview) -> campaign_service_pb2.PreviewPatternResponse:
+    """What a pattern would give a campaign that starts now."""
+    message = campaign_service_pb2.PreviewPatternResponse(
+        combination_count=preview.combination_count,
+        exact_combination_count=preview.exact_combination_count,
+        next_free_offset=preview.next_free_offset,
+        free_count=preview.free_count,
+        first_offset=preview.allotment.first_offset,
+        name_count=preview.allotment.name_count,
+        missing_count=preview.allotment.missing_count,
+        exhaustion_warning=preview.exhaustion_warning,
+        campaign_count=preview.campaign_count,
+        sample=preview.sample,
+        last_name=preview.last_name,
+        storage_bytes=preview.storage_bytes,
+        measured=preview.measured,
+    )
+    message.generation_duration.FromTimedelta(preview.generation_duration)
+    message.dns_duration.FromTimedelta(preview.dns_duration)
     return message
 
 

@@ -1,6 +1,6 @@
 """Reads, locks and changes campaign rows on a connection that somebody else holds.
 
-Lock order everywhere: phases, chunks, campaigns (services/schema/migrations/0002_ledger.sql).
+Lock order everywhere: phases, patterns, chunks, campaigns.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,12 @@ from uuid import UUID
 import asyncpg
 
 from domainflow.campaign.v1 import event_pb2
+from services.campaign.allotment import Allotment
 from services.campaign.campaign import (
     PASSED,
     Action,
     Campaign,
+    Deletion,
     Mode,
     Phase,
     PhaseState,
@@ -23,8 +25,9 @@ from services.campaign.campaign import (
     next_start,
     steps,
 )
-from services.campaign.configuration import configured_phases
-from services.campaign.events import finished, phase_changed
+from services.campaign.configuration import asked_names, configured_phases
+from services.campaign.events import finished, names_reserved, phase_changed
+from services.campaign.ranges import give_back_names, take_names
 from services.chassis.errors import CampaignNotFound
 from services.chassis.postgres import Connection
 
@@ -39,7 +42,8 @@ PHASE_COLUMNS = (
 
 CAMPAIGN_COLUMNS = (
     "id, no, name, mode, initial_phase, final_phase, configuration, name_count, revision,"
-    " create_time, update_time, version, priority, name_rate_limit, archive_time, delete_time"
+    " create_time, update_time, version, priority, name_rate_limit, archive_time, delete_time,"
+    " row_count, deleted_count"
 )
 
 
@@ -119,7 +123,9 @@ async def read_campaigns(
 ) -> list[Campaign]:
     """Return the campaigns that `condition` selects, with their phases."""
     rows = await connection.fetch(
-        f"SELECT {CAMPAIGN_COLUMNS} FROM campaigns WHERE {condition}", *arguments
+        f"""SELECT {CAMPAIGN_COLUMNS} FROM campaigns LEFT JOIN deletions ON campaign_no = no
+            WHERE {condition}""",
+        *arguments,
     )
     # A completed phase has settled all its names; the ledger is summed for the others only.
     phase_rows = await connection.fetch(
@@ -169,6 +175,11 @@ async def read_campaigns(
             name_rate_limit=row["name_rate_limit"],
             archive_time=row["archive_time"],
             delete_time=row["delete_time"],
+            deletion=(
+                Deletion(row["row_count"], row["deleted_count"])
+                if row["row_count"] is not None
+                else None
+            ),
         )
         for row in rows
     ]
@@ -207,12 +218,17 @@ async def act(
 ) -> Campaign:
     """Do `action` to a locked campaign and write what follows from it. Returns it afterwards.
 
-    In FULL_SEQUENCE the next phase starts in the same transaction. Raises what campaign.steps
-    raises; then nothing was written.
+    In FULL_SEQUENCE the next phase starts in the same transaction. Generation takes its names of
+    the pattern when it starts and gives the rest of them back when it is cancelled. Raises what
+    campaign.steps raises, NamesReserved, and InvalidFields for a pattern that is not accepted any
+    more; then nothing was written.
     """
     before = campaign
     first, *more = steps(campaign, action, phase)
+    taken = await _move_range(connection, campaign, first)
     await _write_step(connection, campaign.no, first, actor, reason)
+    if taken is not None:
+        await _announce_range(connection, campaign.no, taken)
     for each in more:
         await _write_step(connection, campaign.no, each, actor, f"{first.phase.name} runs again")
     campaign = await read_campaign(connection, "no = $1", campaign.no)
@@ -223,6 +239,30 @@ async def act(
         await _write_step(connection, campaign.no, start, "dispatcher", "next phase")
         campaign = await read_campaign(connection, "no = $1", campaign.no)
     return await touch(connection, before, campaign)
+
+
+async def _move_range(connection: Connection, campaign: Campaign, step: Step) -> Allotment | None:
+    """Take or give back names of the pattern as a step of generation demands. Returns what was
+    taken."""
+    if step.phase is not Phase.DOMAIN_GENERATION:
+        return None
+    if step.to_status is Status.CANCELLED:
+        await give_back_names(connection, campaign.id, campaign.name_count)
+    asked = asked_names(campaign.configuration) if step.new_run else None
+    return await take_names(connection, campaign.id, asked) if asked else None
+
+
+async def _announce_range(connection: Connection, no: int, taken: Allotment) -> None:
+    await connection.execute(
+        """UPDATE phases SET name_count = $3, missing_count = $4
+           WHERE campaign_no = $1 AND phase = $2""",
+        no,
+        Phase.DOMAIN_GENERATION,
+        taken.name_count,
+        taken.missing_count,
+    )
+    event = names_reserved(taken.first_offset, taken.name_count, taken.missing_count)
+    await append_event(connection, no, event)
 
 
 async def touch(connection: Connection, before: Campaign, after: Campaign) -> Campaign:

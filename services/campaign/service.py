@@ -1,9 +1,6 @@
 """CampaignService: one short method per RPC, protobuf in and out."""
 
-import hashlib
-import os
 import struct
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -11,24 +8,29 @@ from uuid import UUID
 
 from domainflow.campaign.v1 import campaign_pb2
 from domainflow.campaign.v1 import campaign_service_pb2 as pb
-from domainflow.campaign.v1 import campaign_service_pb2_grpc as pb_grpc
+from services.campaign.arguments import asked_mode, asked_phase, asked_priority, request_key, uuid7
 from services.campaign.campaign import Action, Campaign, Mode, Phase, Priority, available
+from services.campaign.catalogue import NewCampaign
+from services.campaign.catalogue_service import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, CatalogueService
 from services.campaign.configuration import CONFIGURATION_FIELDS, phases, with_part
+from services.campaign.dead_letters import BEGINNING, Place
 from services.campaign.events import proto_phase, proto_status
+from services.campaign.names_service import NamesService
 from services.campaign.outcomes import balances, phase_receipt
-from services.campaign.render import campaign_to_pb, phase_to_pb
-from services.campaign.requests import RequestKey
-from services.campaign.store import NewCampaign, Store
-from services.campaign.upload import Uploader, upload_to_pb
+from services.campaign.render import (
+    campaign_to_pb,
+    dead_letter_to_pb,
+    letter_state,
+    phase_to_pb,
+)
+from services.campaign.store import Store
 from services.campaign.watch import Hub
 from services.chassis.errors import FieldViolation, InvalidFields, InvalidToken
 from services.chassis.seal import Seal, binding
 
-DEFAULT_PAGE_SIZE = 50
-MAX_PAGE_SIZE = 1000
-_PAGE = struct.Struct(">Bi")
 _PAGE_VERSION = 1
-_PAGE_BINDING = binding("ListCampaigns", b"")
+# Version; campaign number, phase, run and position of the last letter of the page before.
+_LETTERS_PAGE = struct.Struct(">Biiii")
 
 Context = Any
 # The answers to transitions: all of one shape, one message each (contracts grow apart).
@@ -45,25 +47,23 @@ Transitioned = TypeVar(
 )
 
 
-class CampaignService(pb_grpc.CampaignServiceServicer):
+class CampaignService(CatalogueService, NamesService):
     """What is to be done. See campaign_service.proto for every RPC's contract."""
 
     def __init__(self, *, store: Store, hub: Hub, seal: Seal, wake: Callable[[], None]) -> None:
-        self._store = store
+        super().__init__(store=store, seal=seal, wake=wake)
         self._hub = hub
-        self._seal = seal
-        self._wake = wake
 
     async def CreateCampaign(
         self, request: pb.CreateCampaignRequest, context: Context
     ) -> pb.CreateCampaignResponse:
         new = NewCampaign(
-            id=_uuid7(),
+            id=uuid7(),
             name=request.name,
-            mode=_mode(request.mode),
+            mode=asked_mode(request.mode) or Mode.STEP_BY_STEP,
             phases=phases(request),
             configuration=request.configuration.SerializeToString(),
-            priority=_priority(request.priority) or Priority.NORMAL,
+            priority=asked_priority(request.priority) or Priority.NORMAL,
             name_rate_limit=request.name_rate_limit,
         )
 
@@ -72,7 +72,7 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
             return pb.CreateCampaignResponse(campaign=message).SerializeToString()
 
         response = await self._store.create(
-            new, _request_key(request), answer, validate_only=request.validate_only
+            new, request_key(request), answer, validate_only=request.validate_only
         )
         return pb.CreateCampaignResponse.FromString(response)
 
@@ -81,29 +81,6 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
     ) -> pb.GetCampaignResponse:
         campaign = await self._store.get(UUID(request.campaign_id))
         return pb.GetCampaignResponse(campaign=campaign_to_pb(campaign, full=True))
-
-    async def ListCampaigns(
-        self, request: pb.ListCampaignsRequest, context: Context
-    ) -> pb.ListCampaignsResponse:
-        size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        # One more than asked for tells whether there is a next page.
-        campaigns = await self._store.page(self._page_start(request.page_token), size + 1)
-        response = pb.ListCampaignsResponse(
-            campaigns=[campaign_to_pb(campaign, full=False) for campaign in campaigns[:size]]
-        )
-        if len(campaigns) > size:
-            payload = _PAGE.pack(_PAGE_VERSION, campaigns[size - 1].no)
-            response.next_page_token = self._seal.seal(payload, _PAGE_BINDING)
-        return response
-
-    def _page_start(self, token: str) -> int | None:
-        if not token:
-            return None
-        payload = self._seal.open(token, _PAGE_BINDING, field="page_token")
-        if len(payload) != _PAGE.size or payload[0] != _PAGE_VERSION:
-            raise InvalidToken("is of a kind this version does not know", field="page_token")
-        no: int = _PAGE.unpack(payload)[1]
-        return no
 
     async def GetCampaignPhases(
         self, request: pb.GetCampaignPhasesRequest, context: Context
@@ -127,49 +104,49 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
         self, request: pb.StartCampaignRequest, context: Context
     ) -> pb.StartCampaignResponse:
         return await self._transition(
-            request, Action.START, pb.StartCampaignResponse, phase=_phase(request)
+            request, Action.START, pb.StartCampaignResponse, phase=asked_phase(request)
         )
 
     async def PauseCampaign(
         self, request: pb.PauseCampaignRequest, context: Context
     ) -> pb.PauseCampaignResponse:
         return await self._transition(
-            request, Action.PAUSE, pb.PauseCampaignResponse, phase=_phase(request)
+            request, Action.PAUSE, pb.PauseCampaignResponse, phase=asked_phase(request)
         )
 
     async def ResumeCampaign(
         self, request: pb.ResumeCampaignRequest, context: Context
     ) -> pb.ResumeCampaignResponse:
         return await self._transition(
-            request, Action.RESUME, pb.ResumeCampaignResponse, phase=_phase(request)
+            request, Action.RESUME, pb.ResumeCampaignResponse, phase=asked_phase(request)
         )
 
     async def CancelCampaign(
         self, request: pb.CancelCampaignRequest, context: Context
     ) -> pb.CancelCampaignResponse:
         return await self._transition(
-            request, Action.CANCEL, pb.CancelCampaignResponse, phase=_phase(request)
+            request, Action.CANCEL, pb.CancelCampaignResponse, phase=asked_phase(request)
         )
 
     async def RetryCampaign(
         self, request: pb.RetryCampaignRequest, context: Context
     ) -> pb.RetryCampaignResponse:
         return await self._transition(
-            request, Action.RETRY, pb.RetryCampaignResponse, phase=_phase(request)
+            request, Action.RETRY, pb.RetryCampaignResponse, phase=asked_phase(request)
         )
 
     async def SkipPhase(
         self, request: pb.SkipPhaseRequest, context: Context
     ) -> pb.SkipPhaseResponse:
         return await self._transition(
-            request, Action.SKIP, pb.SkipPhaseResponse, phase=_phase(request)
+            request, Action.SKIP, pb.SkipPhaseResponse, phase=asked_phase(request)
         )
 
     async def RerunPhase(
         self, request: pb.RerunPhaseRequest, context: Context
     ) -> pb.RerunPhaseResponse:
         return await self._transition(
-            request, Action.RERUN, pb.RerunPhaseResponse, phase=_phase(request)
+            request, Action.RERUN, pb.RerunPhaseResponse, phase=asked_phase(request)
         )
 
     async def ConfigurePhase(
@@ -188,7 +165,7 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
             field=CONFIGURATION_FIELDS[phase],
             etag=request.etag,
             reason=request.reason,
-            key=_request_key(request),
+            key=request_key(request),
             answer=answer,
             validate_only=request.validate_only,
         )
@@ -219,36 +196,11 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
             action,
             phase=phase,
             reason=request.reason,
-            key=_request_key(request),
+            key=request_key(request),
             answer=answer,
         )
         self._wake()
         return response_type.FromString(response)
-
-    async def UploadNames(
-        self, request: AsyncIterator[pb.UploadNamesRequest], context: Context
-    ) -> pb.UploadNamesResponse:
-        uploader: Uploader | None = None
-        async for part in request:
-            if uploader is None:
-                _require_ids(part)
-                uploader = await Uploader.open(
-                    self._store, UUID(part.campaign_id), UUID(part.upload_id)
-                )
-            await uploader.store(part.offset, part.lines)
-            if part.finish:
-                await uploader.finish()
-                self._wake()
-        if uploader is None:
-            raise InvalidFields([FieldViolation("campaign_id", "no message was sent")])
-        return uploader.response()
-
-    async def GetUpload(
-        self, request: pb.GetUploadRequest, context: Context
-    ) -> pb.GetUploadResponse:
-        campaign = await self._store.get(UUID(request.campaign_id))
-        upload = await self._store.names.upload(campaign.no)
-        return pb.GetUploadResponse(upload=upload_to_pb(upload) if upload else None)
 
     async def GetReceipt(
         self, request: pb.GetReceiptRequest, context: Context
@@ -267,6 +219,73 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
             receipt.phases.append(entry)
         receipt.balanced = balances(campaign, receipt.phases)
         return pb.GetReceiptResponse(receipt=receipt)
+
+    async def ListDeadLetters(
+        self, request: pb.ListDeadLettersRequest, context: Context
+    ) -> pb.ListDeadLettersResponse:
+        size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        arguments = f"{request.campaign_id} {request.state}".encode()
+        bound = binding("ListDeadLetters", arguments)
+        # One more than asked for tells whether there is a next page.
+        letters = await self._store.dead_letters.page(
+            UUID(request.campaign_id) if request.campaign_id else None,
+            letter_state(request.state),
+            self._letters_start(request.page_token, bound),
+            size + 1,
+        )
+        response = pb.ListDeadLettersResponse(
+            dead_letters=[dead_letter_to_pb(letter) for letter in letters[:size]]
+        )
+        if len(letters) > size:
+            place = letters[size - 1].place
+            payload = _LETTERS_PAGE.pack(
+                _PAGE_VERSION, place.campaign_no, place.phase, place.run, place.position
+            )
+            response.next_page_token = self._seal.seal(payload, bound)
+        return response
+
+    def _letters_start(self, token: str, bound: bytes) -> Place:
+        if not token:
+            return BEGINNING
+        payload = self._seal.open(token, bound, field="page_token")
+        if len(payload) != _LETTERS_PAGE.size or payload[0] != _PAGE_VERSION:
+            raise InvalidToken("is of a kind this version does not know", field="page_token")
+        return Place(*_LETTERS_PAGE.unpack(payload)[1:])
+
+    async def GetDeadLetter(
+        self, request: pb.GetDeadLetterRequest, context: Context
+    ) -> pb.GetDeadLetterResponse:
+        letter = await self._store.dead_letters.get(
+            UUID(request.campaign_id), Phase(request.phase), request.run, request.position
+        )
+        return pb.GetDeadLetterResponse(dead_letter=dead_letter_to_pb(letter))
+
+    async def RedriveDeadLetters(
+        self, request: pb.RedriveDeadLettersRequest, context: Context
+    ) -> pb.RedriveDeadLettersResponse:
+        response = await self._store.dead_letters.redrive(
+            UUID(request.campaign_id),
+            Phase(request.phase),
+            request.positions,
+            reason=request.reason,
+            key=request_key(request),
+            answer=lambda n: pb.RedriveDeadLettersResponse(count=n).SerializeToString(),
+        )
+        self._wake()
+        return pb.RedriveDeadLettersResponse.FromString(response)
+
+    async def DiscardDeadLetters(
+        self, request: pb.DiscardDeadLettersRequest, context: Context
+    ) -> pb.DiscardDeadLettersResponse:
+        response = await self._store.dead_letters.discard(
+            UUID(request.campaign_id),
+            Phase(request.phase),
+            request.positions,
+            reason=request.reason,
+            key=request_key(request),
+            answer=lambda n: pb.DiscardDeadLettersResponse(count=n).SerializeToString(),
+        )
+        return pb.DiscardDeadLettersResponse.FromString(response)
 
     async def WatchCampaigns(
         self, request: pb.WatchCampaignsRequest, context: Context
@@ -287,45 +306,3 @@ class CampaignService(pb_grpc.CampaignServiceServicer):
         async with aclosing(watch) as messages:
             async for message in messages:
                 yield message
-
-
-def _mode(mode: campaign_pb2.CampaignMode.ValueType) -> Mode:
-    if mode == campaign_pb2.CAMPAIGN_MODE_FULL_SEQUENCE:
-        return Mode.FULL_SEQUENCE
-    return Mode.STEP_BY_STEP
-
-
-def _priority(priority: campaign_pb2.Priority.ValueType) -> Priority | None:
-    """None when the request leaves it open."""
-    if not priority:
-        return None
-    return Priority(campaign_pb2.Priority.Name(priority).removeprefix("PRIORITY_"))
-
-
-def _phase(request: Any) -> Phase | None:
-    """The phase that the request names; None for the current one."""
-    return Phase(request.phase) if request.phase else None
-
-
-def _request_key(request: Any) -> RequestKey | None:
-    """The request's key for idempotence: its id, and a digest of everything it says."""
-    if not request.request_id:
-        return None
-    name = request.DESCRIPTOR.full_name
-    body = request.SerializeToString(deterministic=True)
-    return RequestKey(UUID(request.request_id), name, hashlib.sha256(body).digest())
-
-
-def _require_ids(part: pb.UploadNamesRequest) -> None:
-    missing = [field for field in ("campaign_id", "upload_id") if not getattr(part, field)]
-    if missing:
-        raise InvalidFields(
-            FieldViolation(field, "is required in the first message") for field in missing
-        )
-
-
-def _uuid7() -> UUID:
-    """A UUID version 7 (RFC 9562): milliseconds since 1970, then random bits."""
-    value = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76
-    return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)

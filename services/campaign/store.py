@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from domainflow.campaign.v1 import event_pb2
 from services.campaign.campaign import (
     Action,
     Campaign,
-    Mode,
     Phase,
-    Priority,
-    Status,
     require_etag,
     require_open,
 )
+from services.campaign.catalogue import Catalogue, NewCampaign, insert_campaign
+from services.campaign.dead_letters import DeadLetters
+from services.campaign.deletion import Deletions
 from services.campaign.events import campaign_updated
 from services.campaign.history import History
 from services.campaign.ledger import Ledger
 from services.campaign.names import SELECT_UPLOAD, Names, Upload
 from services.campaign.requests import RequestKey, once
+from services.campaign.reservations import Reservations
 from services.campaign.rows import (
     Tally,
     act,
@@ -36,19 +36,6 @@ from services.campaign.rows import (
     read_tally,
 )
 from services.chassis.postgres import Connection, Pool
-
-
-@dataclass(frozen=True, slots=True)
-class NewCampaign:
-    """What a campaign is created from. `phases` maps every phase to whether it is configured."""
-
-    id: UUID
-    name: str
-    mode: Mode
-    phases: dict[Phase, bool]
-    configuration: bytes
-    priority: Priority = Priority.NORMAL
-    name_rate_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +54,12 @@ class Store:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.names = Names(pool)
+        self.reservations = Reservations(pool)
         self.ledger = Ledger(pool)
         self.history = History(pool)
+        self.catalogue = Catalogue(pool)
+        self.deletions = Deletions(pool)
+        self.dead_letters = DeadLetters(pool)
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[Connection]:
@@ -165,12 +156,6 @@ class Store:
         async with self._snapshot() as connection:
             return await get_campaign(connection, campaign_id)
 
-    async def page(self, before_no: int | None, limit: int) -> list[Campaign]:
-        """Return campaigns, newest first, below the number `before_no`."""
-        async with self._snapshot() as connection:
-            condition = "($1::int IS NULL OR no < $1) ORDER BY no DESC LIMIT $2"
-            return await read_campaigns(connection, condition, before_no, limit)
-
     async def by_number(self, numbers: Sequence[int] | None) -> list[Campaign]:
         """Return the campaigns with these numbers, or all that exist, oldest first."""
         async with self._snapshot() as connection:
@@ -206,36 +191,6 @@ class Store:
                     for state in campaign.phases
                 ],
             )
-
-
-async def insert_campaign(connection: Connection, new: NewCampaign) -> Campaign:
-    """Write a new campaign with its phases and its first event."""
-    phases = sorted(new.phases)
-    no = await connection.fetchval(
-        """INSERT INTO campaigns (id, name, mode, initial_phase, final_phase, configuration,
-               priority, name_rate_limit, current_phase, status)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $4, $9) RETURNING no""",
-        new.id,
-        new.name,
-        new.mode,
-        phases[0],
-        phases[-1],
-        new.configuration,
-        new.priority,
-        new.name_rate_limit,
-        _first_status(new.phases[phases[0]]),
-    )
-    await connection.executemany(
-        "INSERT INTO phases (campaign_no, phase, status) VALUES ($1, $2, $3)",
-        [(no, phase, _first_status(new.phases[phase])) for phase in phases],
-    )
-    created = event_pb2.Event(campaign_created=event_pb2.CampaignCreated(name=new.name))
-    await append_event(connection, no, created)
-    return await read_campaign(connection, "no = $1", no)
-
-
-def _first_status(configured: bool) -> Status:
-    return Status.CONFIGURED if configured else Status.NOT_STARTED
 
 
 async def _extend(connection: Connection, campaign: Campaign, phase: Phase) -> None:

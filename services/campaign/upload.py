@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from domainflow.campaign.v1 import campaign_service_pb2 as pb
-from services.campaign.campaign import Phase
-from services.campaign.configuration import pattern_range
-from services.campaign.names import Upload
+from services.campaign.configuration import has_pattern
+from services.campaign.names import Rejection, Upload
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
 from services.chassis.domain_name import NotADomainName, normalise
@@ -25,13 +24,13 @@ class Uploader:
         self._running = running
         self._upload_id = upload_id
         self._upload: Upload | None = None
-        self._rejected: list[pb.RejectedLine] = []
+        self._rejected: list[Rejection] = []
 
     @classmethod
     async def open(cls, store: Store, campaign_id: UUID, upload_id: UUID) -> "Uploader":
-        """Raises CampaignNotFound, TransitionNotAllowed, WrongNameSource."""
-        running = await store.names.running_phase(campaign_id, Phase.DOMAIN_GENERATION)
-        if pattern_range(running.configuration) is not None:
+        """Raises CampaignNotFound, WrongNameSource."""
+        running = await store.names.generation(campaign_id)
+        if has_pattern(running.configuration):
             raise WrongNameSource(
                 "the campaign's names come from a pattern",
                 campaign_id=campaign_id,
@@ -39,37 +38,43 @@ class Uploader:
             )
         return cls(store, running, upload_id)
 
-    async def store(self, offset: int, lines: Sequence[str]) -> None:
-        """Store one part, all or nothing. Raises what Store.append_upload raises."""
+    async def store(self, offset: int, lines: Sequence[str], *, finish: bool) -> None:
+        """Store one part, all or nothing. Raises what Names.append_upload raises."""
         # In a thread: 10,000 lines of Unicode take up to 3 s, and all other calls wait on the loop.
         names, rejected = await asyncio.to_thread(_sort_out, offset, lines)
         self._upload = await self._store.names.append_upload(
-            self._running, self._upload_id, offset, names, len(rejected)
+            self._running, self._upload_id, offset, names, rejected, finish=finish
         )
         self._rejected += rejected[: MAX_REJECTED_SHOWN - len(self._rejected)]
-
-    async def finish(self) -> None:
-        """The list is complete."""
-        self._upload = await self._store.names.finish_upload(self._running, self._upload_id)
 
     def response(self) -> pb.UploadNamesResponse:
         """What the whole stream did."""
         assert self._upload is not None
         return pb.UploadNamesResponse(
-            upload=upload_to_pb(self._upload), rejected_lines=self._rejected
+            upload=upload_to_pb(self._upload),
+            rejected_lines=map(rejection_to_pb, self._rejected),
         )
 
 
-def _sort_out(offset: int, lines: Sequence[str]) -> tuple[list[str], list[pb.RejectedLine]]:
+def _sort_out(offset: int, lines: Sequence[str]) -> tuple[list[str], list[Rejection]]:
     """The names among the lines, in order, and the lines that are none."""
     names, rejected = [], []
     for number, line in enumerate(lines, offset):
         try:
             names.append(normalise(line))
         except NotADomainName as problem:
-            shown = line[:MAX_LINE_SHOWN]
-            rejected.append(pb.RejectedLine(offset=number, line=shown, reason=str(problem)))
+            rejected.append(Rejection(number, _shown(line), _shown(str(problem))))
     return names, rejected
+
+
+def _shown(text: str) -> str:
+    """As much of a text as is shown; NUL, which no table takes, is replaced."""
+    return text[:MAX_LINE_SHOWN].replace("\0", "\ufffd")
+
+
+def rejection_to_pb(rejection: Rejection) -> pb.RejectedLine:
+    """A line that is no DNS name."""
+    return pb.RejectedLine(offset=rejection.offset, line=rejection.line, reason=rejection.reason)
 
 
 def upload_to_pb(upload: Upload) -> pb.Upload:

@@ -179,6 +179,8 @@ def request(names: int, resolver: str) -> campaign_service_pb2.CreateCampaignReq
         constant=CONSTANT,
         tlds=TLDS,
         name_count=names,
+        # However often it is shown: these are the names whose truth is known.
+        overlap_allowed=True,
     )
     return campaign_service_pb2.CreateCampaignRequest(
         name=f"demo of {names:,} names",

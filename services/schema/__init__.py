@@ -4,7 +4,8 @@ One writer per table; `query` reads all of them over read-only connections.
 
 | table | written by |
 |---|---|
-| campaigns, phases, uploads, upload_names, requests, domains | campaign |
+| campaigns, phases, uploads, upload_names, upload_rejections, requests, domains | campaign |
+| patterns, reservations | campaign |
 | chunks | campaign plans them, hands them out and takes them back; workers change them through
 claim_chunk, hold_chunk, release_chunk, settle_chunk only |
 | events | campaign and workers, through append_event only |

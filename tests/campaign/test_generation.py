@@ -6,20 +6,13 @@ from dataclasses import replace
 import pytest
 
 from services.campaign.campaign import Action
-from services.campaign.configuration import pattern_range
+from services.campaign.configuration import asked_names
 from services.campaign.generation import CHUNK_SIZE, generate
 from services.campaign.ingest import digest
-from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
 from services.chassis.postgres import Pool
 from tests.campaigns import GENERATION, act, from_pattern, generating, history, new_campaign
 from tests.eventually import eventually
-
-
-async def make(store: Store, running: RunningPhase) -> bool:
-    source = pattern_range(running.configuration)
-    assert source is not None
-    return await generate(store, running, *source)
 
 
 async def names(pool: Pool) -> list[str]:
@@ -32,7 +25,7 @@ async def test_a_pattern_is_stored_in_order_from_its_first_offset(store: Store, 
     configuration = from_pattern(first_offset=3, name_count=4)
     running = await generating(store, new_campaign(configuration))
 
-    assert await make(store, running)
+    assert await generate(store, running)
 
     assert await names(pool) == ["bax.com", "bbx.com", "bcx.com", "cax.com"]
     state = (await store.get(running.campaign_id)).current
@@ -44,11 +37,11 @@ async def test_a_pattern_is_stored_in_order_from_its_first_offset(store: Store, 
 
 async def test_generating_again_adds_nothing(store: Store, pool: Pool) -> None:
     running = await generating(store)
-    assert await make(store, running)
+    assert await generate(store, running)
 
     # With the campaign as it was at the beginning, and as it is now.
-    assert not await make(store, running)
-    assert await make(store, await store.names.running_phase(running.campaign_id, GENERATION))
+    assert not await generate(store, running)
+    assert await generate(store, await store.names.running_phase(running.campaign_id, GENERATION))
 
     assert len(await names(pool)) == 9
     assert (await store.names.running_phase(running.campaign_id, GENERATION)).planned
@@ -64,7 +57,7 @@ async def test_what_was_cut_off_in_the_middle_goes_on_at_the_exact_position(
         length=4, characters="abcdefghijklmnopqrstuvwxyz", first_offset=11, name_count=total
     )
     running = await generating(store, new_campaign(configuration))
-    task = asyncio.create_task(make(store, running))
+    task = asyncio.create_task(generate(store, running))
 
     async def under_way() -> None:
         assert (await store.get(running.campaign_id)).name_count > 0
@@ -83,11 +76,11 @@ async def test_what_was_cut_off_in_the_middle_goes_on_at_the_exact_position(
 
     running = await store.names.running_phase(running.campaign_id, GENERATION)
     assert running.campaign_name_count == stored
-    assert await make(store, running)
+    assert await generate(store, running)
 
-    source = pattern_range(running.configuration)
-    assert source is not None
-    assert await names(pool) == [name for part in source[0].names(11, total) for name in part]
+    asked = asked_names(running.configuration)
+    assert asked is not None
+    assert await names(pool) == [name for part in asked.pattern.names(11, total) for name in part]
     settled = [
         event.chunk_settled
         for event in await history(store, running.campaign_no)
@@ -99,8 +92,8 @@ async def test_what_was_cut_off_in_the_middle_goes_on_at_the_exact_position(
 async def test_two_generators_at_once_store_every_name_once(store: Store, pool: Pool) -> None:
     running = await generating(store, new_campaign(from_pattern(length=6)))
 
-    await asyncio.gather(*(make(store, running) for _ in range(3)))
-    await make(store, await store.names.running_phase(running.campaign_id, GENERATION))
+    await asyncio.gather(*(generate(store, running) for _ in range(3)))
+    await generate(store, await store.names.running_phase(running.campaign_id, GENERATION))
 
     assert len(set(await names(pool))) == 3**6
     assert (await store.names.running_phase(running.campaign_id, GENERATION)).planned
@@ -110,14 +103,14 @@ async def test_a_cancelled_campaign_generates_nothing(store: Store, pool: Pool) 
     running = await generating(store)
     await act(store, running.campaign_id, Action.CANCEL)
 
-    assert not await make(store, running)
+    assert not await generate(store, running)
 
     assert await names(pool) == []
 
 
 async def test_a_stale_generator_does_not_overwrite(store: Store, pool: Pool) -> None:
     running = await generating(store, new_campaign(from_pattern(length=3)))
-    await make(store, running)
+    await generate(store, running)
     stale = replace(running, campaign_name_count=9)
 
     assert not await store.names.append_names(stale, 9, ["evil.com"], digest(["evil.com"]))

@@ -24,7 +24,6 @@ from domainflow.campaign.v1.campaign_service_pb2 import (
 )
 from domainflow.campaign.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from services.campaign.campaign import Phase
-from services.campaign.configuration import pattern_range
 from services.campaign.generation import generate
 from services.campaign.store import Store
 from services.chassis.postgres import Pool
@@ -537,9 +536,7 @@ async def test_the_digest_of_equal_campaigns_is_equal(campaigns: Stub, store: St
         running = await generating(
             store, new_campaign(configuration, phases=[Phase.DOMAIN_GENERATION])
         )
-        source = pattern_range(running.configuration)
-        assert source is not None
-        assert await generate(store, running, *source)
+        assert await generate(store, running)
         assert await store.ledger.complete(running)
         request = GetReceiptRequest(campaign_id=str(running.campaign_id))
         receipt = (await campaigns.GetReceipt(request)).receipt

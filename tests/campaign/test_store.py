@@ -10,10 +10,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from domainflow.campaign.v1 import campaign_pb2, event_pb2
+from domainflow.campaign.v1 import campaign_pb2
 from services.campaign.campaign import Action, Mode, Phase, Status
 from services.campaign.ingest import digest
-from services.campaign.ledger import PLAN_SLICE, ChunkKey
+from services.campaign.ledger import ChunkKey
 from services.campaign.rows import RunningPhase
 from services.campaign.store import RequestKey, Store
 from services.chassis.errors import (
@@ -30,17 +30,19 @@ from tests.campaigns import (
     GENERATION,
     act,
     answer,
+    claim,
     create,
     from_upload,
     generating,
+    hand_out,
     history,
     kinds,
     new_campaign,
+    settle,
     validating,
 )
 
 Result = TypeVar("Result")
-LEASE = timedelta(seconds=30)
 
 
 def request_key(body: bytes = b"body", method: str = "method") -> RequestKey:
@@ -53,40 +55,6 @@ async def at_once(*works: Awaitable[Result]) -> list[Result | BaseException]:
 
 async def append(store: Store, running: RunningPhase, first: int, names: Sequence[str]) -> bool:
     return await store.names.append_names(running, first, names, digest(names))
-
-
-async def claim(pool: Pool, key: ChunkKey, worker: str, lease: timedelta = LEASE) -> int | None:
-    return await pool.fetchval(
-        "SELECT attempt FROM claim_chunk($1, $2::smallint, $3, $4, $5, $6)",
-        key.campaign_no,
-        key.phase,
-        key.run,
-        key.first_position,
-        worker,
-        lease,
-    )
-
-
-async def settle(pool: Pool, key: ChunkKey, attempt: int, resolved: int) -> bool:
-    """What a worker's transaction does to the ledger, without its rows."""
-    async with pool.acquire() as connection, connection.transaction():
-        settled = await connection.fetchrow(
-            "SELECT 1 FROM settle_chunk($1, $2::smallint, $3, $4, $5, ARRAY[$6::int], $7)",
-            key.campaign_no,
-            key.phase,
-            key.run,
-            key.first_position,
-            attempt,
-            resolved,
-            b"digest",
-        )
-        if settled is None:
-            return False
-        event = event_pb2.Event(chunk_settled=event_pb2.ChunkSettled(name_count=resolved))
-        await connection.execute(
-            "SELECT append_event($1, $2)", key.campaign_no, event.SerializeToString()
-        )
-        return True
 
 
 # Requests and transitions.
@@ -110,7 +78,7 @@ async def test_a_repeated_transition_has_one_effect_and_one_answer(store: Store)
 
     assert len(set(answers)) == 1
     assert isinstance(answers[0], bytes)
-    assert await kinds(store, campaign.no) == ["campaign_created", "1 RUNNING"]
+    assert await kinds(store, campaign.no) == ["campaign_created", "1 RUNNING", "names_reserved"]
     # The answer stays what it was, whatever has happened since.
     await act(store, campaign, Action.PAUSE)
     assert await act(store, campaign, Action.START, key=key) == answers[0]
@@ -160,7 +128,7 @@ async def test_two_pauses_at_once_let_one_through(store: Store) -> None:
     results = await at_once(*(act(store, campaign, Action.PAUSE) for _ in range(5)))
 
     assert sum(isinstance(result, TransitionNotAllowed) for result in results) == 4
-    assert (await kinds(store, campaign.no))[-2:] == ["1 RUNNING", "1 PAUSED"]
+    assert (await kinds(store, campaign.no))[-2:] == ["names_reserved", "1 PAUSED"]
 
 
 async def test_an_unknown_campaign_is_not_found(store: Store) -> None:
@@ -210,6 +178,7 @@ async def test_names_appended_twice_are_stored_once(store: Store, pool: Pool) ->
     assert await kinds(store, running.campaign_no) == [
         "campaign_created",
         "1 RUNNING",
+        "names_reserved",
         "chunk_settled",
         "chunk_settled",
     ]
@@ -257,8 +226,9 @@ async def test_every_snapshot_of_a_growing_campaign_is_consistent(store: Store) 
     while not growing.done():
         campaign = await store.get(running.campaign_id)
         seen.add(campaign.name_count)
-        # One event made the campaign, one started it, and each name came with one more.
-        assert campaign.current.settled_count == campaign.name_count == campaign.revision - 2
+        # One event made the campaign, one started it, one took its names, and each name came with
+        # one more.
+        assert campaign.current.settled_count == campaign.name_count == campaign.revision - 3
     await growing
     assert len(seen) > 2
 
@@ -267,7 +237,7 @@ async def test_every_snapshot_of_a_growing_campaign_is_consistent(store: Store) 
 
 
 async def upload(store: Store, running: RunningPhase, upload_id, offset: int, *names: str):  # type: ignore[no-untyped-def]
-    return await store.names.append_upload(running, upload_id, offset, names, 0)
+    return await store.names.append_upload(running, upload_id, offset, names)
 
 
 async def test_an_open_upload_counts_what_it_has_accepted(store: Store) -> None:
@@ -317,9 +287,9 @@ async def test_parts_and_the_finish_sent_at_once_do_not_lock_each_other_out(stor
         await upload(store, running, upload_id, 0, "a.com")
 
         results = await at_once(
-            store.names.finish_upload(running, upload_id),
+            store.names.append_upload(running, upload_id, 1, ["b.com"], finish=True),
             upload(store, running, upload_id, 1, "b.com"),
-            store.names.finish_upload(running, upload_id),
+            store.names.append_upload(running, upload_id, 2, [], finish=True),
             upload(store, running, upload_id, 1, "b.com"),
         )
 
@@ -327,7 +297,7 @@ async def test_parts_and_the_finish_sent_at_once_do_not_lock_each_other_out(stor
             result
             for result in results
             if isinstance(result, BaseException)
-            and not isinstance(result, UploadClosed | UploadOffsetStored)
+            and not isinstance(result, UploadClosed | UploadOffsetStored | UploadOffsetGap)
         ]
         assert unexpected == []
         stored = await store.names.upload(running.campaign_no)
@@ -339,123 +309,9 @@ async def test_parts_and_the_finish_sent_at_once_do_not_lock_each_other_out(stor
 # Dispatching.
 
 
-async def test_planning_twice_writes_the_ledger_once(store: Store, pool: Pool) -> None:
-    running = await validating(store, [f"{n}.com" for n in range(250)])
-
-    await store.ledger.plan(running, 250, 100)
-
-    rows = await pool.fetch(
-        "SELECT first_position, name_count, state FROM chunks WHERE phase = 2 ORDER BY 1"
-    )
-    assert [tuple(row) for row in rows] == [
-        (0, 100, "ready"),
-        (100, 100, "ready"),
-        (200, 50, "ready"),
-    ]
-    assert (await store.get(running.campaign_id)).current.name_count == 250
-
-
-async def test_a_plan_of_many_slices_is_complete(store: Store, pool: Pool) -> None:
-    running = await generating(store)
-    count = PLAN_SLICE * 2 + 7
-
-    await store.ledger.plan(running, count, 1)
-
-    (chunks, names, last) = await pool.fetchrow(
-        "SELECT count(*), sum(name_count), max(first_position) FROM chunks"
-    )
-    assert (chunks, names, last) == (count, count, count - 1)
-    assert (await store.names.running_phase(running.campaign_id, GENERATION)).planned
-
-
-async def test_dispatchers_that_plan_at_once_do_not_lock_each_other_out(
-    store: Store, pool: Pool
-) -> None:
-    running = await validating(store, ["a.com"])
-    await pool.execute("DELETE FROM chunks WHERE phase = 2")
-
-    results = await at_once(*(store.ledger.plan(running, 20_000, 1) for _ in range(4)))
-
-    assert results == [None] * 4
-    assert await pool.fetchval("SELECT count(*) FROM chunks WHERE phase = 2") == 20_000
-
-
-async def test_chunks_of_several_campaigns_are_handed_out_in_turn(store: Store) -> None:
-    names = [f"{n}.com" for n in range(250)]
-    phases = [await validating(store, names), await validating(store, names[:100])]
-    one, other = (running.campaign_no for running in phases)
-
-    first = await store.ledger.hand_out(phases, 2, LEASE)
-    second = await store.ledger.hand_out(phases, 2, LEASE)
-
-    assert [(key.campaign_no, key.first_position) for key in first] == [
-        (one, 0),
-        (other, 0),
-        (one, 100),
-    ]
-    assert [(key.campaign_no, key.first_position) for key in second] == [(one, 200)]
-
-
-async def test_dispatchers_at_once_hand_out_every_chunk_once(store: Store) -> None:
-    running = await validating(store, [f"{n}.com" for n in range(200)], chunk_size=10)
-
-    handed = await asyncio.gather(*(store.ledger.hand_out([running], 5, LEASE) for _ in range(4)))
-
-    positions = [key.first_position for keys in handed for key in keys]
-    assert sorted(positions) == list(range(0, 200, 10))
-
-
-async def test_lost_tasks_are_taken_back_and_claimed_ones_are_not(store: Store, pool: Pool) -> None:
-    running = await validating(store, [f"{n}.com" for n in range(300)])
-    lost, claimed, _ = await store.ledger.hand_out([running], 3, LEASE)
-    assert await claim(pool, claimed, "w", timedelta(seconds=1)) == 1
-
-    assert await store.ledger.take_back_lost(timedelta(seconds=1)) == 0
-    assert await store.ledger.take_back_lost(timedelta(minutes=1)) == 2
-
-    assert lost in await store.ledger.hand_out([running], 10, LEASE)
-    assert await store.ledger.waiting_tasks() == (3, 2)
-
-
-async def test_an_expired_claim_is_taken_back_with_an_event(store: Store, pool: Pool) -> None:
-    running = await validating(store, [f"{n}.com" for n in range(200)])
-    dead, alive = await store.ledger.hand_out([running], 2, LEASE)
-    await claim(pool, dead, "dead-worker", timedelta(0))
-    await claim(pool, alive, "worker")
-
-    assert await store.ledger.take_back_expired() == [dead]
-    assert await store.ledger.take_back_expired() == []
-
-    retried = (await history(store, running.campaign_no))[-1].chunk_retried
-    assert (retried.phase, retried.run, retried.attempt) == (DNS, 1, 1)
-    assert "dead-worker" in retried.cause
-    assert not await settle(pool, dead, 1, 100)
-    assert await claim(pool, dead, "worker") == 2
-    tally = await store.tally(running.campaign_no, DNS, 1)
-    assert (tally.chunks_in_flight, tally.retry_count) == (2, 1)
-
-
-async def test_a_claim_of_a_cancelled_phase_is_taken_back_in_silence(
-    store: Store, pool: Pool
-) -> None:
-    running = await validating(store, ["a.com"])
-    (key,) = await store.ledger.hand_out([running], 1, LEASE)
-    await act(store, running.campaign_id, Action.CANCEL)
-    # As a worker does that saw the phase running in the moment before.
-    await pool.execute(
-        """UPDATE chunks SET state = 'queued', attempt = 1, claim_time = now(),
-               lease_expire_time = now() - interval '1 second' WHERE phase = 2"""
-    )
-
-    assert await store.ledger.take_back_expired() == [key]
-
-    assert (await kinds(store, running.campaign_no))[-1] == "campaign_finished"
-    assert (await store.tally(running.campaign_no, DNS, 1)).chunks_in_flight == 0
-
-
 async def test_a_phase_completes_only_without_open_chunks(store: Store, pool: Pool) -> None:
     running = await validating(store, [f"{n}.com" for n in range(150)])
-    first, second = await store.ledger.hand_out([running], 2, LEASE)
+    first, second = await hand_out(store, [running], 2)
     attempts = [await claim(pool, key, "w") for key in (first, second)]
 
     assert await settle(pool, first, attempts[0], 100)
@@ -518,7 +374,7 @@ async def test_nothing_is_settled_after_a_pause_or_cancel(
     """Settlements and the transition race; whatever wins, the ledger and the events agree."""
     names = [f"{n}.com" for n in range(200)]
     running = await validating(store, names, chunk_size=10)
-    keys = await store.ledger.hand_out([running], 20, LEASE)
+    keys = await hand_out(store, [running], 20)
     attempts = [await claim(pool, key, "w") for key in keys]
 
     async def settle_all() -> int:
@@ -538,7 +394,7 @@ async def test_nothing_is_settled_after_a_pause_or_cancel(
 
 async def test_a_stale_attempt_may_not_settle(store: Store, pool: Pool) -> None:
     running = await validating(store, ["a.com"])
-    (key,) = await store.ledger.hand_out([running], 1, LEASE)
+    (key,) = await hand_out(store, [running], 1)
     assert await claim(pool, key, "slow") == 1
     # As the dispatcher does when a worker is not heard of any more.
     await pool.execute("UPDATE chunks SET state = 'ready', claim_time = NULL, worker = NULL")
@@ -556,7 +412,7 @@ async def test_a_chunk_is_settled_with_an_outcome_for_every_name_or_not_at_all(
     store: Store, pool: Pool
 ) -> None:
     running = await validating(store, ["a.com", "b.com"])
-    (key,) = await store.ledger.hand_out([running], 1, LEASE)
+    (key,) = await hand_out(store, [running], 1)
     assert await claim(pool, key, "w") == 1
 
     with pytest.raises(asyncpg.RaiseError, match="one for every name"):
@@ -569,27 +425,27 @@ async def test_a_phase_that_was_just_paused_is_not_handed_out(store: Store) -> N
     running = await validating(store, ["a.com"])
     await act(store, running.campaign_id, Action.PAUSE)
 
-    assert await store.ledger.hand_out([running], 1, LEASE) == []
+    assert await hand_out(store, [running], 1) == []
 
 
 async def test_a_claim_from_before_a_pause_is_worth_nothing_after_it(
     store: Store, pool: Pool
 ) -> None:
     running = await validating(store, ["a.com"])
-    (key,) = await store.ledger.hand_out([running], 1, LEASE)
+    (key,) = await hand_out(store, [running], 1)
     assert await claim(pool, key, "w") == 1
     await act(store, running.campaign_id, Action.PAUSE)
     assert await claim(pool, key, "w") is None
     await act(store, running.campaign_id, Action.RESUME)
 
     assert not await settle(pool, key, 1, 1)
-    assert await store.ledger.hand_out([running], 1, LEASE) == [key]
+    assert await hand_out(store, [running], 1) == [key]
     assert await claim(pool, key, "w") == 2
 
 
 async def test_revisions_have_no_gap_whoever_appends(store: Store, pool: Pool) -> None:
     running = await validating(store, [f"{n}.com" for n in range(300)], chunk_size=10)
-    keys = await store.ledger.hand_out([running], 30, LEASE)
+    keys = await hand_out(store, [running], 30)
 
     async def work(key: ChunkKey) -> bool:
         attempt = await claim(pool, key, "w")
@@ -600,7 +456,11 @@ async def test_revisions_have_no_gap_whoever_appends(store: Store, pool: Pool) -
             await act(store, running.campaign_id, Action.PAUSE)
             await act(store, running.campaign_id, Action.RESUME)
 
-    await asyncio.gather(pause_and_resume(), store.ledger.take_back_expired(), *map(work, keys))
+    async def take_back() -> None:
+        for seen in await store.ledger.queued():
+            await store.ledger.take_back_claims(running, [seen])
+
+    await asyncio.gather(pause_and_resume(), take_back(), *map(work, keys))
 
     events = await history(store, running.campaign_no)
     assert len(events) == (await store.get(running.campaign_id)).revision

@@ -171,6 +171,8 @@ def _request(task: Task) -> campaign_service_pb2.CreateCampaignRequest:
         tlds=[".com"],
         first_offset=FIRST,
         name_count=task.names,
+        # All tasks are of the names that the engine alone is given.
+        overlap_allowed=True,
     )
     return campaign_service_pb2.CreateCampaignRequest(
         name=f"load of {task.names:,} names",

@@ -13,7 +13,7 @@ import asyncpg
 
 from domainflow.campaign.v1 import campaign_pb2
 from services.campaign.campaign import Action, Mode, Phase
-from services.campaign.configuration import pattern_range
+from services.campaign.configuration import asked_names
 from services.campaign.generation import generate
 from services.campaign.rows import RunningPhase
 from services.campaign.store import NewCampaign, Store
@@ -61,11 +61,9 @@ async def _measure() -> dict[str, Any]:
 async def _generate(url: str, store: Store, number: int) -> float:
     """Seconds from the start of the phase's work to its last announcement."""
     running = await _start_campaign(store, f"generate_store {number}")
-    source = pattern_range(running.configuration)
-    assert source is not None
     await _settle_down(url)
     begun = time.perf_counter()
-    assert await generate(store, running, *source)
+    assert await generate(store, running)
     elapsed = time.perf_counter() - begun
     await _empty(url)
     return elapsed
@@ -132,6 +130,8 @@ def _configuration() -> bytes:
         constant="shop",
         tlds=[".com", ".net"],
         name_count=NAMES,
+        # Each round makes the names that psql copies.
+        overlap_allowed=True,
     )
     return campaign_pb2.CampaignConfiguration(
         generation=campaign_pb2.GenerationConfiguration(pattern=pattern)
@@ -140,8 +140,7 @@ def _configuration() -> bytes:
 
 def _copy_text(configuration: bytes) -> str:
     """What psql copies: the same names at the same positions of a campaign without other rows."""
-    source = pattern_range(configuration)
-    assert source is not None
-    pattern, first, count = source
-    names = (name for part in pattern.names(first, count) for name in part)
+    asked = asked_names(configuration)
+    assert asked is not None
+    names = (name for part in asked.pattern.names(0, NAMES) for name in part)
     return "".join(f"1\t{position}\t{name}\n" for position, name in enumerate(names))

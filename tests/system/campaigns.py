@@ -112,6 +112,8 @@ def pattern(name_count: int, constant: str) -> campaign_pb2.PatternSource:
         constant=constant,
         tlds=TLDS,
         name_count=name_count,
+        # Campaigns of one constant are compared: they have the same names.
+        overlap_allowed=True,
     )
 
 
