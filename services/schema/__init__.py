@@ -9,7 +9,8 @@ One writer per table; `query` reads all of them over read-only connections.
 | chunks | campaign plans them, hands them out and takes them back; workers change them through
 claim_chunk, hold_chunk, release_chunk, settle_chunk only |
 | events | campaign and workers, through append_event only |
-| dns_results, workers | validation |
+| dns_results, workers, pools | validation |
+| system_events | validation, through append_system_event only |
 """
 
 from services.schema.migrate import migrate

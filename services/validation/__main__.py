@@ -40,6 +40,8 @@ from services.validation.store import Store
 from services.validation.supervisor import Supervisor
 from services.validation.worker import REPORT_PERIOD, Worker
 
+_RULES = Rules()
+
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
@@ -74,10 +76,10 @@ class PoolSettings:
     worker_max: int = 0
     # Seconds between two looks, and figures of services/validation/pool.py.
     pool_period: float = 5.0
-    pool_grow_after: float = 10.0
-    pool_idle_rounds: int = 6
-    pool_cpu_limit: float = 0.9
-    pool_loss_limit: float = 0.2
+    pool_grow_after: float = _RULES.grow_after
+    pool_idle_rounds: int = _RULES.idle_rounds
+    pool_cpu_limit: float = _RULES.cpu_limit
+    pool_loss_limit: float = _RULES.loss_limit
 
 
 @dataclass(frozen=True, slots=True)
