@@ -32,6 +32,7 @@ BENCHES = (
     "stream_names",
     "page_latency",
     "query_memory",
+    "pause_latency",
 )
 # A bench that hangs is a crash, too.
 LONGEST = 20 * 60.0
