@@ -189,7 +189,8 @@ class Gauges:
     def _news(self, now: float) -> dict[int, Message]:
         news = {}
         for no, gauge in list(self._gauges.items()):
-            if gauge.is_stale:
+            # Never ahead of the events that the watchers are sent.
+            if gauge.is_stale or gauge.revision > (self._recent.newest(no) or 0):
                 continue
             message = bounded(Message(progress=self._progress(gauge, now)))
             if message != gauge.told:
