@@ -165,6 +165,14 @@ class PhaseState:
 
 
 @dataclass(frozen=True, slots=True)
+class Deletion:
+    """How far the deletion of a campaign is, in rows; how many there are is an estimate."""
+
+    row_count: int
+    deleted_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Campaign:
     """A campaign as its rows say. `phases` runs from the initial to the final phase."""
 
@@ -186,6 +194,8 @@ class Campaign:
     name_rate_limit: int = 0
     archive_time: datetime | None = None
     delete_time: datetime | None = None
+    # Set while the campaign is being deleted.
+    deletion: Deletion | None = None
 
     @property
     def etag(self) -> str:

@@ -154,7 +154,6 @@ class DeadLetters:
         async def change(
             connection: Connection, campaign: Campaign, letters: Sequence[int]
         ) -> None:
-            require_open(campaign)
             await connection.execute(
                 """UPDATE dead_letters SET state = 'DISCARDED', resolve_time = now(),
                        resolve_reason = $5
@@ -183,6 +182,7 @@ class DeadLetters:
     ) -> bytes:
         async def resolve(connection: Connection) -> bytes:
             campaign = await lock_existing(connection, campaign_id)
+            require_open(campaign)
             run = campaign.state(phase).run
             letters = await _open_letters(connection, campaign, phase, run, positions)
             if letters:
