@@ -210,6 +210,7 @@ class Supervisor:
         if size.process_count:
             with contextlib.suppress(asyncpg.PostgresError, *postgres.AWAY):
                 reason = f"{size.process_count} -> 0 processes: the pool was told to end"
+                log.info("%s", reason)
                 await self._pools.close(self._pool, self._host, size, reason)
                 await self._tell()
 
