@@ -25,6 +25,7 @@ FROM (
 ) p
 WHERE p.campaign_no = k.no;
 
+CREATE INDEX campaigns_by_create_time ON campaigns (create_time, no);
 CREATE INDEX campaigns_by_name ON campaigns (name, no);
 CREATE INDEX campaigns_by_update_time ON campaigns (update_time, no);
 CREATE INDEX campaigns_by_name_count ON campaigns (name_count, no);
