@@ -217,6 +217,104 @@ def test_offset_and_name_are_inverse(made: Pattern, data: st.DataObject) -> None
     assert made.offset(name) == offset
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"type": "BOTH", "prefix_length": 2, "suffix_length": 0}),
+        ({}, {"character_set": "AaBbC"}),
+        ({}, {"constant": "X", "tlds": [".COM"]}),
+        ({"tlds": [".рф"]}, {"tlds": [".xn--p1ai"]}),
+        (
+            {"constant": ""},
+            {"constant": "", "type": "BOTH", "prefix_length": 1, "suffix_length": 1},
+        ),
+        ({"prefix_length": 0}, {"prefix_length": 0, "character_set": "z"}),
+    ],
+)
+def test_patterns_that_are_numbered_alike_have_one_identity(
+    one: dict[str, object], other: dict[str, object]
+) -> None:
+    first, second = (pattern(**{"type": "PREFIX"} | changed) for changed in (one, other))
+
+    assert first.identity == second.identity
+    assert list(first.names(0, first.combinations)) == list(second.names(0, second.combinations))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"character_set": "acb"},
+        {"character_set": "abcd"},
+        {"prefix_length": 3},
+        {"type": "BOTH", "prefix_length": 1, "suffix_length": 1},
+        {"type": "SUFFIX", "prefix_length": 0, "suffix_length": 2},
+        {"constant": "y"},
+        {"tlds": [".org"]},
+        {"tlds": [".com", ".org"]},
+    ],
+)
+def test_any_other_numbering_is_another_identity(changed: dict[str, object]) -> None:
+    assert pattern(**{"type": "PREFIX"} | changed).identity != pattern("PREFIX").identity
+
+
+def test_another_order_of_tlds_is_another_identity() -> None:
+    one, other = (pattern("PREFIX", tlds=tlds) for tlds in ([".com", ".org"], [".org", ".com"]))
+
+    assert one.identity != other.identity
+
+
+@given(patterns(), patterns())
+def test_one_identity_means_the_same_name_at_every_offset(one: Pattern, other: Pattern) -> None:
+    if one.identity == other.identity:
+        assert one.combinations == other.combinations
+        last = one.combinations - 1
+        for offset in {0, last // 3, last // 2, last}:
+            assert one.name(offset) == other.name(offset)
+
+
+@pytest.mark.parametrize(
+    ("constant", "tld", "name"),
+    [
+        ("bücher", ".com", "xn--bcher-kva.com"),
+        ("Straße", ".de", "xn--strae-oqa.de"),
+        # A Cyrillic a among Latin letters: two scripts are no error to IDNA, but another name.
+        ("\u0430pple", ".com", "xn--pple-43d.com"),
+        ("例え", ".テスト", "xn--r8jz45g.xn--zckzah"),
+        ("shop", ".рф", "shop.xn--p1ai"),
+        ("xn--bcher-kva", ".co.uk", "xn--bcher-kva.co.uk"),
+    ],
+)
+def test_unicode_becomes_a_labels(constant: str, tld: str, name: str) -> None:
+    made = pattern("PREFIX", prefix_length=0, constant=constant, tlds=[tld])
+
+    assert list(made.names(0, 1)) == [[name]]
+    assert made.offset(name) == 0
+
+
+def test_unicode_beside_variable_characters_is_refused_with_the_reason() -> None:
+    (violation,) = refused(constant="bücher")
+
+    assert violation.field == "constant"
+    assert "only without variable characters" in violation.description
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        # Right-to-left and left-to-right letters in one label.
+        ({"constant": "שaא", "prefix_length": 0}, "constant"),
+        ({"constant": "a\u0301\u0301\u200d", "prefix_length": 0}, "constant"),
+        ({"constant": "ü" * 60, "prefix_length": 0}, "constant"),
+        ({"tlds": [".com", ".שaא"]}, "tlds[1]"),
+        ({"tlds": [".com", ".рф", ".xn--p1ai"]}, "tlds[2]"),
+    ],
+)
+def test_unicode_that_is_no_name_is_refused_with_its_field(
+    changed: dict[str, object], field: str
+) -> None:
+    assert [violation.field for violation in refused(**changed)] == [field]
+
+
 @given(patterns(), st.data())
 def test_a_range_of_names_is_each_of_them_in_order(made: Pattern, data: st.DataObject) -> None:
     offset = data.draw(st.integers(0, made.combinations - 1))
