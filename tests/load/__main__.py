@@ -33,6 +33,8 @@ BENCHES = (
     "page_latency",
     "query_memory",
     "pause_latency",
+    "fair_share",
+    "queue_overhead",
 )
 # A bench that hangs is a crash, too.
 LONGEST = 20 * 60.0

@@ -49,20 +49,16 @@ class Busy:
         resolver: str,
         *,
         sequence: bool = False,
-        window: int = 1_000,
+        pattern: campaign_pb2.PatternSource | None = None,
+        dns: campaign_pb2.DnsConfiguration | None = None,
         **arguments: Any,
     ) -> "Load":
-        """A campaign of so many names that no other campaign has, every one asked of `resolver`."""
-        constant = f"x{uuid.uuid4().hex[:10]}"
-        pattern = campaign_pb2.PatternSource(
-            type=campaign_pb2.PATTERN_TYPE_PREFIX,
-            prefix_length=7,
-            character_set="0123456789",
-            constant=constant,
-            tlds=[".com"],
-            name_count=names,
-        )
-        dns = campaign_pb2.DnsConfiguration(resolvers=[resolver], window=window)
+        """A campaign of so many names, every one asked of `resolver`; of names that no other
+        campaign has unless there is a `pattern`."""
+        pattern = pattern or _new_names()
+        pattern.name_count = names
+        dns = dns or campaign_pb2.DnsConfiguration(window=1_000)
+        dns.resolvers[:] = [resolver]
         mode = (
             campaign_pb2.CAMPAIGN_MODE_FULL_SEQUENCE
             if sequence
@@ -181,6 +177,16 @@ async def busy_suite(
                 await database.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_names() -> campaign_pb2.PatternSource:
+    return campaign_pb2.PatternSource(
+        type=campaign_pb2.PATTERN_TYPE_PREFIX,
+        prefix_length=7,
+        character_set="0123456789",
+        constant=f"x{uuid.uuid4().hex[:10]}",
+        tlds=[".com"],
+    )
 
 
 def seconds(state: campaign_pb2.PhaseState) -> float:

@@ -1,5 +1,6 @@
-"""`python -m tests.load.clocked_server FILE`: says NXDOMAIN to every question, and keeps in FILE how
-many there were and when the last one came. Prints its address once it answers.
+"""`python -m tests.load.clocked_server FILE`: says NXDOMAIN to every question.
+
+Prints its address once it answers, and keeps in FILE how many there were and when the last came.
 """
 
 import mmap
