@@ -110,7 +110,7 @@ class Deletions:
     ) -> bytes:
         """Begin to delete a campaign; with `force` also one that runs, which is cancelled first.
 
-        Raises CampaignNotFound, EtagMismatch, CampaignArchived, CampaignDeleted, CampaignActive;
+        Raises CampaignNotFound, EtagMismatch, CampaignDeleted, CampaignActive;
         then nothing has changed.
         """
 
@@ -302,7 +302,8 @@ class Eraser:
 
 
 def _require_deletable(campaign: Campaign, force: bool) -> None:
-    require_open(campaign)
+    # From the archive too: put away first, deleted later is the usual way.
+    require_open(replace(campaign, archive_time=None))
     if not force:
         require_idle(campaign)
 

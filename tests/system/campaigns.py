@@ -173,6 +173,13 @@ class Trial:
         await trial.do("Start")
         return trial
 
+    @classmethod
+    def attached(cls, trial: "Trial") -> "Trial":
+        """A new watch on a trial's campaign that sees what happens from now on."""
+        again = cls(trial.world, trial.campaign_id, trial.name_count, trial.constant)
+        again.revision = trial.revision
+        return again
+
     async def do(self, action: str) -> campaign_pb2.Campaign:
         """Start, Pause, Resume or Cancel."""
         request = getattr(campaign_service_pb2, f"{action}CampaignRequest")(
