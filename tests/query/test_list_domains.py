@@ -372,3 +372,23 @@ async def test_the_service_cannot_write(query: Query, writer: Writer) -> None:
     made = await writer.campaign(1)
     with pytest.raises(Exception, match="read-only transaction"):
         await query.pool.execute("DELETE FROM domains WHERE campaign_no = $1", made.no)
+
+
+async def test_campaign_that_is_being_deleted_is_not_found(query: Query, writer: Writer) -> None:
+    made, other = await writer.campaign(5), await writer.campaign(3)
+    await writer.connection.execute(
+        "UPDATE campaigns SET delete_time = now() WHERE no = $1", made.no
+    )
+
+    for call in (
+        query.stub.ListDomains(pb.ListDomainsRequest(campaign_id=str(made))),
+        query.stub.ListDomains(pb.ListDomainsRequest(campaign_id=str(made), dns_pending=True)),
+        query.stub.GetDomainSummary(pb.GetDomainSummaryRequest(campaign_id=str(made))),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await call
+        assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+    request = pb.StreamDomainsRequest(campaign_ids=[str(made), str(other)])
+    *_, last = [message async for message in query.stub.StreamDomains(request)]
+    assert last.summary.domain_count == 3
+    assert list(last.summary.unreachable) == [str(made)]
