@@ -96,9 +96,12 @@ def _within(size: float) -> int:
     return int(min(max(size // 10 * 10, SMALLEST), LARGEST))
 
 
-def portion(load: Load, size: int, room: int) -> int:
-    """How many chunks of `size` names to plan now, when `room` names could go out at once."""
-    names = max(PORTION_SECONDS * load.names_per_second, room, FEWEST_CHUNKS * size)
+def portion(load: Load, size: int, room: int, campaigns: int) -> int:
+    """How many chunks of `size` names to plan now, when `room` names could go out at once, of which
+    one of `campaigns` gets its share."""
+    names = max(PORTION_SECONDS * load.names_per_second, room) / campaigns
     if load.name_rate_limit:
-        names = PORTION_SECONDS * load.name_rate_limit
+        names = min(names, PORTION_SECONDS * load.name_rate_limit)
+    else:
+        names = max(names, FEWEST_CHUNKS * size)
     return min(max(ceil(names / size), 1), MOST_CHUNKS)

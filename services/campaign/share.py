@@ -1,9 +1,12 @@
 """Who gets the workers next: fair shares by weight, rate limits, how much waits. Pure."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from math import exp
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
 
 # Of two campaigns that both have enough to do, one of weight 4 has four times as many names with
 # the workers as one of weight 1.
@@ -32,13 +35,16 @@ class Candidate:
     # Names that its rate limit lets go now. The chunk that uses them up is still granted, and
     # leaves a debt: one larger than the limit could never go otherwise.
     tokens: float = float("inf")
+    # What it was given so far for its weight, as `Turns` says.
+    served: float = 0.0
 
 
 def choose(candidates: Sequence[Candidate], room: int) -> list[int]:
     """Share `room` names of queue out: whose next chunk goes first, second, and so on.
 
-    Always that of the campaign with the fewest names in flight for its weight; of equal ones, the
-    earlier. The last chunk may be larger than the room that is left.
+    Always that of the campaign with the fewest names in flight for its weight; of equal ones, as
+    where there are more campaigns than chunks in flight, the one that was given least for its
+    weight. The last chunk may be larger than the room that is left.
     """
     in_flight = [each.in_flight for each in candidates]
     tokens = [each.tokens for each in candidates]
@@ -48,11 +54,15 @@ def choose(candidates: Sequence[Candidate], room: int) -> list[int]:
     def may_have_more(i: int) -> bool:
         return taken[i] < len(candidates[i].chunks) and tokens[i] >= 0
 
-    line = [(each.in_flight / each.weight, i) for i, each in enumerate(candidates)]
-    line = [place for place in line if may_have_more(place[1])]
+    def place(i: int) -> tuple[float, float, int]:
+        weight = candidates[i].weight
+        given = in_flight[i] - candidates[i].in_flight
+        return in_flight[i] / weight, candidates[i].served + given / weight, i
+
+    line = [place(i) for i in range(len(candidates)) if may_have_more(i)]
     heapq.heapify(line)
     while line and room > 0:
-        _, i = heapq.heappop(line)
+        *_, i = heapq.heappop(line)
         names = candidates[i].chunks[taken[i]]
         taken[i] += 1
         in_flight[i] += names
@@ -60,8 +70,29 @@ def choose(candidates: Sequence[Candidate], room: int) -> list[int]:
         room -= names
         chosen.append(i)
         if may_have_more(i):
-            heapq.heappush(line, (in_flight[i] / candidates[i].weight, i))
+            heapq.heappush(line, place(i))
     return chosen
+
+
+class Turns(Generic[Key]):
+    """What each campaign was given for its weight. A newcomer begins where the least served is."""
+
+    def __init__(self) -> None:
+        self._served: dict[Key, float] = {}
+
+    def keep(self, keys: Collection[Key]) -> None:
+        """Know these campaigns, and no others."""
+        before = self._served
+        least = min((before[key] for key in keys if key in before), default=0.0)
+        self._served = {key: before.get(key, least) for key in keys}
+
+    def served(self, key: Key) -> float:
+        """Names for one of weight 1."""
+        return self._served[key]
+
+    def take(self, key: Key, names: int, weight: int) -> None:
+        """So many names were given to a campaign."""
+        self._served[key] += names / weight
 
 
 def depth(throughput: float, workers: int, chunk_names: float, least: int) -> int:

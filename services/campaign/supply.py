@@ -22,7 +22,15 @@ from services.campaign.events import chunk_size_decided
 from services.campaign.leases import Delays, Leases, Stillness
 from services.campaign.ledger import POOLS, ChunkKey, Offer, Work, WorkerReport
 from services.campaign.rows import RunningPhase
-from services.campaign.share import WEIGHTS, Bucket, Candidate, Throughput, choose, depth
+from services.campaign.share import (
+    WEIGHTS,
+    Bucket,
+    Candidate,
+    Throughput,
+    Turns,
+    choose,
+    depth,
+)
 from services.campaign.store import Store
 from services.chassis import jetstream, postgres
 
@@ -38,7 +46,7 @@ WORKER_SILENCE = 15.0
 # are next in line.
 OFFERS, CAMPAIGNS = 512, 128
 # Ledgers that are planned further in one round, and how many of them at once.
-PLANS, PLANS_AT_ONCE = 32, 4
+PLANS, PLANS_AT_ONCE = 16, 4
 # Tasks that are published before the first of them has to be acknowledged.
 PUBLISHED_AT_ONCE = 64
 # When a dispatcher of the version before may take a chunk back that nobody has claimed.
@@ -86,6 +94,7 @@ class Supply:
         self._delays: Delays[ChunkKey] = Delays()
         self._reports: Stillness[str] = Stillness()
         self._buckets: dict[tuple[int, int, int], Bucket] = {}
+        self._turns: Turns[tuple[int, int, int]] = Turns()
         self._looked = float("-inf")
 
     async def supply(self, works: Sequence[Work]) -> bool:
@@ -96,6 +105,7 @@ class Supply:
             await self._look(works)
         await self._end_delays()
         self._fill_buckets(works)
+        self._turns.keep([_run(work.running) for work in works])
         soon = False
         for pool in self._pools:
             of_pool = [work for work in works if POOLS[work.running.phase] == pool]
@@ -180,7 +190,7 @@ class Supply:
         works = [work for work in works if self._may_have_more(work)]
         if room <= 0 or not works:
             return False
-        works = sorted(works, key=lambda work: work.in_flight / WEIGHTS[work.priority])[:CAMPAIGNS]
+        works = sorted(works, key=self._place)[:CAMPAIGNS]
         offers = await self._offers(pool, works, room)
         sizes = [offer.name_count for each in offers for offer in each]
         if sizes:
@@ -198,6 +208,7 @@ class Supply:
         turns = [(offer, work) for offer, work in turns if offer.key in queued]
         for offer, work in turns:
             pool.throughput.put(offer.name_count)
+            self._turns.take(_run(work.running), offer.name_count, WEIGHTS[work.priority])
             if bucket := self._buckets.get(_run(work.running)):
                 bucket.take(offer.name_count)
         await self._publish([offer.key for offer, _ in turns])
@@ -218,7 +229,13 @@ class Supply:
     def _candidate(self, work: Work, chunks: Sequence[int]) -> Candidate:
         bucket = self._buckets.get(_run(work.running))
         tokens = float("inf") if bucket is None else bucket.tokens
-        return Candidate(WEIGHTS[work.priority], work.in_flight, chunks, tokens)
+        served = self._turns.served(_run(work.running))
+        return Candidate(WEIGHTS[work.priority], work.in_flight, chunks, tokens, served)
+
+    def _place(self, work: Work) -> tuple[float, float]:
+        """Who is next in line, as `choose` sees it."""
+        served = self._turns.served(_run(work.running))
+        return work.in_flight / WEIGHTS[work.priority], served
 
     async def _offers(self, pool: _Pool, works: Sequence[Work], room: int) -> list[list[Offer]]:
         """The next chunks of each campaign, planned where the ledger has too few of them."""
@@ -235,14 +252,14 @@ class Supply:
 
         async def plan(i: int) -> None:
             async with at_once:
-                offers[i] += await self._plan(pool, works[i], room)
+                offers[i] += await self._plan(pool, works[i], room, len(works))
 
         async with asyncio.TaskGroup() as group:
             for i in short:
                 group.create_task(plan(i))
         return offers
 
-    async def _plan(self, pool: _Pool, work: Work, room: int) -> list[Offer]:
+    async def _plan(self, pool: _Pool, work: Work, room: int, campaigns: int) -> list[Offer]:
         """Plan the next portion of one ledger; a fault there stops no other campaign."""
         running = work.running
         try:
@@ -259,7 +276,7 @@ class Supply:
                     decided = chunk_size_decided(
                         running.phase, running.run, size, present, decision.reason
                     )
-            count = chunking.portion(load, size, room)
+            count = chunking.portion(load, size, room, campaigns)
             return await self._ledger.plan(running, names, size, count, decided)
         except (*jetstream.AWAY, *postgres.AWAY):
             raise

@@ -93,11 +93,18 @@ def test_the_reason_is_what_made_the_chunk_smaller() -> None:
     assert "1,000 names are left" in chunk_size(replace(HEALTHY, names_left=1_000)).reason
 
 
-@given(loads, st.integers(SMALLEST, LARGEST), st.integers(-1_000, 200_000))
-def test_a_portion_is_never_empty_and_never_long(load: Load, size: int, room: int) -> None:
-    assert 1 <= portion(load, size, room) <= MOST_CHUNKS
+@given(loads, st.integers(SMALLEST, LARGEST), st.integers(-1_000, 200_000), st.integers(1, 1_000))
+def test_a_portion_is_never_empty_and_never_long(
+    load: Load, size: int, room: int, campaigns: int
+) -> None:
+    assert 1 <= portion(load, size, room, campaigns) <= MOST_CHUNKS
 
 
-@given(st.integers(SMALLEST, LARGEST), st.integers(1, 20_000))
-def test_a_portion_fills_the_room_there_is(size: int, room: int) -> None:
-    assert portion(HEALTHY, size, room) * size >= min(room, MOST_CHUNKS * size)
+@given(st.integers(SMALLEST, LARGEST), st.integers(1, 20_000), st.integers(1, 100))
+def test_a_portion_fills_its_share_of_the_room(size: int, room: int, campaigns: int) -> None:
+    names = portion(HEALTHY, size, room, campaigns) * size
+    assert names >= min(room // campaigns, MOST_CHUNKS * size)
+
+
+def test_a_limited_campaign_is_planned_for_two_seconds_of_its_limit() -> None:
+    assert portion(replace(HEALTHY, name_rate_limit=500), 500, 4_000, 1) == 2

@@ -13,6 +13,7 @@ from services.campaign.share import (
     Bucket,
     Candidate,
     Throughput,
+    Turns,
     choose,
     depth,
 )
@@ -87,6 +88,36 @@ def test_equal_chunks_are_shared_out_in_proportion_to_the_weights(turns: int, si
 def test_a_newcomer_goes_before_whoever_has_much() -> None:
     large, small = Candidate(4, 100_000, [2_000] * 50), Candidate(1, 0, [250] * 4)
     assert choose([large, small], 1_000) == [1, 1, 1, 1]
+
+
+@given(st.lists(st.sampled_from(sorted(WEIGHTS.values())), min_size=20, max_size=60))
+def test_more_campaigns_than_chunks_in_flight_take_turns(weights: list[int]) -> None:
+    """There is room for a single chunk, which is done before the next one goes."""
+    turns: Turns[int] = Turns()
+    rounds = 3 * sum(weights)
+    given_out = [0] * len(weights)
+    for _ in range(rounds):
+        turns.keep(range(len(weights)))
+        lines = [
+            Candidate(weight, 0, [100], served=turns.served(i)) for i, weight in enumerate(weights)
+        ]
+        (i,) = choose(lines, 1)
+        turns.take(i, 100, weights[i])
+        given_out[i] += 1
+    for count, weight in zip(given_out, weights, strict=True):
+        assert abs(count - 3 * weight) <= 1
+
+
+def test_a_newcomer_has_no_more_to_come_than_the_least_served() -> None:
+    turns: Turns[str] = Turns()
+    turns.keep(["old", "older"])
+    turns.take("old", 10_000, 2)
+    turns.take("older", 60_000, 4)
+    turns.keep(["old", "older", "new"])
+    assert [turns.served(key) for key in ("old", "older", "new")] == [5_000, 15_000, 5_000]
+    turns.keep(["new"])
+    turns.keep(["new", "old"])
+    assert turns.served("old") == 5_000
 
 
 @given(
