@@ -21,6 +21,7 @@ from services.cli.connection import (
 from services.cli.create import create, upload_names
 from services.cli.exits import ExitCode, Failure
 from services.cli.follow import follow, say_next
+from services.cli.preview import preview
 from services.cli.progress import phase_label, status_label
 from services.cli.suite_state import door_argument
 from services.cli.watch import FINAL_STATUSES
@@ -36,6 +37,7 @@ def group() -> typer.Typer:
     """The commands below `domainflow campaign`."""
     made = typer.Typer(no_args_is_help=True, help="Create, steer and watch campaigns.")
     made.command("create")(create)
+    made.command("preview")(preview)
     made.command("upload")(upload_names)
     made.command("start", help="Start the current phase.")(
         _step(campaign_service_pb2.StartCampaignRequest, "StartCampaign")

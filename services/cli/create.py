@@ -23,18 +23,25 @@ from services.cli.connection import (
 )
 from services.cli.exits import ExitCode, Failure
 from services.cli.follow import follow, say_next
+from services.cli.pattern_options import (
+    LETTERS,
+    CharsOption,
+    ConstantOption,
+    CountOption,
+    FirstOffsetOption,
+    OverlapOption,
+    PatternType,
+    PrefixLengthOption,
+    SuffixLengthOption,
+    TldOption,
+    source,
+)
 from services.cli.progress import Tally
 from services.cli.retry import Patience
 from services.cli.suite_state import door_argument
 
 if TYPE_CHECKING:
     from domainflow.campaign.v1.campaign_service_pb2_grpc import CampaignServiceAsyncStub
-
-
-class PatternType(StrEnum):
-    PREFIX = "PREFIX"
-    SUFFIX = "SUFFIX"
-    BOTH = "BOTH"
 
 
 class Mode(StrEnum):
@@ -51,23 +58,14 @@ def create(
             help="Make names: variable characters before the constant, after it, or both.",
         ),
     ] = None,
-    prefix_length: Annotated[
-        int, typer.Option(min=0, max=63, help="Variable characters before the constant.")
-    ] = 0,
-    suffix_length: Annotated[
-        int, typer.Option(min=0, max=63, help="Variable characters after the constant.")
-    ] = 0,
-    chars: Annotated[
-        str, typer.Option(help="Characters to vary over, in this order: a-z, 0-9 and the hyphen.")
-    ] = "abcdefghijklmnopqrstuvwxyz",
-    constant: Annotated[str, typer.Option(help="Fixed part of the label.")] = "",
-    tld: Annotated[
-        list[str] | None, typer.Option(help="TLD or parent domain such as .com; repeat for more.")
-    ] = None,
-    first_offset: Annotated[int, typer.Option(min=0, help="Number of the first name.")] = 0,
-    count: Annotated[
-        int, typer.Option(min=0, help="How many names to make; 0 for all from the first on.")
-    ] = 0,
+    prefix_length: PrefixLengthOption = 0,
+    suffix_length: SuffixLengthOption = 0,
+    chars: CharsOption = LETTERS,
+    constant: ConstantOption = "",
+    tld: TldOption = None,
+    first_offset: FirstOffsetOption = None,
+    count: CountOption = 0,
+    allow_overlap: OverlapOption = False,
     from_file: Annotated[
         str,
         typer.Option(
@@ -115,7 +113,8 @@ def create(
 
     Names are made from a pattern (--pattern) or uploaded (--from-file). With --pattern PREFIX
     --prefix-length 3 --constant shop --tld .com --tld .net the names run from aaashop.com,
-    aaashop.net, aabshop.com to zzzshop.net: 35,152 of them.
+    aaashop.net, aabshop.com to zzzshop.net: 35,152 of them. A campaign gets those that no other
+    campaign of the same pattern has taken; `campaign preview` says which those are.
 
     Examples:
 
@@ -126,8 +125,6 @@ def create(
     """
     if (pattern is None) == (not from_file):
         raise typer.BadParameter("give either --pattern or --from-file")
-    if pattern is not None and not tld:
-        raise typer.BadParameter("--pattern needs at least one --tld")
     if not dns and resolver:
         raise typer.BadParameter("--resolver means nothing with --no-dns")
     try:
@@ -137,15 +134,16 @@ def create(
     generation = campaign_pb2.GenerationConfiguration(upload=campaign_pb2.UploadSource())
     if pattern is not None:
         generation = campaign_pb2.GenerationConfiguration(
-            pattern=campaign_pb2.PatternSource(
-                type=campaign_pb2.PatternType.Value(f"PATTERN_TYPE_{pattern}"),
+            pattern=source(
+                pattern,
                 prefix_length=prefix_length,
                 suffix_length=suffix_length,
-                character_set=chars,
+                chars=chars,
                 constant=constant,
                 tlds=tld,
                 first_offset=first_offset,
-                name_count=count,
+                count=count,
+                allow_overlap=allow_overlap,
             )
         )
     configuration = campaign_pb2.CampaignConfiguration(generation=generation)

@@ -91,6 +91,13 @@ class Picture:
                     for outcome in event.chunk_settled.outcomes:
                         before = self.outcomes.get(outcome.outcome, 0)
                         self.outcomes[outcome.outcome] = before + outcome.count
+            case "names_reserved":
+                reserved = event.names_reserved
+                if reserved.missing_count:
+                    return (
+                        f"the pattern has {reserved.name_count:,} names left,"
+                        f" {reserved.missing_count:,} fewer than asked for"
+                    )
             case "chunk_retried":
                 retried = event.chunk_retried
                 because = f": {retried.cause}" if retried.cause else ""

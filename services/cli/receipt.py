@@ -25,6 +25,7 @@ def as_table(receipt: campaign_pb2.Receipt) -> Table:
             title = ""
         for name, count in (
             ("(not settled)", phase.unsettled_count),
+            ("(asked for, but the pattern had no more)", phase.missing_count),
             ("(repeated lines, left out)", phase.duplicate_count),
             ("(rejected lines, left out)", phase.rejected_count),
         ):

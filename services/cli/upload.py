@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 LINES_PER_MESSAGE = 5_000
 MESSAGES_PER_STREAM = 20
-REPORTED_LINES = 100
 # No DNS name is longer than 253 octets, and Unicode takes at most four times that. What is cut
 # is rejected by the service, as it would be whole.
 _LINE_LIMIT = 2_000
@@ -148,6 +147,9 @@ async def upload(
     window.complete = True
     while not outcome.upload.finished:
         await _send(stub, campaign_id, upload_id, window, outcome, patience, lines_per_message)
+    if outcome.upload.rejected_count:
+        # Not what the streams answered: a cut one answers nothing.
+        outcome.rejected_lines = await _rejected_lines(stub, campaign_id, patience)
     if outcome.upload.next_offset != window.end:
         raise Failure(
             f"the upload was finished with {outcome.upload.next_offset:,} lines and the list has"
@@ -170,6 +172,18 @@ async def _progress(
             f"campaign {campaign_id} has another upload already ({answer.upload.upload_id})"
         )
     return answer.upload
+
+
+async def _rejected_lines(
+    stub: "CampaignServiceAsyncStub", campaign_id: str, patience: retry.Patience
+) -> list[campaign_service_pb2.RejectedLine]:
+    """The first ones of the whole list."""
+    request = campaign_service_pb2.GetUploadRequest(campaign_id=campaign_id)
+    while True:
+        try:
+            return list((await stub.GetUpload(request, timeout=30)).rejected_lines)
+        except grpc.aio.AioRpcError as error:
+            await patience.wait(error)
 
 
 async def _send(
@@ -205,8 +219,6 @@ async def _send(
     else:
         patience.progressed()
         outcome.upload.CopyFrom(answer.upload)
-        room = REPORTED_LINES - len(outcome.rejected_lines)
-        outcome.rejected_lines += answer.rejected_lines[:room]
     window.acknowledge(outcome.upload.next_offset)
 
 

@@ -86,7 +86,8 @@ class Campaigns(campaign_service_pb2_grpc.CampaignServiceServicer):
         return campaign_service_pb2.GetReceiptResponse(receipt=receipt)
 
     def GetUpload(self, request: Any, context: Any) -> Any:
-        return campaign_service_pb2.GetUploadResponse()
+        line = campaign_service_pb2.RejectedLine(offset=1, line="b!", reason="no DNS name")
+        return campaign_service_pb2.GetUploadResponse(rejected_lines=[line] if self.lines else None)
 
     def UploadNames(self, requests: Any, context: Any) -> Any:
         for message in requests:
@@ -99,8 +100,7 @@ class Campaigns(campaign_service_pb2_grpc.CampaignServiceServicer):
             rejected_count=1,
             finished=True,
         )
-        line = campaign_service_pb2.RejectedLine(offset=1, line="b!", reason="no DNS name")
-        return campaign_service_pb2.UploadNamesResponse(upload=upload, rejected_lines=[line])
+        return campaign_service_pb2.UploadNamesResponse(upload=upload)
 
     def WatchCampaigns(self, request: Any, context: Any) -> Iterator[Any]:
         message = campaign_service_pb2.WatchCampaignsResponse

@@ -43,13 +43,17 @@ class Lists(campaign_service_pb2_grpc.CampaignServiceServicer):
 
     def GetUpload(self, request: Any, context: Any) -> campaign_service_pb2.GetUploadResponse:
         known = self.now() if self.upload_id else None
-        return campaign_service_pb2.GetUploadResponse(upload=known)
+        rejected = [
+            campaign_service_pb2.RejectedLine(offset=offset, line=line, reason="no")
+            for offset, line in enumerate(self.lines)
+            if "!" in line
+        ]
+        return campaign_service_pb2.GetUploadResponse(upload=known, rejected_lines=rejected)
 
     def UploadNames(
         self, requests: Iterator[campaign_service_pb2.UploadNamesRequest], context: Any
     ) -> campaign_service_pb2.UploadNamesResponse:
         when, left = self.cuts.pop(0) if self.cuts else ("", -1)
-        rejected = []
         for number, message in enumerate(requests):
             self.upload_id = message.upload_id or self.upload_id
             if (when, left) == ("before", number):
@@ -57,16 +61,11 @@ class Lists(campaign_service_pb2_grpc.CampaignServiceServicer):
             if message.offset != len(self.lines):
                 reason = "STORED" if message.offset < len(self.lines) else "GAP"
                 context.abort_with_status(rpc_status.to_status(misplaced(reason)))
-            for offset, line in enumerate(message.lines, message.offset):
-                if "!" in line:
-                    rejected.append(
-                        campaign_service_pb2.RejectedLine(offset=offset, line=line, reason="no")
-                    )
             self.lines += message.lines
             self.finished = message.finish
             if (when, left) == ("after", number):
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the door is closing")
-        return campaign_service_pb2.UploadNamesResponse(upload=self.now(), rejected_lines=rejected)
+        return campaign_service_pb2.UploadNamesResponse(upload=self.now())
 
 
 def misplaced(what: str) -> status_pb2.Status:
@@ -160,10 +159,14 @@ async def test_empty_list_is_finished_too(serve: Any) -> None:
     assert outcome.upload.finished
 
 
-async def test_rejected_lines_are_reported_with_their_number(serve: Any) -> None:
+@pytest.mark.parametrize("cuts", [[], [("after", 2), ("after", 2), ("after", 2)]])
+async def test_rejected_lines_are_reported_with_their_number(
+    serve: Any, cuts: list[tuple[str, int]]
+) -> None:
+    """Also when no stream was answered that had one of them."""
     lines = [*LINES[:20], "not a name!", *LINES[20:]]
 
-    outcome = await sent(serve(campaigns=Lists([])), lines)
+    outcome = await sent(serve(campaigns=Lists(cuts)), lines)
 
     assert [(r.offset, r.line) for r in outcome.rejected_lines] == [(20, "not a name!")]
 
