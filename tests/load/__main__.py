@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "build" / "bench.jsonl"
 BENCHES = (
     "generate_store",
+    "upload_list",
     "dns_engine",
     "dns_end_to_end",
     "stream_names",
