@@ -112,8 +112,11 @@ class Gauges:
                 _count(gauge, event)
 
     def _change_phase(self, no: int, campaign_id: UUID, changed: event_pb2.PhaseChanged) -> None:
-        status = Status(_name(changed.to_status))
         gauge = self._gauges.get(no)
+        name = campaign_pb2.PhaseStatus.Name(changed.to_status).removeprefix("PHASE_STATUS_")
+        if name not in set(Status):
+            return
+        status = Status(name)
         if gauge is not None and gauge.phase == int(changed.phase) and gauge.run == changed.run:
             gauge.status = status
             gauge.window.clear()
@@ -294,10 +297,6 @@ def _address(text: str) -> tuple[str, int] | None:
         return parse_endpoint(text, default_port=_DNS_PORT)
     except BadEndpoint:
         return None
-
-
-def _name(status: "campaign_pb2.PhaseStatus.ValueType") -> str:
-    return campaign_pb2.PhaseStatus.Name(status).removeprefix("PHASE_STATUS_")
 
 
 class _Workers:

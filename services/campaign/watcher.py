@@ -65,8 +65,13 @@ class Watcher:
 
     @property
     def is_done(self) -> bool:
-        """Whether every campaign is over and everything heard of it is told."""
-        return not self._heard_of and self._finished >= self._ids.keys()
+        """Whether every campaign is over and everything that is known of it is told."""
+        return not self._heard_of and all(map(self._is_told, self._ids))
+
+    def _is_told(self, no: int) -> bool:
+        newest = self._recent.newest(no)
+        # One that is gone is told of by the end of its deletion.
+        return no in self._finished and newest is not None and self._sent[no] >= newest
 
     async def news(self, timeout: float) -> None:
         """Return when there is something to tell of, or after `timeout` seconds."""

@@ -19,7 +19,7 @@ from services.campaign.ingest import digest
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
 from tests.campaign.conftest import Serve
-from tests.campaigns import GENERATION, act, create, generating, new_campaign
+from tests.campaigns import GENERATION, act, create, from_upload, generating, new_campaign
 from tests.eventually import eventually
 from tests.refusals import read, refused
 
@@ -64,7 +64,7 @@ def revisions(messages: list[Message]) -> list[int]:
 @pytest.fixture
 async def growing(store: Store) -> RunningPhase:
     """A campaign at revision 2 whose generation runs."""
-    return await generating(store)
+    return await generating(store, new_campaign(from_upload()))
 
 
 async def test_a_watcher_gets_the_present_state_and_a_bookmark(
