@@ -28,7 +28,7 @@ async def wipe(client: Client) -> None:
         await client.jetstream().delete_stream(jetstream.TASK_STREAM)
 
 
-async def publish(client: Client, *keys: ChunkKey) -> None:
+async def publish(client: Client, *keys: ChunkKey, pool: str = "dns") -> None:
     """Tasks for these chunks, as the dispatcher publishes them."""
     await jetstream.ensure_task_stream(client.jetstream())
     for key in keys:
@@ -38,7 +38,7 @@ async def publish(client: Client, *keys: ChunkKey) -> None:
             run=key.run,
             first_position=key.first_position,
         )
-        await client.jetstream().publish(jetstream.task_subject("dns"), task.SerializeToString())
+        await client.jetstream().publish(jetstream.task_subject(pool), task.SerializeToString())
 
 
 async def task_count(client: Client) -> int:

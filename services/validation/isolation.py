@@ -8,7 +8,6 @@ its settlement is fenced like any other; it ends with it for the machine's sake.
 import asyncio
 import base64
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from services.chassis import postgres
+from services.chassis.parent import end_with
 from services.validation.attempt import (
     CheckFailed,
     NotPrepared,
@@ -43,7 +43,6 @@ LOOK_PERIOD = 1.0
 MAX_SAID = 4096
 # How a child ends. Any other status is a failure of the check.
 SETTLED, NOT_OURS, AWAY, NOT_PREPARED = 0, 3, 75, 78
-_PR_SET_PDEATHSIG = 1
 
 
 class Isolation:
@@ -142,11 +141,12 @@ async def attempt_alone(
     database_url: str, open_probe: Callable[[], AbstractAsyncContextManager[Probe[Any]]]
 ) -> int:
     """Make the attempt at the claim on standard input; returns the status to exit with."""
-    _end_with_parent()
     line = await asyncio.to_thread(sys.stdin.buffer.readline)
-    if not line:
+    if not line.endswith(b"\n"):
+        _say("there is no claim on standard input")
         return AWAY
-    claim = _from_json(line)
+    parent, claim = _from_json(line)
+    end_with(parent)
     try:
         # The parent's hold tells it when waiting makes no sense any more.
         async with (
@@ -182,16 +182,6 @@ async def _follow_rate(store: Store, claim: Claim, pace: Pace) -> None:
         await asyncio.sleep(LOOK_PERIOD)
 
 
-def _end_with_parent() -> None:
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The parent may have ended before the request was made: then this waits for a line that does
-    # not come, and reads the end of it.
-    if os.getppid() != parent:
-        sys.exit(AWAY)
-
-
 def _say(cause: str) -> None:
     sys.stderr.write(f"{cause}\n")
 
@@ -210,11 +200,13 @@ def _to_json(claim: Claim) -> bytes:
         "lost_count": claim.lost_count,
         "name_rate_limit": claim.name_rate_limit,
     }
-    return json.dumps(told_of).encode() + b"\n"
+    return json.dumps({"parent": os.getpid(), "claim": told_of}).encode() + b"\n"
 
 
-def _from_json(line: bytes) -> Claim:
-    told_of = json.loads(line)
+def _from_json(line: bytes) -> tuple[int, Claim]:
+    """The parent's process id and the claim."""
+    order = json.loads(line)
+    told_of = order["claim"]
     told_of["key"] = ChunkKey(*told_of["key"])
     told_of["configuration"] = base64.b64decode(told_of["configuration"])
-    return Claim(**told_of)
+    return order["parent"], Claim(**told_of)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 
@@ -12,6 +13,7 @@ from nats.aio.msg import Msg
 
 from domainflow.campaign.v1.campaign_pb2 import DnsConfiguration
 from services.campaign.campaign import Action
+from services.campaign.dispatcher import Dispatcher
 from services.campaign.ledger import ChunkKey
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store as CampaignStore
@@ -19,13 +21,16 @@ from services.chassis import jetstream
 from services.chassis.postgres import Pool
 from services.sandbox.dns_server import SandboxDns
 from services.sandbox.truth import truth
+from services.validation.dns.verdict import Verdict
 from services.validation.dns_probe import DnsProbe
+from services.validation.engines import Engines
 from services.validation.store import Store
 from services.validation.worker import Worker
 from tests.campaigns import DNS, act, from_upload, history, kinds, validating
 from tests.eventually import eventually
 from tests.queues import publish, task_count, wipe
 from tests.validation.conftest import asking
+from tests.validation.probes import PoisonedProbe, raise_an_error
 
 NAMES = [f"name-{number}.com" for number in range(250)]
 LEASE = timedelta(minutes=1)
@@ -327,7 +332,7 @@ async def test_a_chunk_that_always_fails_leaves_no_task_behind(
             await publish(queue, *await handed_out(campaign_store, running))
             await all_acknowledged(queue)
             assert await chunks(pool) == [("ready", attempt)] * 3
-            await pool.execute("UPDATE chunks SET ready_time = now()")
+            await pool.execute("UPDATE chunks SET ready_time = NULL")
 
 
 async def test_a_chunk_that_fails_is_on_record_and_waits(
@@ -340,11 +345,142 @@ async def test_a_chunk_that_fails_is_on_record_and_waits(
         await all_acknowledged(queue)
 
     assert await handed_out(campaign_store, running) == []
-    await pool.execute("UPDATE chunks SET ready_time = now()")
+    await pool.execute("UPDATE chunks SET ready_time = NULL")
     assert len(await handed_out(campaign_store, running)) == 1
     retried = (await history(campaign_store, running.campaign_no))[-1].chunk_retried
     assert (retried.attempt, retried.first_position) == (1, 0)
     assert "window is 20000" in retried.cause
+
+
+async def test_the_name_that_a_probe_fails_on_is_found_and_the_others_settled(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    store: Store,
+    engines: Engines,
+    sandbox: SandboxDns,
+    dns: DnsConfiguration,
+) -> None:
+    """The probe raises what also means that a part is away: here it is about the name."""
+    running = await validating(campaign_store, NAMES, dns)
+    poisoned = PoisonedProbe(engines, NAMES[77], raise_an_error)
+    dispatching = asyncio.create_task(Dispatcher(store=campaign_store, queue=queue).dispatch())
+
+    async def completed() -> None:
+        assert (await campaign_store.get(running.campaign_id)).is_finished
+
+    async with working(new_worker(store, queue, poisoned)):
+        await eventually(completed, within=30)
+    dispatching.cancel()
+    await asyncio.wait([dispatching])
+
+    others = [name for name in NAMES if name != NAMES[77]]
+    found = dict(await verdicts(pool))
+    assert found.pop(NAMES[77]) == Verdict.DEAD_LETTER
+    assert list(found.items()) == expected(sandbox, others)
+    letter = await pool.fetchrow("SELECT position, name, cause, failure_count FROM dead_letters")
+    assert letter
+    # Three times as a chunk of 100, then 50, 25, 13 or 12, 7 or 6, 4 or 3, 2 and alone.
+    assert tuple(letter)[:3] == (77, NAMES[77], "OSError: the name is poison")
+    splits = [kind for kind in await kinds(campaign_store, running.campaign_no) if "split" in kind]
+    assert letter["failure_count"] == 3 + len(splits)
+    tally = await campaign_store.tally(running.campaign_no, DNS, 1)
+    assert sum(tally.outcomes) == tally.settled_count == 250
+    assert tally.outcomes[Verdict.DEAD_LETTER - 1] == 1
+
+
+async def test_settings_that_cannot_be_used_bury_no_name(
+    pool: Pool, campaign_store: CampaignStore, queue: Client, worker: Worker
+) -> None:
+    running = await validating(campaign_store, NAMES[:100], DnsConfiguration(window=20_000))
+
+    async with working(worker):
+        for failures in range(1, 6):
+            await publish(queue, *await handed_out(campaign_store, running))
+            await all_acknowledged(queue)
+            counted = "SELECT failure_count FROM chunks WHERE phase = 2"
+            assert [row[0] for row in await pool.fetch(counted)] == [failures]
+            await pool.execute("UPDATE chunks SET ready_time = NULL")
+
+
+async def test_a_limited_campaign_is_asked_about_at_its_rate(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    worker: Worker,
+    sandbox: SandboxDns,
+    dns: DnsConfiguration,
+) -> None:
+    running = await validating(campaign_store, NAMES[:150], dns)
+    await pool.execute("UPDATE campaigns SET name_rate_limit = 100")
+    await publish(queue, *await handed_out(campaign_store, running))
+
+    async with working(worker):
+        begun = time.monotonic()
+        await all_acknowledged(queue)
+        # Both chunks go by one pace.
+        assert time.monotonic() - begun >= 1.5
+
+    assert await verdicts(pool) == expected(sandbox, NAMES[:150])
+
+
+async def test_a_changed_limit_takes_effect_on_chunks_in_work(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    worker: Worker,
+    sandbox: SandboxDns,
+    dns: DnsConfiguration,
+) -> None:
+    running = await validating(campaign_store, NAMES, dns)
+    # Minutes, if it stayed.
+    await pool.execute("UPDATE campaigns SET name_rate_limit = 1")
+    await publish(queue, *await handed_out(campaign_store, running))
+
+    async def some_asked() -> None:
+        assert sandbox.stats.questions > 0
+
+    async with working(worker):
+        await eventually(some_asked)
+        await pool.execute("UPDATE campaigns SET name_rate_limit = 0")
+        await all_acknowledged(queue)
+
+    assert await chunks(pool) == [("done", 1)] * 3
+    assert await verdicts(pool) == expected(sandbox, NAMES)
+
+
+async def test_a_new_limit_takes_back_names_that_went_out_without_one(
+    pool: Pool, campaign_store: CampaignStore, queue: Client, worker: Worker, mute: str
+) -> None:
+    running = await validating(campaign_store, NAMES, asking(mute, attempt_limit=20))
+    await publish(queue, *await handed_out(campaign_store, running))
+
+    async with working(worker):
+        await claimed(pool)
+        await pool.execute("UPDATE campaigns SET name_rate_limit = 1000")
+        await all_acknowledged(queue)
+
+    assert await chunks(pool) == [("ready", 1)] * 3
+    assert await pool.fetchval("SELECT max(failure_count) FROM chunks") == 0
+
+
+async def test_no_more_chunks_are_taken_than_decided(
+    pool: Pool, campaign_store: CampaignStore, queue: Client, worker: Worker, mute: str
+) -> None:
+    running = await validating(campaign_store, NAMES, asking(mute, attempt_limit=20))
+    worker.task_limit = 1
+    await publish(queue, *await handed_out(campaign_store, running))
+
+    async def in_hand(count: int) -> None:
+        taken = "SELECT count(*) FROM chunks WHERE claim_time IS NOT NULL AND phase = 2"
+        assert await pool.fetchval(taken) == count
+
+    async with working(worker):
+        await eventually(lambda: in_hand(1))
+        assert await task_count(queue) == 3
+        await in_hand(1)
+        worker.task_limit = 3
+        await eventually(lambda: in_hand(3))
 
 
 async def test_a_worker_reports_itself(store: Store, worker: Worker) -> None:
