@@ -51,6 +51,8 @@ class WorkerRow:
     chunks_in_flight: int
     settled_count: int
     load: task_pb2.WorkerLoad
+    # Seconds since the reader saw a new report.
+    silence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,9 @@ class Pools:
                     strict=True,
                 ),
             )
-        return [_worker_row(row) for row in rows if row["worker_id"] in living]
+        return [
+            _worker_row(row, living[row["worker_id"]]) for row in rows if row["worker_id"] in living
+        ]
 
     async def watch(self) -> None:
         """Look again and again until cancelled: those that are gone are forgotten unasked."""
@@ -219,7 +223,7 @@ def backlog(waiting: Iterable[Waiting], *, within: float) -> int:
     )
 
 
-def _worker_row(row: asyncpg.Record) -> WorkerRow:
+def _worker_row(row: asyncpg.Record, silence: float) -> WorkerRow:
     return WorkerRow(
         worker_id=row["worker_id"],
         pool=row["pool"],
@@ -230,6 +234,7 @@ def _worker_row(row: asyncpg.Record) -> WorkerRow:
         chunks_in_flight=row["chunks_in_flight"],
         settled_count=row["settled_count"],
         load=task_pb2.WorkerLoad.FromString(row["load"]),
+        silence=silence,
     )
 
 

@@ -36,8 +36,9 @@ class Presence:
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
 
-    def look(self, now: float, rows: Iterable[Sighting]) -> tuple[set[str], set[str]]:
-        """Return the ids of those that live and of those that are gone for good.
+    def look(self, now: float, rows: Iterable[Sighting]) -> tuple[dict[str, float], set[str]]:
+        """Return the ids of those that live, with the seconds since we saw a new report of theirs,
+        and of those that are gone for good.
 
         A row in neither looked old at first sight: its writer is gone or the database's clock was
         set, which its next report tells.
@@ -52,4 +53,7 @@ class Presence:
             seen[row.worker_id] = known
         self._seen = seen
         gone = {name for name, it in seen.items() if now - it.since > SEEN_WITHIN}
-        return {name for name, it in seen.items() if it.lives} - gone, gone
+        living = {
+            name: now - it.since for name, it in seen.items() if it.lives and name not in gone
+        }
+        return living, gone

@@ -30,6 +30,8 @@ SUPERVISOR_PID = "WORKER_SUPERVISOR_PID"
 GRACE = 10.0
 # Seconds before a worker that died is started again: doubling, forgotten after so long a life.
 FIRST_PAUSE, LONGEST_PAUSE, HEALTHY_AFTER = 0.2, 5.0, 30.0
+# What a worker reported counts for so many seconds: the row of a killed one stays for longer.
+FRESH = 12.0
 # What a campaign with a rate limit has waiting at most, as a share of the time that makes it a
 # backlog: no process settles it sooner.
 LIMITED_SHARE = 0.8
@@ -220,7 +222,11 @@ class Supervisor:
             await self._queue.publish(jetstream.EVENT_SUBJECT, b"0")
 
     async def _measure(self) -> PoolLoad:
-        workers = [row for row in await self._pools.workers() if row.pool == self._pool]
+        workers = [
+            row
+            for row in await self._pools.workers()
+            if row.pool == self._pool and row.silence <= FRESH
+        ]
         waiting = await self._pools.waiting(self._pool)
         pids = {worker.pid for worker, _ in self._workers}
         own = [row for row in workers if row.host == self._host and row.pid in pids]

@@ -18,14 +18,17 @@ from services.chassis.postgres import Pool
 from services.sandbox.dns_server import Faults, SandboxDns, SandboxDnsSettings
 from services.sandbox.truth import Mix
 from services.suite.process import guarded
+from services.validation.dns_probe import DnsProbe
 from services.validation.pool import Bounds, Size
 from services.validation.pools import Pools
+from services.validation.store import Store
+from services.validation.worker import TASK_LIMIT, Worker
 from tests.campaigns import validating
 from tests.eventually import eventually
 from tests.queues import publish
 from tests.suite.living import gone
 from tests.validation.conftest import asking
-from tests.validation.test_worker import handed_out
+from tests.validation.test_worker import handed_out, working
 
 # Rounds and reports follow each other fast; other programs of this machine decide nothing.
 FAST = {
@@ -167,6 +170,36 @@ async def test_a_pool_goes_on_with_the_size_that_a_killed_one_had(
     assert (await decisions(pool))[1].reason == (
         "0 -> 2 processes: the pool starts with as many as before its end"
     )
+
+
+async def test_a_worker_follows_its_pool_only_when_the_pool_started_it(
+    pool: Pool, store: Store, queue: Client, probe: DnsProbe
+) -> None:
+    await Pools(pool).decide("dns", "host", Size(0, 9), Size(1, 40), Bounds(1, 2), "why")
+    workers = {
+        supervised: Worker(
+            store=store,
+            queue=queue,
+            probe=probe,
+            worker_id=f"worker-{supervised}",
+            host="host",
+            pid=7,
+            supervised=supervised,
+            report_period=0.05,
+        )
+        for supervised in (True, False)
+    }
+
+    async def told(limit: int) -> None:
+        assert workers[True].task_limit == limit
+        assert workers[False].task_limit == TASK_LIMIT
+        limits = {row.worker_id: row.load.task_limit for row in await store.pools.workers()}
+        assert limits == {"worker-True": limit, "worker-False": TASK_LIMIT}
+
+    async with working(*workers.values()):
+        await eventually(lambda: told(40))
+        await Pools(pool).decide("dns", "host", Size(1, 40), Size(1, 20), Bounds(1, 2), "why")
+        await eventually(lambda: told(20))
 
 
 @pytest.mark.parametrize(
