@@ -1,4 +1,4 @@
-"""`domainflow campaign ...`: steer, look, account for. Creating has a file of its own."""
+"""`domainflow campaign ...`: steer, look, account for. What else there is has files of its own."""
 
 import uuid
 from collections.abc import Callable
@@ -9,6 +9,14 @@ import typer
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from services.cli import receipt as receipts
 from services.cli import terminal
+from services.cli.catalogue import (
+    archive,
+    configure,
+    duplicate,
+    list_campaigns,
+    unarchive,
+    update,
+)
 from services.cli.connection import (
     DATA_FOLDER,
     DEADLINE,
@@ -19,18 +27,14 @@ from services.cli.connection import (
     run,
 )
 from services.cli.create import create, upload_names
+from services.cli.delete import delete
 from services.cli.exits import ExitCode, Failure
 from services.cli.follow import follow, say_next
+from services.cli.options import CampaignArgument, JsonOption, PhaseArgument, ReasonOption
 from services.cli.preview import preview
 from services.cli.progress import phase_label, status_label
 from services.cli.suite_state import door_argument
 from services.cli.watch import FINAL_STATUSES
-
-CampaignArgument = Annotated[
-    str, typer.Argument(metavar="ID", help="Campaign id, as `campaign create` prints it.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
-ReasonOption = Annotated[str, typer.Option(help="Kept in the campaign's history.")]
 
 
 def group() -> typer.Typer:
@@ -51,7 +55,22 @@ def group() -> typer.Typer:
     made.command("cancel", help="End the campaign for good; what is settled stays readable.")(
         _step(campaign_service_pb2.CancelCampaignRequest, "CancelCampaign")
     )
+    made.command("retry", help="Go on with a phase that failed; what is settled stays settled.")(
+        _step(campaign_service_pb2.RetryCampaignRequest, "RetryCampaign")
+    )
+    made.command("skip", help="Leave out a phase that has not started or that failed.")(
+        _phase_step(campaign_service_pb2.SkipPhaseRequest, "SkipPhase")
+    )
+    made.command(
+        "rerun", help="Do a phase again; its results are shown until the new ones are complete."
+    )(_phase_step(campaign_service_pb2.RerunPhaseRequest, "RerunPhase"))
+    made.command("configure")(configure)
     made.command("list")(list_campaigns)
+    made.command("update")(update)
+    made.command("archive")(archive)
+    made.command("unarchive")(unarchive)
+    made.command("duplicate")(duplicate)
+    made.command("delete")(delete)
     made.command("watch")(watch)
     made.command("phases")(phases)
     made.command("receipt")(receipt)
@@ -59,7 +78,7 @@ def group() -> typer.Typer:
 
 
 def _step(request_type: Callable[..., object], rpc: str) -> Callable[..., None]:
-    """One command of the four that differ in nothing but the RPC."""
+    """One command of those that differ in nothing but the RPC."""
 
     def command(
         campaign_id: CampaignArgument,
@@ -68,65 +87,41 @@ def _step(request_type: Callable[..., object], rpc: str) -> Callable[..., None]:
         server: ServerOption = "",
         data: DataOption = DATA_FOLDER,
     ) -> None:
-        async def work() -> None:
-            request = request_type(
-                campaign_id=campaign_id, reason=reason, request_id=str(uuid.uuid4())
-            )
-            async with connected(locate(server, data)) as channel:
-                stub: Any = campaign_service_pb2_grpc.CampaignServiceStub(channel)
-                campaign = (await getattr(stub, rpc)(request, timeout=DEADLINE)).campaign
-            phase, status = phase_label(campaign.current_phase), status_label(campaign.status)
-            terminal.say(f"{phase}: {status}")
-            if json:
-                terminal.emit(terminal.as_json(campaign))
-
-        run(work())
+        request = request_type(campaign_id=campaign_id, reason=reason, request_id=str(uuid.uuid4()))
+        run(_take_step(rpc, request, json=json, address=lambda: locate(server, data)))
 
     return command
 
 
-def list_campaigns(
-    limit: Annotated[int, typer.Option(min=1, help="Most campaigns to show.")] = 50,
-    json: JsonOption = False,
-    server: ServerOption = "",
-    data: DataOption = DATA_FOLDER,
-) -> None:
-    """List campaigns, newest first: a table on a terminal, NDJSON otherwise."""
+def _phase_step(request_type: Callable[..., object], rpc: str) -> Callable[..., None]:
+    """As `_step`, of a phase that is named."""
 
-    async def work() -> None:
-        campaigns: list[campaign_pb2.Campaign] = []
-        token = ""
-        async with connected(locate(server, data)) as channel:
-            stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
-            while len(campaigns) < limit:
-                page = await stub.ListCampaigns(
-                    campaign_service_pb2.ListCampaignsRequest(
-                        page_size=limit - len(campaigns), page_token=token
-                    ),
-                    timeout=DEADLINE,
-                )
-                campaigns += page.campaigns
-                token = page.next_page_token
-                if not token:
-                    break
-        if json or not terminal.is_watched():
-            for campaign in campaigns:
-                terminal.emit(terminal.as_json(campaign))
-            return
-        headings = ("id", "name", "phase", "status", "names", "created")
-        shown = terminal.table("", headings, right=("names",))
-        for campaign in campaigns:
-            shown.add_row(
-                campaign.campaign_id,
-                campaign.name,
-                phase_label(campaign.current_phase),
-                status_label(campaign.status),
-                f"{campaign.name_count:,}",
-                f"{campaign.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC",
-            )
-        terminal.show(shown)
+    def command(
+        campaign_id: CampaignArgument,
+        phase: PhaseArgument,
+        reason: ReasonOption = "",
+        json: JsonOption = False,
+        server: ServerOption = "",
+        data: DataOption = DATA_FOLDER,
+    ) -> None:
+        request = request_type(
+            campaign_id=campaign_id,
+            phase=phase.number,
+            reason=reason,
+            request_id=str(uuid.uuid4()),
+        )
+        run(_take_step(rpc, request, json=json, address=lambda: locate(server, data)))
 
-    run(work())
+    return command
+
+
+async def _take_step(rpc: str, request: object, *, json: bool, address: Callable[[], str]) -> None:
+    async with connected(address()) as channel:
+        stub: Any = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+        campaign = (await getattr(stub, rpc)(request, timeout=DEADLINE)).campaign
+    terminal.say(f"{phase_label(campaign.current_phase)}: {status_label(campaign.status)}")
+    if json:
+        terminal.emit(terminal.as_json(campaign))
 
 
 def watch(

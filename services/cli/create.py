@@ -4,7 +4,6 @@ import os
 import sys
 import uuid
 from collections.abc import AsyncIterator
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import grpc
@@ -23,6 +22,7 @@ from services.cli.connection import (
 )
 from services.cli.exits import ExitCode, Failure
 from services.cli.follow import follow, say_next
+from services.cli.options import Mode, Priority
 from services.cli.pattern_options import (
     LETTERS,
     CharsOption,
@@ -42,11 +42,6 @@ from services.cli.suite_state import door_argument
 
 if TYPE_CHECKING:
     from domainflow.campaign.v1.campaign_service_pb2_grpc import CampaignServiceAsyncStub
-
-
-class Mode(StrEnum):
-    FULL_SEQUENCE = "FULL_SEQUENCE"
-    STEP_BY_STEP = "STEP_BY_STEP"
 
 
 def create(
@@ -96,6 +91,12 @@ def create(
             case_sensitive=False, help="Whether each phase starts by itself after the one before."
         ),
     ] = Mode.FULL_SEQUENCE,
+    priority: Annotated[
+        Priority, typer.Option(case_sensitive=False, help="How much of the workers it gets.")
+    ] = Priority.NORMAL,
+    rate_limit: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help="Names per second at most; 0: no limit.")
+    ] = 0,
     start: Annotated[bool, typer.Option(help="Start it at once.")] = True,
     watch: Annotated[bool, typer.Option(help="Then watch it to its end.")] = False,
     request_id: Annotated[
@@ -158,6 +159,8 @@ def create(
         name=name,
         configuration=configuration,
         mode=campaign_pb2.CampaignMode.Value(f"CAMPAIGN_MODE_{mode}"),
+        priority=campaign_pb2.Priority.Value(f"PRIORITY_{priority}"),
+        name_rate_limit=rate_limit,
         request_id=str(base),
     )
     created: list[str] = []
