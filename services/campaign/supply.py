@@ -58,16 +58,27 @@ class _Pool:
     """What is known of one worker pool: what its workers say, and how fast they take names."""
 
     throughput: Throughput = field(default_factory=Throughput)
+    # Names per second that the workers take when they have enough to do; 0 while unknown.
+    capacity: float = 0.0
+    # Whether its queue was empty since the last look: then its workers could have done more.
+    ran_dry: bool = True
     workers: int = 0
-    names_per_second: float = 0.0
     loss: float = 0.0
     latency: float = 0.0
+
+    def measure(self) -> None:
+        """Take the throughput since the last look for what the workers are capable of."""
+        if not self.ran_dry:
+            self.capacity = self.throughput.rate
+        elif self.capacity:
+            self.capacity = max(self.capacity, self.throughput.rate)
+        self.ran_dry = False
 
     def load(self, names_left: int, name_rate_limit: int) -> Load:
         return Load(
             names_left=names_left,
             workers=self.workers,
-            names_per_second=self.names_per_second or self.throughput.rate,
+            names_per_second=self.capacity,
             loss=self.loss,
             latency=self.latency,
             name_rate_limit=name_rate_limit,
@@ -157,7 +168,7 @@ class Supply:
                 if each.pool == name and self._reports.age(each.worker_id) < WORKER_SILENCE
             ]
             pool.workers = len(loads)
-            pool.names_per_second = sum(load.names_per_second for load in loads)
+            pool.measure()
             weights = [(load, max(load.names_per_second, 1e-9)) for load in loads]
             total = sum(weight for _, weight in weights) or 1.0
             pool.loss = sum(load.loss * weight for load, weight in weights) / total
@@ -186,6 +197,7 @@ class Supply:
         pool = self._pools[name]
         waiting = sum(work.unclaimed for work in works)
         pool.throughput.look(time.monotonic(), waiting)
+        pool.ran_dry |= waiting == 0
         room = self._depth(name, 0.0) - waiting
         works = [work for work in works if self._may_have_more(work)]
         if room <= 0 or not works:
