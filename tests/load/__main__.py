@@ -33,9 +33,11 @@ BENCHES = (
     "stream_names",
     "page_latency",
     "query_memory",
+    "watch_lag",
     "pause_latency",
     "fair_share",
     "queue_overhead",
+    "kill_storm",
 )
 # A bench that hangs is a crash, too.
 LONGEST = 20 * 60.0

@@ -46,19 +46,18 @@ class Busy:
     async def create(
         self,
         names: int,
-        resolver: str,
-        *,
+        *resolvers: str,
         sequence: bool = False,
         pattern: campaign_pb2.PatternSource | None = None,
         dns: campaign_pb2.DnsConfiguration | None = None,
         **arguments: Any,
     ) -> "Load":
-        """A campaign of so many names, every one asked of `resolver`; of names that no other
+        """A campaign of so many names, every one asked of `resolvers`; of names that no other
         campaign has unless there is a `pattern`."""
         pattern = pattern or _new_names()
         pattern.name_count = names
         dns = dns or campaign_pb2.DnsConfiguration(window=1_000)
-        dns.resolvers[:] = [resolver]
+        dns.resolvers[:] = resolvers
         mode = (
             campaign_pb2.CAMPAIGN_MODE_FULL_SEQUENCE
             if sequence
