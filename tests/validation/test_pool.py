@@ -282,3 +282,30 @@ def test_bounds_that_were_changed_are_kept_at_once() -> None:
     assert decide(WELL, Size(1, TOP), Bounds(2, 3)).size.process_count == 2
     with pytest.raises(ValueError, match="no range"):
         Bounds(3, 2)
+
+
+@given(st.integers(1_000, 5_000_000), st.integers(1_000, 50_000), st.integers(1, 16))
+def test_a_campaign_makes_the_pool_grow_and_then_shrink_once(
+    names: int, rate: int, most: int
+) -> None:
+    size, history, left, counts = Size(1, TOP), History(), float(names), [1]
+    while left > 0 or counts[-1] > 1:
+        working = left > 0
+        load = replace(
+            WELL,
+            backlog=int(left),
+            names_per_second=size.process_count * rate if working else 0,
+            questions_per_second=size.process_count * rate if working else 0,
+            process_cores=0.9 if working else 0.0,
+            busy_cores=size.process_count * 0.9 * working,
+            cores=32,
+        )
+        decision = decide(load, size, Bounds(1, most), history)
+        size, history = decision.size, decision.history
+        counts.append(size.process_count)
+        left -= size.process_count * rate * 5
+
+    top = counts.index(max(counts))
+    assert counts[: top + 1] == sorted(counts[: top + 1])
+    assert counts[top:] == sorted(counts[top:], reverse=True)
+    assert size == Size(1, TOP)
