@@ -42,7 +42,7 @@ class Picture:
         """Fold one message in; the answer is a line worth keeping on the screen, or empty."""
         match message.WhichOneof("kind"):
             case "state":
-                self._take_state(message.state)
+                return self._take_state(message.state)
             case "progress":
                 self._take_progress(message.progress, now)
             case "event":
@@ -55,13 +55,14 @@ class Picture:
             return None
         return max(0.0, self.remaining - (now - self.drawn_at))
 
-    def _take_state(self, state: campaign_pb2.Campaign) -> None:
+    def _take_state(self, state: campaign_pb2.Campaign) -> str:
         self.name, self.revision = state.name, state.revision
         self.phase, self.status = state.current_phase, state.status
         for phase in state.phases:
             if phase.phase == state.current_phase:
                 self.name_count, self.settled_count = phase.name_count, phase.settled_count
                 self.failure = phase.failure
+        return _short_of(sum(phase.missing_count for phase in state.phases))
 
     def _take_progress(self, progress: event_pb2.Progress, now: float) -> None:
         self.phase, self.status, self.revision = progress.phase, progress.status, progress.revision
@@ -92,17 +93,18 @@ class Picture:
                         before = self.outcomes.get(outcome.outcome, 0)
                         self.outcomes[outcome.outcome] = before + outcome.count
             case "names_reserved":
-                reserved = event.names_reserved
-                if reserved.missing_count:
-                    return (
-                        f"the pattern has {reserved.name_count:,} names left,"
-                        f" {reserved.missing_count:,} fewer than asked for"
-                    )
+                return _short_of(event.names_reserved.missing_count)
             case "chunk_retried":
                 retried = event.chunk_retried
                 because = f": {retried.cause}" if retried.cause else ""
                 return f"chunk at {retried.first_position:,} is tried again{because}"
         return ""
+
+
+def _short_of(missing_count: int) -> str:
+    if not missing_count:
+        return ""
+    return f"the pattern has no more names: {missing_count:,} fewer than asked for"
 
 
 def plain(picture: Picture, now: float) -> str:

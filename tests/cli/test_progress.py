@@ -99,6 +99,22 @@ def test_next_phase_begins_at_zero() -> None:
     assert plain(picture, now=0.0) == "DNS validation  0"
 
 
+def test_names_that_the_pattern_did_not_have_are_told_by_state_and_event() -> None:
+    phase = campaign_pb2.PhaseState(
+        phase=campaign_pb2.PHASE_DOMAIN_GENERATION, name_count=1, missing_count=4_000
+    )
+    reserved = event_pb2.NamesReserved(name_count=1, missing_count=4_000)
+    enough = event_pb2.NamesReserved(name_count=1)
+
+    notes = [
+        Picture().take(Message(state=campaign_pb2.Campaign(phases=[phase])), now=0.0),
+        Picture().take(Message(event=event_pb2.Event(names_reserved=reserved)), now=0.0),
+        Picture().take(Message(event=event_pb2.Event(names_reserved=enough)), now=0.0),
+    ]
+
+    assert notes == ["the pattern has no more names: 4,000 fewer than asked for"] * 2 + [""]
+
+
 def test_failed_phase_keeps_its_cause() -> None:
     picture = Picture()
 
