@@ -69,7 +69,8 @@ class Isolation:
             raise ConnectionError(last)
         if status == NOT_PREPARED:
             raise NotPrepared(last)
-        log.warning("an attempt in a process of its own failed:\n%s", said)
+        if said:
+            log.warning("a process that made an attempt said:\n%s", said)
         if hung:
             raise CheckFailed("the process that checked it did not end in its time")
         if status < 0:

@@ -88,8 +88,9 @@ class Store:
         """Keep claims alive; returns those that are lost, whose work is to be dropped, and the
         present rates of their campaigns.
 
-        A chunk that somebody is changing just now is left for the next time: this statement locks
-        many rows, and must not wait for one of them.
+        A chunk that was settled by its claim is none of them: whoever did it will hear of it. One
+        that somebody is changing just now is left for the next time: this statement locks many
+        rows, and must not wait for one of them.
         """
         if not claims:
             return Held(set(), {})
@@ -97,13 +98,14 @@ class Store:
         rows = await self._pool.fetch(
             # Materialized: the rows are locked, or skipped, before the function touches them.
             """WITH free AS MATERIALIZED (
-                   SELECT campaign_no, phase, run, first_position, h.attempt
+                   SELECT campaign_no, phase, run, first_position, h.attempt,
+                       c.state = 'done' AND c.attempt = h.attempt AS settled
                    FROM unnest($1::int[], $2::smallint[], $3::int[], $4::int[], $5::int[])
                        AS h (campaign_no, phase, run, first_position, attempt)
                    JOIN chunks c USING (campaign_no, phase, run, first_position)
                    FOR NO KEY UPDATE OF c SKIP LOCKED)
                SELECT campaign_no, phase, run, first_position, attempt,
-                   hold_chunk(campaign_no, phase, run, first_position, attempt, $6),
+                   settled OR hold_chunk(campaign_no, phase, run, first_position, attempt, $6),
                    name_rate_limit
                FROM free JOIN campaigns ON no = campaign_no""",
             *zip(*by_fence, strict=True),

@@ -183,8 +183,13 @@ class Worker:
         except (*postgres.AWAY, *jetstream.AWAY) as error:
             log.warning("chunk dropped: %s: %s", type(error).__name__, error)
             await self._drop(chunk)
-        except Exception as error:
-            log.exception("chunk failed: %s", error)
+        except (CheckFailed, NotPrepared) as error:
+            what = chunk.claim.label if chunk.claim else "a chunk"
+            # Of a process of its own there is no more to tell.
+            log.warning("an attempt failed at %s: %s", what, error, exc_info=error.__cause__)
+            await self._drop(chunk)
+        except Exception:
+            log.exception("chunk failed")
             await self._drop(chunk)
         finally:
             self._chunks.discard(chunk)
