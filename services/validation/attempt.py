@@ -90,8 +90,12 @@ async def _paced(check: Check[Outcome], names: Sequence[str], pace: Pace) -> lis
             if count:
                 slices.append(group.create_task(check_slice(names[first : first + count])))
                 first += count
-            else:
+                continue
+            pace.waiting += 1
+            try:
                 await asyncio.sleep(pace.wait(len(names) - first))
+            finally:
+                pace.waiting -= 1
     return [outcome for checked in slices for outcome in checked.result()]
 
 

@@ -13,6 +13,8 @@ class Pace:
     def __init__(self, rate: int, now: float) -> None:
         # Names per second; 0: no limit. To be changed at any time.
         self.rate = rate
+        # Chunks whose next names wait for their time, kept by whoever waits.
+        self.waiting = 0
         # Empty at first, or a campaign of many small chunks would be a slice ahead with each.
         self._allowed = 0.0
         self._filled_at = now

@@ -101,7 +101,8 @@ class Worker:
         self._pid = pid
         self._supervised = supervised
         self._report_period = report_period
-        # Chunks in hand at most. To be changed at any time; those in hand are kept.
+        # Chunks in hand at most, but for those that wait for their campaign's pace. To be changed
+        # at any time; those in hand are kept.
         self.task_limit = TASK_LIMIT
         self._isolation = Isolation(
             alone or (sys.executable, "-m", "services.validation", "try", probe.pool)
@@ -163,7 +164,9 @@ class Worker:
 
     def _needs_names(self) -> bool:
         in_hand = sum(chunk.names for chunk in self._chunks)
-        if in_hand >= self._probe.names_limit or len(self._chunks) >= self.task_limit:
+        # A slow campaign's chunks keep nobody busy, and must not keep other campaigns out.
+        busy = len(self._chunks) - sum(pace.waiting for pace in self._paces.values())
+        if in_hand >= self._probe.names_limit or busy >= self.task_limit:
             return False
         on_the_way = sum(chunk.names for chunk in self._chunks if not chunk.asked)
         return on_the_way + self._probe.waiting() < self._probe.names_ahead

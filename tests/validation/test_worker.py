@@ -464,6 +464,29 @@ async def test_a_new_limit_takes_back_names_that_went_out_without_one(
     assert await pool.fetchval("SELECT max(failure_count) FROM chunks") == 0
 
 
+async def test_a_slow_campaign_keeps_no_other_from_being_worked_on(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    worker: Worker,
+    dns: DnsConfiguration,
+) -> None:
+    slow = await validating(campaign_store, NAMES, dns)
+    await pool.execute("UPDATE campaigns SET name_rate_limit = 1")
+    other = await validating(campaign_store, NAMES[:100], dns)
+    worker.task_limit = 1
+    await publish(queue, *await handed_out(campaign_store, slow))
+    await publish(queue, *await handed_out(campaign_store, other))
+
+    async def other_settled() -> None:
+        tally = await campaign_store.tally(other.campaign_no, DNS, 1)
+        assert tally.settled_count == 100
+
+    async with working(worker):
+        await eventually(other_settled)
+    assert (await campaign_store.tally(slow.campaign_no, DNS, 1)).settled_count == 0
+
+
 async def test_no_more_chunks_are_taken_than_decided(
     pool: Pool, campaign_store: CampaignStore, queue: Client, worker: Worker, mute: str
 ) -> None:
