@@ -276,6 +276,7 @@ class Eraser:
                 log.exception("deleting the campaign with the number %d", no)
                 work.failed[no] = time.monotonic() + RETRY
                 continue
+            took = time.monotonic() - began
             moved = moved or portion.last or bool(portion.rows)
             work.positions[no] = portion.position
             work.dirty.update(portion.rows)
@@ -283,7 +284,7 @@ class Eraser:
                 self._on_finished()
                 await self._vacuum(work, at_least=WORTH_VACUUM)
             # Half of the time belongs to everybody else.
-            await asyncio.sleep(time.monotonic() - began)
+            await asyncio.sleep(took)
         return moved
 
     async def _vacuum(self, work: _Work, *, at_least: int) -> None:

@@ -42,8 +42,7 @@ PHASE_COLUMNS = (
 
 CAMPAIGN_COLUMNS = (
     "id, no, name, mode, initial_phase, final_phase, configuration, name_count, revision,"
-    " create_time, update_time, version, priority, name_rate_limit, archive_time, delete_time,"
-    " row_count, deleted_count"
+    " create_time, update_time, version, priority, name_rate_limit, archive_time, delete_time"
 )
 
 
@@ -123,9 +122,7 @@ async def read_campaigns(
 ) -> list[Campaign]:
     """Return the campaigns that `condition` selects, with their phases."""
     rows = await connection.fetch(
-        f"""SELECT {CAMPAIGN_COLUMNS} FROM campaigns LEFT JOIN deletions ON campaign_no = no
-            WHERE {condition}""",
-        *arguments,
+        f"SELECT {CAMPAIGN_COLUMNS} FROM campaigns WHERE {condition}", *arguments
     )
     # A completed phase has settled all its names; the ledger is summed for the others only.
     phase_rows = await connection.fetch(
@@ -136,6 +133,9 @@ async def read_campaigns(
                       AND c.run = phases.run AND c.state = 'done') END AS settled_count
             FROM phases WHERE campaign_no = ANY($1) ORDER BY campaign_no, phase""",
         [row["no"] for row in rows],
+    )
+    deletions = await _read_deletions(
+        connection, [row["no"] for row in rows if row["delete_time"] is not None]
     )
     stored = {row["no"]: row["name_count"] for row in rows}
     phases: dict[int, list[PhaseState]] = {}
@@ -175,14 +175,22 @@ async def read_campaigns(
             name_rate_limit=row["name_rate_limit"],
             archive_time=row["archive_time"],
             delete_time=row["delete_time"],
-            deletion=(
-                Deletion(row["row_count"], row["deleted_count"])
-                if row["row_count"] is not None
-                else None
-            ),
+            deletion=deletions.get(row["no"]),
         )
         for row in rows
     ]
+
+
+async def _read_deletions(connection: Connection, numbers: Sequence[int]) -> dict[int, Deletion]:
+    """How far the deletions of these campaigns are, by number."""
+    if not numbers:
+        return {}
+    rows = await connection.fetch(
+        """SELECT campaign_no, row_count, deleted_count FROM deletions
+           WHERE campaign_no = ANY($1)""",
+        numbers,
+    )
+    return {row[0]: Deletion(row[1], row[2]) for row in rows}
 
 
 async def lock_campaign(
