@@ -113,6 +113,36 @@ async def test_fifty_starts_at_once_neither_overlap_nor_leave_a_gap(database_url
         assert len(stored) == len({row["name"] for row in stored}) == 3**5
 
 
+async def test_starts_cancels_and_generators_at_once_leave_every_name_to_one_campaign(
+    store: Store, pool: Pool
+) -> None:
+    made = [
+        await create(store, new_campaign(asking(9, length=5), phases=ONLY_GENERATION))
+        for _ in range(20)
+    ]
+
+    async def live(number: int) -> RunningPhase:
+        campaign = made[number]
+        await act(store, campaign, Action.START)
+        running = await store.names.running_phase(campaign.id, GENERATION)
+        generating = asyncio.create_task(generate(store, running))
+        if number % 2:
+            await act(store, campaign, Action.CANCEL)
+        await generating
+        return running
+
+    lived = await asyncio.gather(*map(live, range(20)))
+
+    ranges = sorted([await range_of(store, running) for running in lived])
+    taken = [offset for first, count in ranges for offset in range(first, first + count)]
+    assert len(taken) == len(set(taken)) >= 10 * 9
+    # What was kept is what was stored, name by name.
+    asked = asked_names(lived[0].configuration)
+    assert asked is not None
+    rows = await pool.fetch("SELECT name FROM domains")
+    assert sorted(asked.pattern.offset(row["name"]) for row in rows) == sorted(taken)
+
+
 async def test_who_comes_later_gets_what_follows(store: Store, pool: Pool) -> None:
     running = [await started(store, asking(count)) for count in (4, 3)]
 
