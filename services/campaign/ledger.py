@@ -184,14 +184,6 @@ class Ledger:
         async with self._pool.acquire() as connection:
             return await _last_chunk(connection, running)
 
-    async def hand_out(
-        self, phases: Sequence[RunningPhase], share: int, lease: timedelta
-    ) -> list[ChunkKey]:
-        """Mark up to `share` ready chunks of each phase as queued and return them, interleaved."""
-        offers = await self.offers(phases, share)
-        turns = [each[i].key for i in range(share) for each in offers if i < len(each)]
-        return await self.queue(turns, lease)
-
     async def offers(self, phases: Sequence[RunningPhase], limit: int) -> list[list[Offer]]:
         """Return the first `limit` chunks of each phase that could be handed out, in order."""
         rows = await self._pool.fetch(

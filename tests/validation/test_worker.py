@@ -5,7 +5,6 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from datetime import timedelta
 
 import pytest
 from nats.aio.client import Client
@@ -26,14 +25,13 @@ from services.validation.dns_probe import DnsProbe
 from services.validation.engines import Engines
 from services.validation.store import Store
 from services.validation.worker import Worker
-from tests.campaigns import DNS, act, from_upload, history, kinds, validating
+from tests.campaigns import DNS, act, from_upload, hand_out, history, kinds, validating
 from tests.eventually import eventually
 from tests.queues import publish, task_count, wipe
 from tests.validation.conftest import asking
 from tests.validation.probes import PoisonedProbe, raise_an_error
 
 NAMES = [f"name-{number}.com" for number in range(250)]
-LEASE = timedelta(minutes=1)
 
 
 @pytest.fixture
@@ -67,7 +65,7 @@ def mute() -> Iterator[str]:
 
 
 async def handed_out(store: CampaignStore, running: RunningPhase) -> list[ChunkKey]:
-    return await store.ledger.hand_out([running], 1000, LEASE)
+    return await hand_out(store, [running])
 
 
 async def chunks(pool: Pool) -> list[tuple[str, int]]:
