@@ -5,8 +5,7 @@ costs the tables the same however large a campaign is; what is open, who works o
 workers say of themselves is looked up for all campaigns at once.
 """
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -22,8 +21,8 @@ from services.campaign.messages import Message, bounded
 from services.campaign.outcomes import OUTCOMES
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
 
-log = logging.getLogger(__name__)
-
+# Between two messages on one campaign there are at least so many seconds: at most 4 a second.
+PERIOD = 0.25
 # Seconds between two looks at the open chunks, and at the workers.
 OPEN_PERIOD = 0.5
 WORKER_PERIOD = 2.0
@@ -64,6 +63,8 @@ class _Gauge:
     oldest: tuple[tuple[int | None, int | None], float, float] | None = None
     window: Window = field(default_factory=Window)
     told: Message | None = None
+    # When it was last looked at.
+    look_time: float = -PERIOD
 
     @property
     def is_over(self) -> bool:
@@ -128,8 +129,13 @@ class Gauges:
             gauge.is_stale = True
 
     async def measure(self, now: float) -> dict[int, Message]:
-        """Return the progress messages of the campaigns whose progress has changed."""
-        await self._read_stale(now)
+        """Return the progress messages of all campaigns whose progress has changed."""
+        await self.look(now)
+        return dict(self.news(now))
+
+    async def look(self, now: float) -> None:
+        """Read from the tables what is due."""
+        await self._read_stale()
         running = {
             no: gauge
             for no, gauge in self._gauges.items()
@@ -141,9 +147,28 @@ class Gauges:
         if running and now >= self._open_due:
             self._open_due = now + OPEN_PERIOD
             await self._read_open(running, now)
-        return self._news(now)
 
-    async def _read_stale(self, now: float) -> None:
+    def news(self, now: float) -> Iterator[tuple[int, Message]]:
+        """The progress that has changed, those campaigns first that were told of longest ago.
+
+        Whoever takes only some of it gets the others first the next time.
+        """
+        for no, gauge in list(self._gauges.items()):
+            # Never ahead of the events that the watchers are sent.
+            if gauge.is_stale or gauge.revision > (self._recent.newest(no) or 0):
+                continue
+            if now - gauge.look_time < PERIOD:
+                continue
+            gauge.look_time = now
+            del self._gauges[no]
+            if not gauge.is_over:
+                self._gauges[no] = gauge
+            message = bounded(Message(progress=self._progress(gauge, now)))
+            if message != gauge.told:
+                gauge.told = message
+                yield no, message
+
+    async def _read_stale(self) -> None:
         stale = [(no, int(g.phase)) for no, g in self._gauges.items() if g.is_stale]
         for first in range(0, len(stale), SUM_PORTION):
             for settled in await self._history.settled(stale[first : first + SUM_PORTION]):
@@ -188,19 +213,6 @@ class Gauges:
             # goes on, which nobody sets.
             if gauge.oldest is None or gauge.oldest[0] != fence:
                 gauge.oldest = (fence, open_.oldest_age, now)
-
-    def _news(self, now: float) -> dict[int, Message]:
-        news = {}
-        for no, gauge in list(self._gauges.items()):
-            # Never ahead of the events that the watchers are sent.
-            if gauge.is_stale or gauge.revision > (self._recent.newest(no) or 0):
-                continue
-            message = bounded(Message(progress=self._progress(gauge, now)))
-            if message != gauge.told:
-                news[no] = gauge.told = message
-            if gauge.is_over:
-                del self._gauges[no]
-        return news
 
     def _progress(self, gauge: _Gauge, now: float) -> event_pb2.Progress:
         progress = event_pb2.Progress(

@@ -26,9 +26,12 @@ from services.chassis.errors import CampaignNotFound
 
 log = logging.getLogger(__name__)
 
-# At most 4 progress messages a second and campaign; the tables are also looked at this often
-# without being told, because what tells may be lost.
+# The tables are looked at so often, seconds, without being told: what tells may be lost.
 PERIOD = 0.25
+# Progress is told in small portions, so that no event waits for many of them: so many messages at
+# most, over all watchers, every so many seconds. With more to tell each campaign's turn comes less
+# often.
+PROGRESS_PORTION, PROGRESS_GAP = 125, 0.05
 # Looks at the tables for new events are at least so far apart, seconds.
 LOOK_GAP = 0.03
 # All campaigns are gone through so often for those who watch all, to find new ones that nobody
@@ -187,19 +190,28 @@ class Hub:
                     self._deletions.setdefault(no, None)
 
     async def _measure(self) -> None:
+        deletions_due = 0.0
         while True:
             await self._watched.wait()
-            begin = time.monotonic()
             try:
-                for no, message in (await self.gauges.measure(begin)).items():
-                    for watcher in self._watchers_of(no):
-                        watcher.hear_progress(no, message)
-                if self._deletions:
+                await self.gauges.look(time.monotonic())
+                self._tell_progress()
+                if self._deletions and time.monotonic() >= deletions_due:
+                    deletions_due = time.monotonic() + PERIOD
                     await self._follow_deletions()
             except postgres.AWAY as error:
                 log.warning("measuring waits: %s: %s", type(error).__name__, error)
-            # From begin to begin at least the period: there are at most 4 a second.
-            await asyncio.sleep(max(LOOK_GAP, begin + PERIOD - time.monotonic()))
+                await asyncio.sleep(PERIOD)
+            await asyncio.sleep(PROGRESS_GAP)
+
+    def _tell_progress(self) -> None:
+        left = PROGRESS_PORTION
+        for no, message in self.gauges.news(time.monotonic()):
+            for watcher in self._watchers_of(no):
+                watcher.hear_progress(no, message)
+                left -= 1
+            if left <= 0:
+                return
 
     async def _follow_deletions(self) -> None:
         numbers = list(self._deletions)
