@@ -60,6 +60,9 @@ async def connect(url: str, *, name: str) -> Client:
         max_reconnect_attempts=-1,
         reconnect_time_wait=0.25,
         connect_timeout=2,
+        # A server whose machine has vanished says nothing: given up after some 10 s.
+        ping_interval=3,
+        max_outstanding_pings=2,
         error_cb=on_error,
         # While the server is away a publish fails instead of piling up: the tables bring it back.
         pending_size=0,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import time
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -33,6 +34,10 @@ AWAY = (
 )
 
 
+# A server that does not even acknowledge for so long, in seconds, is away: as long as a lease.
+SILENCE = 15
+
+
 if TYPE_CHECKING:
     _Driver = asyncpg.Connection[asyncpg.Record]
 else:
@@ -48,9 +53,10 @@ class _Connection(_Driver):
 
     __slots__ = ("_in_disorder",)
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+    def __init__(self, protocol: Any, transport: Any, *arguments: Any, **more: Any) -> None:
+        super().__init__(protocol, transport, *arguments, **more)
         self._in_disorder = False
+        _notice_silence(transport.get_extra_info("socket"))
 
     async def _get_statement(self, *arguments: Any, **more: Any) -> Any:
         try:
@@ -66,6 +72,25 @@ class _Connection(_Driver):
         if self._in_disorder:
             self._in_disorder = False
             await self.reset()
+
+
+def _notice_silence(sock: Any) -> None:
+    """Let the kernel end a connection whose other side has vanished without a word.
+
+    Whoever waits for an answer sends nothing, and would wait for ever.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # Where the system has them, and it is Linux that has all of them: s, s, tries; ms.
+    for option, value in (
+        ("TCP_KEEPIDLE", SILENCE // 3),
+        ("TCP_KEEPINTVL", SILENCE // 3),
+        ("TCP_KEEPCNT", 2),
+        ("TCP_USER_TIMEOUT", SILENCE * 1000),
+    ):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 class Pulse:
