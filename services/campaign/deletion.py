@@ -430,11 +430,14 @@ async def _delete_range(
     return past
 
 
+# Small tables in which a row could have come late.
+_LATE = ("chunks", "dead_letters", "upload_names")
+
+
 async def _remove(connection: Connection, campaign_no: int) -> None:
     """Remove the campaign itself, and say that its deletion is over."""
-    # In the order in which everybody takes locks, so not by the campaign's cascade. Again what is
-    # small: an event or a chunk could have come late.
-    for table in ("phases", "uploads", "chunks", "dead_letters", "upload_names"):
+    # In the order in which everybody takes locks, so not by the campaign's cascade.
+    for table in ("phases", "uploads", "upload_rejections", *_LATE):
         await connection.execute(f"DELETE FROM {table} WHERE campaign_no = $1", campaign_no)
     await connection.execute("DELETE FROM campaigns WHERE no = $1", campaign_no)
     # Nobody can append one any more.
