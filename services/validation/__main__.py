@@ -1,8 +1,7 @@
 """The validation service as a process.
 
-`python -m services.validation serve` answers calls, `... work [POOL]` takes chunks, `... pool
-[POOL]` keeps as many workers as there is work for, and `... try POOL` makes one attempt at the
-claim on its standard input: a worker starts it.
+`python -m services.validation serve` answers calls, `... work [POOL]` takes chunks, and `... pool
+[POOL]` keeps as many workers as there is work for.
 """
 
 import asyncio
@@ -14,10 +13,9 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import uvloop
 
@@ -29,12 +27,10 @@ from services.chassis.parent import end_with
 from services.chassis.postgres import AWAY, Pulse, open_pool
 from services.chassis.server import serve
 from services.validation import machine
-from services.validation.dns_probe import DnsProbe
 from services.validation.engines import Engines
-from services.validation.isolation import attempt_alone
 from services.validation.pool import Bounds, Rules
 from services.validation.pools import Pools
-from services.validation.probe import Probe
+from services.validation.probes import NoSuchPool, OpenProbe, probe_of
 from services.validation.service import ValidationService, check_names
 from services.validation.store import Store
 from services.validation.supervisor import Supervisor
@@ -83,30 +79,10 @@ class PoolSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class TrySettings:
-    """Environment of the role `try`; names in upper case."""
-
-    database_url: str
-
-
-@dataclass(frozen=True, slots=True)
 class LogSettings:
     """Environment of every role. `log_format` is text or json."""
 
     log_format: str = "text"
-
-
-OpenProbe = Callable[[], AbstractAsyncContextManager[Probe[Any]]]
-
-
-@asynccontextmanager
-async def dns_probe() -> AsyncIterator[DnsProbe]:
-    async with Engines() as engines:
-        yield DnsProbe(engines)
-
-
-# What the workers of each pool do.
-PROBES: dict[str, OpenProbe] = {"dns": dns_probe}
 
 
 async def run_service(settings: ServeSettings) -> None:
@@ -222,25 +198,19 @@ def main() -> int:
     try:
         if role == "serve" and len(sys.argv) == 2:
             process = run_service(read_settings(ServeSettings))
-        elif role in ("work", "pool", "try") and len(sys.argv) <= 3:
-            open_probe = PROBES.get(pool or "dns")
-            if open_probe is None:
-                known = ", ".join(PROBES)
-                sys.stderr.write(f"there are no workers for the pool {pool!r}, only for: {known}\n")
-                return 2
+        elif role in ("work", "pool") and len(sys.argv) <= 3:
+            open_probe = probe_of(pool or "dns")
             if role == "work":
                 process = run_worker(read_settings(WorkSettings), open_probe)
-            elif role == "pool":
-                process = run_pool(_pool_settings(), pool or "dns")
             else:
-                process = attempt_alone(read_settings(TrySettings).database_url, open_probe)
+                process = run_pool(_pool_settings(), pool or "dns")
         else:
             sys.stderr.write(
                 "usage: python -m services.validation serve | work [POOL] | pool [POOL]\n"
             )
             return 2
         log_format = read_settings(LogSettings).log_format
-    except BadEnvironment as problem:
+    except (NoSuchPool, BadEnvironment) as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
     telemetry.set_up(f"validation-{role}", json_logs=log_format == "json")

@@ -105,7 +105,7 @@ class Worker:
         # at any time; those in hand are kept.
         self.task_limit = TASK_LIMIT
         self._isolation = Isolation(
-            alone or (sys.executable, "-m", "services.validation", "try", probe.pool)
+            alone or (sys.executable, "-m", "services.validation.alone", probe.pool)
         )
         self._chunks: set[_Chunk] = set()
         # By campaign, and how many chunks in hand go by each.

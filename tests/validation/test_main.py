@@ -1,4 +1,4 @@
-"""The validation service's process in the roles that a worker needs."""
+"""What a worker runs as, and what it starts."""
 
 import asyncio
 import sys
@@ -11,26 +11,31 @@ from services.chassis.postgres import Pool
 from services.sandbox.dns_server import SandboxDns
 from services.sandbox.truth import truth
 from services.validation.attempt import NotPrepared
-from services.validation.isolation import Isolation
+from services.validation.isolation import NOT_PREPARED, Isolation
 from services.validation.store import ChunkKey, Store
 from tests.campaigns import validating
 
 NAMES = [f"name-{number}.com" for number in range(100)]
-PROCESS = [sys.executable, "-m", "services.validation"]
+PYTHON = [sys.executable, "-m"]
 
 
-@pytest.mark.parametrize("role", ["work", "try"])
-async def test_a_pool_without_a_probe_is_refused(role: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [(["services.validation", "work"], 2), (["services.validation.alone"], NOT_PREPARED)],
+)
+async def test_a_pool_without_a_probe_is_refused(command: list[str], status: int) -> None:
     process = await asyncio.create_subprocess_exec(
-        *PROCESS, role, "http", stderr=asyncio.subprocess.PIPE
+        *PYTHON, *command, "http", stderr=asyncio.subprocess.PIPE
     )
     _, said = await process.communicate()
-    assert process.returncode == 2
+    assert process.returncode == status
     assert said.decode() == "there are no workers for the pool 'http', only for: dns\n"
 
 
 def alone(database_url: str) -> Isolation:
-    return Isolation(["env", f"DATABASE_URL={database_url}", *PROCESS, "try", "dns"])
+    return Isolation(
+        ["env", f"DATABASE_URL={database_url}", *PYTHON, "services.validation.alone", "dns"]
+    )
 
 
 async def test_one_attempt_in_a_process_of_its_own_settles_its_chunk_once(
