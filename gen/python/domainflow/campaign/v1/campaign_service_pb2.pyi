@@ -156,10 +156,13 @@ class ListCampaignsRequest(_message.Message):
     filter: _builtins.str
     """Which campaigns (AIP-160): comparisons of `name` (= != : for part of it), `status`, `current_phase`, `mode`, `priority` (= !=),
     `create_time`, `update_time`, `name_count` (= != < <= > >=), joined with AND, OR, NOT and parentheses, such as
-    status = RUNNING AND (name : "shop" OR name_count > 1000000). Times are RFC 3339 in quotes. Empty means all. At most 2,000 bytes.
+    status = RUNNING AND (name : "shop" OR name_count > 1000000). OR binds tighter than AND. Case matters. Times are RFC 3339 in quotes. Empty means all.
+    At most 2,000 bytes, 100 comparisons, 20 levels of NOT and parentheses.
     """
     order_by: _builtins.str
-    """One of create_time, update_time, name, name_count, then " desc" for descending (AIP-132). Default "create_time desc"."""
+    """One of create_time, update_time, name, name_count, then " desc" for descending (AIP-132). Default "create_time desc". A campaign
+    that changes between two pages in what is ordered by can come twice or not at all.
+    """
     show_archived: _builtins.bool
     """List archived campaigns too. Default: only those that are not archived."""
     show_deleted: _builtins.bool

@@ -286,7 +286,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ArchiveCampaign(self, request, context):
-        """Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived.
+        """Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived, but for its deletion.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

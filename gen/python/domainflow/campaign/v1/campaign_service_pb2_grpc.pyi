@@ -69,7 +69,7 @@ class CampaignServiceStub:
     UpdateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]
     """Changes name, mode, priority or rate limit, also while the campaign runs. At least one must be given."""
     ArchiveCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ArchiveCampaignRequest, _campaign_service_pb2.ArchiveCampaignResponse]
-    """Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived."""
+    """Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived, but for its deletion."""
     UnarchiveCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.UnarchiveCampaignRequest, _campaign_service_pb2.UnarchiveCampaignResponse]
     """Takes a campaign out of the archive."""
     DuplicateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.DuplicateCampaignRequest, _campaign_service_pb2.DuplicateCampaignResponse]
@@ -148,7 +148,7 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     UpdateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]  # type: ignore[assignment]
     """Changes name, mode, priority or rate limit, also while the campaign runs. At least one must be given."""
     ArchiveCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ArchiveCampaignRequest, _campaign_service_pb2.ArchiveCampaignResponse]  # type: ignore[assignment]
-    """Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived."""
+    """Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived, but for its deletion."""
     UnarchiveCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.UnarchiveCampaignRequest, _campaign_service_pb2.UnarchiveCampaignResponse]  # type: ignore[assignment]
     """Takes a campaign out of the archive."""
     DuplicateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.DuplicateCampaignRequest, _campaign_service_pb2.DuplicateCampaignResponse]  # type: ignore[assignment]
@@ -314,7 +314,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.ArchiveCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.ArchiveCampaignResponse, _abc.Awaitable[_campaign_service_pb2.ArchiveCampaignResponse]]:
-        """Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived."""
+        """Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived, but for its deletion."""
 
     @_abc_1.abstractmethod
     def UnarchiveCampaign(

@@ -173,14 +173,16 @@ export type ListCampaignsRequest = Message<"domainflow.campaign.v1.ListCampaigns
   /**
    * Which campaigns (AIP-160): comparisons of `name` (= != : for part of it), `status`, `current_phase`, `mode`, `priority` (= !=),
    * `create_time`, `update_time`, `name_count` (= != < <= > >=), joined with AND, OR, NOT and parentheses, such as
-   * status = RUNNING AND (name : "shop" OR name_count > 1000000). Times are RFC 3339 in quotes. Empty means all. At most 2,000 bytes.
+   * status = RUNNING AND (name : "shop" OR name_count > 1000000). OR binds tighter than AND. Case matters. Times are RFC 3339 in quotes. Empty means all.
+   * At most 2,000 bytes, 100 comparisons, 20 levels of NOT and parentheses.
    *
    * @generated from field: string filter = 3;
    */
   filter: string;
 
   /**
-   * One of create_time, update_time, name, name_count, then " desc" for descending (AIP-132). Default "create_time desc".
+   * One of create_time, update_time, name, name_count, then " desc" for descending (AIP-132). Default "create_time desc". A campaign
+   * that changes between two pages in what is ordered by can come twice or not at all.
    *
    * @generated from field: string order_by = 4;
    */
@@ -2235,7 +2237,7 @@ export const CampaignService: GenService<{
     output: typeof UpdateCampaignResponseSchema;
   },
   /**
-   * Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived.
+   * Puts a campaign away that neither runs nor is paused: it is left out of lists and takes no other change until it is unarchived, but for its deletion.
    *
    * @generated from rpc domainflow.campaign.v1.CampaignService.ArchiveCampaign
    */
