@@ -505,10 +505,12 @@ async def test_space_of_deleted_campaigns_is_used_again(store: Store, pool: Pool
 
 async def vacuumed(pool: Pool, table: str, times: int) -> None:
     row = await pool.fetchrow(
-        "SELECT n_dead_tup, vacuum_count FROM pg_stat_user_tables WHERE relname = $1", table
+        """SELECT n_dead_tup, vacuum_count + autovacuum_count AS vacuums
+           FROM pg_stat_user_tables WHERE relname = $1""",
+        table,
     )
     assert row is not None
-    assert row["vacuum_count"] == times
+    assert row["vacuums"] >= times
     assert row["n_dead_tup"] < 100
 
 
