@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 
+import uvloop
 from nats.aio.msg import Msg
 
 from domainflow.campaign.v1 import campaign_service_pb2_grpc
@@ -37,6 +39,8 @@ class Settings:
     page_token_key: str
     # Copies that the cluster keeps of the queue; 1 for a single server.
     nats_replicas: int = 1
+    # Days after its last event that the history of a campaign that is over is kept; 0: for ever.
+    event_retention_days: int = 0
     log_format: str = "text"
 
 
@@ -62,7 +66,13 @@ async def run(settings: Settings) -> None:
             # Beside the calls, which need no queue: they are answered while it is away.
             queue = await jetstream.connect(settings.nats_url, name="campaign")
             try:
-                dispatcher = Dispatcher(store=store, queue=queue, replicas=settings.nats_replicas)
+                days = settings.event_retention_days
+                dispatcher = Dispatcher(
+                    store=store,
+                    queue=queue,
+                    replicas=settings.nats_replicas,
+                    event_retention=timedelta(days=days) if days > 0 else None,
+                )
                 waking.append(dispatcher.wake)
 
                 async def on_event(message: Msg) -> None:
@@ -107,7 +117,8 @@ def main() -> int:
         return 2
     telemetry.set_up("campaign", json_logs=settings.log_format == "json")
     try:
-        asyncio.run(run(settings))
+        # A fifth less CPU for a thousand watchers than asyncio's own loop.
+        uvloop.run(run(settings))
     except Exception:
         logging.getLogger(__name__).exception("the campaign service ended")
         return 1

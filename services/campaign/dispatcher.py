@@ -51,9 +51,18 @@ class Chore:
 class Dispatcher:
     """One per campaign service. Several at once do no harm: every step is decided by a row."""
 
-    def __init__(self, *, store: Store, queue: Client, replicas: int = 1) -> None:
-        """`replicas` of the queue's stream: 1, or 3 and more in a cluster of NATS servers."""
+    def __init__(
+        self,
+        *,
+        store: Store,
+        queue: Client,
+        replicas: int = 1,
+        event_retention: timedelta | None = None,
+    ) -> None:
+        """`replicas` of the queue's stream: 1, or 3 and more in a cluster of NATS servers. Events
+        of campaigns that are over are dropped after `event_retention`; None keeps them."""
         self._store = store
+        self._event_retention = event_retention
         self._supply = Supply(
             store, queue.jetstream(timeout=2), replicas=replicas, failed=self._fail
         )
@@ -90,6 +99,7 @@ class Dispatcher:
         return (
             Chore("requests", FORGET_PERIOD, self._forget_requests),
             Chore("uploaded names", FORGET_PERIOD, self._forget_uploaded),
+            Chore("old events", FORGET_PERIOD, self._forget_events),
         )
 
     async def _keep_house(self, chore: Chore) -> None:
@@ -113,6 +123,13 @@ class Dispatcher:
     async def _forget_uploaded(self) -> bool:
         return bool(await self._store.names.forget_uploaded(FORGET_PORTION))
 
+    async def _forget_events(self) -> bool:
+        if self._event_retention is None:
+            return False
+        history, age = self._store.history, self._event_retention
+        dropped = await history.forget_events(age, FORGET_PORTION)
+        return bool(dropped + await history.forget_system_events(age, FORGET_PORTION))
+
     async def _round(self, group: asyncio.TaskGroup) -> bool:
         """Do what can be done now. True when the next round should come soon."""
         works = []
@@ -130,8 +147,8 @@ class Dispatcher:
         """Do what can be done for one phase here; True when it is for the workers."""
         running = work.running
         if running.planned and not work.has_open:
-            await self._store.ledger.complete(running)
-            self.wake()
+            if await self._store.ledger.complete(running):
+                self.wake()
         elif running.phase in POOLS:
             return True
         elif (

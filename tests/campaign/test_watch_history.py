@@ -15,11 +15,14 @@ from domainflow.campaign.v1.campaign_service_pb2 import (
 )
 from domainflow.campaign.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from services.campaign.campaign import Action, Campaign
+from services.campaign.dispatcher import Dispatcher
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
 from services.chassis.postgres import Pool
 from tests.campaign.conftest import Serve
 from tests.campaigns import act, create, generating
+from tests.eventually import eventually
+from tests.queues import empty_queue
 from tests.refusals import Refusal, read
 
 Stub = CampaignServiceStub
@@ -137,6 +140,25 @@ async def test_a_portion_leaves_what_comes_after_it(
 
     assert [event.revision for event in kept] == [3]
     assert await forgotten(pool, over) == 2
+
+
+async def test_old_events_are_dropped_after_their_time(
+    store: Store, pool: Pool, nats_url: str, over: Campaign
+) -> None:
+    await age(pool, days=10)
+    async with empty_queue(nats_url) as queue:
+        keeping = asyncio.create_task(
+            Dispatcher(store=store, queue=queue, event_retention=WEEK).dispatch()
+        )
+
+        async def is_dropped() -> None:
+            assert await forgotten(pool, over) == over.revision
+
+        await eventually(is_dropped)
+        keeping.cancel()
+        await asyncio.wait([keeping])
+
+    assert await store.history.events(over.no, 0, 10) == []
 
 
 async def test_events_stay_while_something_happens(store: Store, pool: Pool) -> None:
