@@ -1,28 +1,15 @@
-"""A worker process whose probe does harm on one name: `poisoned_worker.py work|try`.
-
-Environment: DATABASE_URL, NATS_URL, POISON (the name), HARM (kill or hang).
-"""
+"""A worker process whose probe does harm on one name. Environment: NATS_URL, and that of
+poisoned_attempt.py."""
 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from services.chassis import jetstream
 from services.chassis.postgres import open_pool
-from services.validation.engines import Engines
-from services.validation.isolation import attempt_alone
 from services.validation.store import Store
 from services.validation.worker import Worker
-from tests.validation.probes import PoisonedProbe, hang, kill_this_process
-
-
-@asynccontextmanager
-async def poisoned_probe() -> AsyncIterator[PoisonedProbe]:
-    harm = {"kill": kill_this_process, "hang": hang}[os.environ["HARM"]]
-    async with Engines() as engines:
-        yield PoisonedProbe(engines, os.environ["POISON"], harm)
+from tests.validation.poisoned_attempt import poisoned_probe
 
 
 async def work() -> None:
@@ -36,13 +23,10 @@ async def work() -> None:
             worker_id=f"poisoned-{os.getpid()}",
             host="host",
             pid=os.getpid(),
-            alone=(sys.executable, "-m", "tests.validation.poisoned_worker", "try"),
+            alone=(sys.executable, "-m", "tests.validation.poisoned_attempt"),
         )
         await worker.work()
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "work":
-        asyncio.run(work())
-    else:
-        sys.exit(asyncio.run(attempt_alone(os.environ["DATABASE_URL"], poisoned_probe)))
+    asyncio.run(work())

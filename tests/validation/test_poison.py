@@ -34,7 +34,7 @@ class PoisonedWorkers:
     @contextlib.asynccontextmanager
     async def one(self, harm: str) -> AsyncIterator[asyncio.subprocess.Process]:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.validation.poisoned_worker", "work"),
+            *(sys.executable, "-m", "tests.validation.poisoned_worker"),
             env={**os.environ, **self._urls, "POISON": POISON, "HARM": harm},
         )
         try:
