@@ -6,11 +6,12 @@ time, and what is remembered here may too.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import nats.js.errors
+from google.protobuf.message import DecodeError
 from nats.js import JetStreamContext
 
 from domainflow.validation.v1 import task_pb2
@@ -163,7 +164,7 @@ class Supply:
         self._reports.look(time.monotonic(), {each.worker_id: each.mark for each in reports})
         for name, pool in self._pools.items():
             loads = [
-                task_pb2.WorkerLoad.FromString(each.load)
+                _load(each)
                 for each in reports
                 if each.pool == name and self._reports.age(each.worker_id) < WORKER_SILENCE
             ]
@@ -266,9 +267,7 @@ class Supply:
             async with at_once:
                 offers[i] += await self._plan(pool, works[i], room, len(works))
 
-        async with asyncio.TaskGroup() as group:
-            for i in short:
-                group.create_task(plan(i))
+        await _together(map(plan, short))
         return offers
 
     async def _plan(self, pool: _Pool, work: Work, room: int, campaigns: int) -> list[Offer]:
@@ -300,8 +299,7 @@ class Supply:
         """Publish references to chunks. Should one get lost, `_look` notices."""
         for first in range(0, len(keys), PUBLISHED_AT_ONCE):
             some = keys[first : first + PUBLISHED_AT_ONCE]
-            # Not a group: what one of them raises is the same for all, and the caller knows it.
-            await asyncio.gather(*map(self._publish_one, some))
+            await _together(map(self._publish_one, some))
 
     async def _publish_one(self, key: ChunkKey) -> None:
         task = task_pb2.ChunkTask(
@@ -316,3 +314,19 @@ class Supply:
 
 def _run(running: RunningPhase) -> tuple[int, int, int]:
     return running.campaign_no, running.phase, running.run
+
+
+def _load(report: WorkerReport) -> task_pb2.WorkerLoad:
+    """What a worker says of itself; nothing, when it cannot be read."""
+    try:
+        return task_pb2.WorkerLoad.FromString(report.load)
+    except DecodeError:
+        return task_pb2.WorkerLoad()
+
+
+async def _together(works: Iterable[Awaitable[None]]) -> None:
+    """Do all to their ends, then raise what the first one raised: as it is, for whoever knows it,
+    and not in a group."""
+    for result in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

@@ -347,6 +347,52 @@ async def test_a_large_ledger_is_planned_as_it_is_needed(
         assert after.previous_chunk_size == before.chunk_size != after.chunk_size
 
 
+async def test_a_database_that_goes_away_while_planning_stops_nobody(
+    store: Store, pool: Pool, queue: Client
+) -> None:
+    running = await generating(store, new_campaign(from_upload(), mode=Mode.FULL_SEQUENCE))
+    await append(store, running, NAMES)
+    await pool.execute(
+        """CREATE SEQUENCE refusals;
+           CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               PERFORM nextval('refusals'); RAISE 'away' USING ERRCODE = '57P01'; END $$;
+           CREATE TRIGGER away BEFORE INSERT ON chunks EXECUTE FUNCTION refuse()"""
+    )
+
+    async def refused_again() -> None:
+        assert await pool.fetchval("SELECT last_value FROM refusals") >= 2
+
+    async def handed() -> None:
+        assert await in_flight(store, running) > 0
+
+    async with dispatching(store, queue):
+        await eventually(refused_again)
+        await pool.execute("DROP TRIGGER away ON chunks")
+        await eventually(handed)
+
+
+async def test_a_ledger_that_cannot_be_planned_fails_its_campaign_alone(
+    store: Store, pool: Pool, queue: Client
+) -> None:
+    phases = []
+    for _ in range(2):
+        running = await generating(store, new_campaign(from_upload(), mode=Mode.FULL_SEQUENCE))
+        await append(store, running, NAMES)
+        phases.append(running)
+    broken, well = phases
+    await pool.execute("ALTER TABLE chunks ADD CHECK (campaign_no <> 1 OR phase = 1)")
+    assert broken.campaign_no == 1
+
+    async def decided() -> None:
+        assert await status(store, broken) is Status.FAILED
+        assert await in_flight(store, well) > 0
+
+    async with dispatching(store, queue):
+        await eventually(decided)
+
+    assert "CheckViolation" in (await store.get(broken.campaign_id)).current.failure
+
+
 async def append(store: Store, running: RunningPhase, names: list[str]) -> None:
     """Store the names of an upload and end its generation."""
     assert await store.names.append_names(running, 0, names, digest(names))
