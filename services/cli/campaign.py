@@ -135,7 +135,7 @@ def watch(
     """Watch a campaign to its end; Ctrl-C leaves it running.
 
     A cut connection is taken up where it was cut; no event is shown twice. Exit code 0 when the
-    campaign completed, 3 when it was cancelled, 4 when a phase failed.
+    campaign completed, 3 when it was cancelled or deleted, 4 when a phase failed.
     """
 
     door = door_argument(server, data)

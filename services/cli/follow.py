@@ -22,7 +22,7 @@ async def follow(
     json: bool = False,
     patience: Patience | None = None,
 ) -> ExitCode:
-    """Returns once the campaign is over; the code says how it ended."""
+    """Returns once the campaign is over or deleted; the code says how it ended."""
     # Two writers on one terminal would overwrite each other.
     live = not (json and terminal.is_watched())
     with Display(terminal.eyes(), live=live) as display:
@@ -32,10 +32,12 @@ async def follow(
 
         patience = patience or Patience(on_wait=lost)
         while True:
-            async for message in watch(stub, [campaign_id], patience):
+            async for message in watch(stub, [campaign_id], patience, include_system=True):
                 display.take(message)
                 if json:
                     terminal.emit(terminal.as_json(message))
+                if message.deletion.finished:
+                    return ExitCode.CANCELLED
             # The stream ended in good order; the campaign itself has the last word.
             answer = await stub.GetCampaign(
                 campaign_service_pb2.GetCampaignRequest(campaign_id=campaign_id), timeout=DEADLINE

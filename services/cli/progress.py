@@ -20,6 +20,8 @@ from services.cli.terminal import label, span
 
 # Seconds between plain lines when standard error is no terminal.
 PLAIN_INTERVAL = 5.0
+# Seconds after which a chunk is said to keep its phase waiting.
+LONG_CHUNK = 5
 
 
 @dataclass(slots=True)
@@ -37,6 +39,11 @@ class Picture:
     drawn_at: float = 0.0
     revision: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
+    # What the phase waits for, in words; empty when nothing is known.
+    waiting: str = ""
+    worker_memory_bytes: int = 0
+    # Rows deleted and rows there were, once the campaign is being deleted.
+    deleted: tuple[int, int] | None = None
 
     def take(self, message: campaign_service_pb2.WatchCampaignsResponse, now: float) -> str:
         """Fold one message in; the answer is a line worth keeping on the screen, or empty."""
@@ -47,6 +54,12 @@ class Picture:
                 self._take_progress(message.progress, now)
             case "event":
                 return self._take_event(message.event)
+            case "system_event":
+                return system_note(message.system_event)
+            case "deletion":
+                deletion = message.deletion
+                self.deleted = deletion.deleted_count, deletion.row_count
+                return "deleted" if deletion.finished else ""
         return ""
 
     def remaining_at(self, now: float) -> float | None:
@@ -72,6 +85,8 @@ class Picture:
         known = progress.HasField("remaining")
         self.remaining = progress.remaining.ToTimedelta().total_seconds() if known else None
         self.drawn_at = now
+        self.waiting = waiting_text(progress.waiting_for)
+        self.worker_memory_bytes = progress.worker_memory_bytes
 
     def _take_event(self, event: event_pb2.Event) -> str:
         match event.WhichOneof("kind"):
@@ -80,11 +95,12 @@ class Picture:
                 if changed.phase != self.phase:
                     self.name_count = self.settled_count = 0
                     self.outcomes, self.remaining, self.names_per_second = {}, None, 0.0
+                    self.waiting = ""
                 self.phase, self.status = changed.phase, changed.to_status
                 if changed.to_status == campaign_pb2.PHASE_STATUS_FAILED:
                     self.failure = changed.reason
-                because = f" ({changed.reason})" if changed.reason else ""
-                return f"{phase_label(changed.phase)}: {status_label(changed.to_status)}{because}"
+                why = because(changed.reason)
+                return f"{phase_label(changed.phase)}: {status_label(changed.to_status)}{why}"
             case "chunk_settled":
                 # Progress is sent now and then; what was settled since the last one comes on top.
                 if event.chunk_settled.phase == self.phase and event.revision > self.revision:
@@ -94,11 +110,7 @@ class Picture:
                         self.outcomes[outcome.outcome] = before + outcome.count
             case "names_reserved":
                 return _short_of(event.names_reserved.missing_count)
-            case "chunk_retried":
-                retried = event.chunk_retried
-                because = f": {retried.cause}" if retried.cause else ""
-                return f"chunk at {retried.first_position:,} is tried again{because}"
-        return ""
+        return event_note(event)
 
 
 def _short_of(missing_count: int) -> str:
@@ -109,11 +121,15 @@ def _short_of(missing_count: int) -> str:
 
 def plain(picture: Picture, now: float) -> str:
     """`DNS validation  12,000 of 100,000  9,500/s  0:09 left  RESOLVED 7,000, NXDOMAIN 5,000`."""
-    return "  ".join(part for part in (headline(picture, now), outcomes_text(picture)) if part)
+    parts = headline(picture, now), outcomes_text(picture), standing_text(picture)
+    return "  ".join(part for part in parts if part)
 
 
 def headline(picture: Picture, now: float) -> str:
     """All but the outcomes."""
+    if picture.deleted is not None:
+        deleted, rows = picture.deleted
+        return f"being deleted  {deleted:,} of {max(rows, deleted):,} rows"
     parts = [phase_label(picture.phase)]
     if picture.name_count:
         parts.append(f"{picture.settled_count:,} of {picture.name_count:,}")
@@ -137,6 +153,84 @@ def outcomes_text(picture: Picture) -> str:
         return ""
     ranked = sorted(picture.outcomes.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{outcome} {count:,}" for outcome, count in ranked)
+
+
+def standing_text(picture: Picture) -> str:
+    """What the phase waits for and what the workers take, while it runs."""
+    if picture.status != campaign_pb2.PHASE_STATUS_RUNNING or picture.deleted is not None:
+        return ""
+    memory = picture.worker_memory_bytes
+    parts = [picture.waiting, f"workers take {memory / 2**20:,.0f} MB" if memory else ""]
+    return "; ".join(part for part in parts if part)
+
+
+def waiting_text(waiting: event_pb2.WaitingFor) -> str:
+    """`slowest 192.0.2.1:53, 120 ms, 2% lost; chunk at 4,000 for 0:42 with w1`."""
+    parts = []
+    if waiting.endpoint:
+        latency = waiting.endpoint_latency.ToMilliseconds()
+        measured = [f"{latency:,} ms" if latency else "", f"{waiting.endpoint_loss:.0%} lost"]
+        parts.append(", ".join([f"slowest {waiting.endpoint}", *filter(None, measured)]))
+    if waiting.oldest_age.seconds >= LONG_CHUNK:
+        age = span(waiting.oldest_age.seconds)
+        chunk = f"chunk at {waiting.oldest_first_position:,} for {age}"
+        parts.append(f"{chunk} with {waiting.oldest_worker}" if waiting.oldest_worker else chunk)
+    if delayed := waiting.delayed_chunk_count:
+        parts.append(f"{counted(delayed, 'chunk')} put off after a failure")
+    return "; ".join(parts)
+
+
+def event_note(event: event_pb2.Event) -> str:
+    """An event that is worth a line, in words; empty for the others."""
+    match event.WhichOneof("kind"):
+        case "chunk_retried":
+            retried = event.chunk_retried
+            return f"chunk at {retried.first_position:,} is tried again{colon(retried.cause)}"
+        case "campaign_updated":
+            updated = event.campaign_updated
+            return f"changed: {', '.join(updated.fields)}{because(updated.reason)}"
+        case "chunk_size_decided":
+            decided = event.chunk_size_decided
+            return f"chunks of {counted(decided.chunk_size, 'name')}{colon(decided.reason)}"
+        case "chunk_split":
+            split = event.chunk_split
+            whole = f"chunk at {split.first_position:,}, {counted(split.name_count, 'name')},"
+            return f"{whole} is split in two{colon(split.cause)}"
+        case "name_dead_lettered":
+            letter = event.name_dead_lettered
+            return f"gave {letter.name} up{colon(letter.cause)}"
+        case "dead_letters_resolved":
+            resolved = event.dead_letters_resolved
+            state = label(campaign_pb2.DeadLetterState.Name(resolved.state), "DEAD_LETTER_STATE_")
+            letters = counted(resolved.count, "dead letter")
+            return f"{letters} {state}{because(resolved.reason)}"
+        case "deletion_started":
+            return f"deletion began{because(event.deletion_started.reason)}"
+    return ""
+
+
+def system_note(event: event_pb2.SystemEvent) -> str:
+    """What happened to the suite itself, in words; empty for what this version does not know."""
+    if event.WhichOneof("kind") != "pool_decided":
+        return ""
+    decided = event.pool_decided
+    size = f"{decided.process_count} processes of {counted(decided.task_limit, 'chunk')}"
+    return f"{decided.pool} workers on {decided.host}: {size}{colon(decided.reason)}"
+
+
+def because(reason: str) -> str:
+    """A caller's reason, to be put after what was done."""
+    return f" ({reason})" if reason else ""
+
+
+def colon(cause: str) -> str:
+    """A cause, to be put after what came of it."""
+    return f": {cause}" if cause else ""
+
+
+def counted(number: int, unit: str) -> str:
+    """`1 chunk`, `2,000 chunks`."""
+    return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
 
 
 def phase_label(phase: "campaign_pb2.Phase.ValueType") -> str:
@@ -226,7 +320,8 @@ class Display:
             pulse=not picture.name_count,
         )
         grid.add_row(bar, Text(headline(picture, self._clock())))
-        return Group(grid, Text(outcomes_text(picture), style="dim"))
+        lines = [text for text in (outcomes_text(picture), standing_text(picture)) if text]
+        return Group(grid, *(Text(line, style="dim") for line in lines))
 
 
 class Tally:

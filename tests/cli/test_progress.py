@@ -2,11 +2,14 @@ import io
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from rich.console import Console
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, event_pb2
-from services.cli.progress import Display, Picture, Tally, plain
+from domainflow.campaign.v1 import event_pb2 as pb
+from domainflow.campaign.v1.event_pb2 import Event
+from services.cli.progress import Display, Picture, Tally, plain, waiting_text
 from services.cli.refusal import Refusal
 from services.cli.terminal import span
 
@@ -86,6 +89,93 @@ def test_chunks_settled_since_the_last_progress_come_on_top() -> None:
 
     assert picture.settled_count == 10
     assert picture.outcomes == {"RESOLVED": 7, "NXDOMAIN": 3}
+
+
+def test_line_tells_what_the_phase_waits_for_and_what_the_workers_take() -> None:
+    picture = Picture()
+    waiting = event_pb2.WaitingFor(
+        endpoint="192.0.2.1:53",
+        endpoint_latency=Duration(nanos=120_000_000),
+        endpoint_loss=0.02,
+        oldest_first_position=4_000,
+        oldest_age=Duration(seconds=42),
+        oldest_worker="w1",
+        delayed_chunk_count=1,
+    )
+
+    picture.take(progress(12_000, waiting_for=waiting, worker_memory_bytes=157 * 2**20), now=0.0)
+
+    assert plain(picture, now=0.0) == (
+        "DNS validation  12,000 of 100,000  9,500/s  0:09 left"
+        "  slowest 192.0.2.1:53, 120 ms, 2% lost;"
+        " chunk at 4,000 for 0:42 with w1; 1 chunk put off after a failure; workers take 157 MB"
+    )
+
+    picture.take(changed(campaign_pb2.PHASE_STATUS_PAUSED), now=0.0)
+    assert "slowest" not in plain(picture, now=0.0)
+
+
+def test_a_chunk_that_is_young_is_not_worth_a_word() -> None:
+    waiting = event_pb2.WaitingFor(oldest_first_position=4_000, oldest_age=Duration(seconds=2))
+
+    assert waiting_text(waiting) == ""
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            Event(campaign_updated=pb.CampaignUpdated(fields=["priority"], reason="urgent")),
+            "changed: priority (urgent)",
+        ),
+        (
+            Event(chunk_size_decided=pb.ChunkSizeDecided(chunk_size=500, reason="loss 9%")),
+            "chunks of 500 names: loss 9%",
+        ),
+        (
+            Event(chunk_split=pb.ChunkSplit(first_position=100, name_count=50, cause="killed")),
+            "chunk at 100, 50 names, is split in two: killed",
+        ),
+        (
+            Event(name_dead_lettered=pb.NameDeadLettered(name="a.com", cause="killed")),
+            "gave a.com up: killed",
+        ),
+        (
+            Event(
+                dead_letters_resolved=pb.DeadLettersResolved(
+                    state=campaign_pb2.DEAD_LETTER_STATE_REDRIVEN, count=1
+                )
+            ),
+            "1 dead letter redriven",
+        ),
+        (Event(deletion_started=pb.DeletionStarted()), "deletion began"),
+        (Event(), ""),
+    ],
+)
+def test_events_are_told_in_words(event: Event, line: str) -> None:
+    assert Picture().take(Message(event=event), now=0.0) == line
+
+
+def test_a_decision_on_a_pool_is_told_in_words() -> None:
+    decided = pb.PoolDecided(
+        pool="dns", host="here", process_count=3, task_limit=8, reason="40 s of work wait"
+    )
+    message = Message(system_event=pb.SystemEvent(pool_decided=decided))
+
+    line = Picture().take(message, now=0.0)
+
+    assert line == "dns workers on here: 3 processes of 8 chunks: 40 s of work wait"
+    assert Picture().take(Message(system_event=pb.SystemEvent()), now=0.0) == ""
+
+
+def test_a_deletion_is_told_as_it_goes() -> None:
+    picture = Picture()
+    picture.take(progress(12_000), now=0.0)
+
+    picture.take(Message(deletion=pb.DeletionProgress(row_count=100, deleted_count=40)), now=0.0)
+
+    assert plain(picture, now=0.0).startswith("being deleted  40 of 100 rows")
+    assert picture.take(Message(deletion=pb.DeletionProgress(finished=True)), now=0.0) == "deleted"
 
 
 def test_next_phase_begins_at_zero() -> None:

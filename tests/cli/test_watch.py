@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
-from domainflow.campaign.v1.event_pb2 import Bookmark, CampaignFinished, Event
+from domainflow.campaign.v1.event_pb2 import Bookmark, CampaignFinished, Event, SystemEvent
 from services.cli.connection import connected
 from services.cli.retry import Patience
 from services.cli.watch import watch
@@ -60,13 +60,13 @@ class History(campaign_service_pb2_grpc.CampaignServiceServicer):
             yield Message(event=event)
 
 
-def out_of_range() -> status_pb2.Status:
+def out_of_range(campaign_id: str = CAMPAIGN) -> status_pb2.Status:
     detail = any_pb2.Any()
     detail.Pack(
         error_details_pb2.ErrorInfo(
             reason="REVISION_OUT_OF_RANGE",
             domain="domainflow",
-            metadata={"campaign_id": CAMPAIGN},
+            metadata={"campaign_id": campaign_id},
         )
     )
     return status_pb2.Status(code=grpc.StatusCode.OUT_OF_RANGE.value[0], details=[detail])
@@ -151,3 +151,46 @@ async def test_silent_stream_is_taken_up_again(serve: Any) -> None:
 
     assert revisions(messages) == [2, 3, 4, 5]
     assert history.resumed_at == [None, 2]
+
+
+class Suite(campaign_service_pb2_grpc.CampaignServiceServicer):
+    """Tells of the suite itself: revisions 8, 9 and 10, two of them on the first call. The second
+    one, when it `forgets`, is told that its revision is not kept."""
+
+    def __init__(self, *, forgets: bool = False) -> None:
+        self.forgets = forgets
+        self.resumed_at: list[int | None] = []
+
+    def WatchCampaigns(
+        self, request: campaign_service_pb2.WatchCampaignsRequest, context: Any
+    ) -> Iterator[Message]:
+        resumes = request.HasField("resume_system_revision")
+        self.resumed_at.append(request.resume_system_revision if resumes else None)
+        assert request.include_system
+        if len(self.resumed_at) == 2 and self.forgets:
+            context.abort_with_status(rpc_status.to_status(out_of_range("")))
+        yield Message(bookmark=Bookmark(revisions={CAMPAIGN: 1}, system_revision=7))
+        yield Message(system_event=SystemEvent(revision=8))
+        yield Message(system_event=SystemEvent(revision=9))
+        if len(self.resumed_at) == 1:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the door is closing")
+        yield Message(system_event=SystemEvent(revision=10))
+
+
+@pytest.mark.parametrize(("forgets", "resumed_at"), [(False, [None, 9]), (True, [None, 9, None])])
+async def test_suites_own_events_go_on_where_they_were_cut(
+    serve: Any, forgets: bool, resumed_at: list[int | None]
+) -> None:
+    suite = Suite(forgets=forgets)
+    async with connected(serve(campaigns=suite)) as channel:
+        stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+        messages = [
+            message
+            async for message in watch(
+                stub, [CAMPAIGN], Patience(shortest=0.001), include_system=True
+            )
+        ]
+
+    told = [m.system_event.revision for m in messages if m.HasField("system_event")]
+    assert told == ([8, 9, 8, 9, 10] if forgets else [8, 9, 10])
+    assert suite.resumed_at == resumed_at
