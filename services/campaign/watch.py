@@ -66,6 +66,7 @@ class Hub:
         self._deletions: dict[int, Message | None] = {}
         self._told_of: set[int] = set()
         self._compare = True
+        self._compare_due = 0.0
         self._survey_due = 0.0
         self._survey_time = 0.0
         self._woken = asyncio.Event()
@@ -100,16 +101,18 @@ class Hub:
             # Not faster than the gap, however often it is woken; not slower when it is not.
             await asyncio.sleep(LOOK_GAP)
             try:
-                async with asyncio.timeout(PERIOD - LOOK_GAP):
+                async with asyncio.timeout(max(0.0, self._compare_due - time.monotonic())):
                     await self._woken.wait()
             except TimeoutError:
-                self._compare = True
+                pass
 
     async def _look(self) -> None:
         self._woken.clear()
         told_of, self._told_of = self._told_of, set()
-        compare, self._compare = self._compare, False
+        # Also while one campaign keeps it busy: another's news may have been lost.
+        compare = self._compare or time.monotonic() >= self._compare_due
         if compare:
+            self._compare, self._compare_due = False, time.monotonic() + PERIOD
             told_of |= await self._behind()
         if SYSTEM in told_of or compare:
             await self._look_at_system()
@@ -131,7 +134,7 @@ class Hub:
         numbers: list[int] | None = known
         if self._of_all:
             # Those that can have news without this process having a part in it; now and then all.
-            numbers = [*self._watchers, *self.gauges.followed, *self._deletions]
+            numbers = [*self._watchers.keys() - {SYSTEM}, *self.gauges.followed, *self._deletions]
             if (now := time.monotonic()) >= self._survey_due:
                 self._survey_time, self._survey_due = now, now + SURVEY_PERIOD
                 numbers = None
@@ -144,10 +147,13 @@ class Hub:
 
     async def _meet(self, numbers: Sequence[int]) -> None:
         """Follow campaigns from their first event on that are new to those who watch all."""
-        if self._of_all:
-            for standing in await self._history.standings_by_number(numbers):
-                self._ids[standing.no] = standing.id
-                self.recent.follow(standing.no, 0)
+        if not self._of_all:
+            return
+        standings = await self._history.standings_by_number(numbers)
+        # Who watched all may have left meanwhile.
+        for standing in standings if self._of_all else ():
+            self._ids[standing.no] = standing.id
+            self.recent.follow(standing.no, 0)
 
     async def _look_at_system(self) -> None:
         newest = self.recent.newest(SYSTEM)
@@ -161,8 +167,9 @@ class Hub:
         newest = self.recent.newest(no)
         if newest is None:
             return
-        if len(events) >= EVENT_PAGE or events[0].revision != newest + 1:
-            # Far behind, or cut in the middle of a change: everybody reads the table himself.
+        whole = events[0].revision == newest + 1 and events[-1].revision == newest + len(events)
+        if len(events) >= EVENT_PAGE or not whole:
+            # Far behind, and cut in the middle of a change: everybody reads the table himself.
             await self._jump(no)
         else:
             campaign_id = self._ids.get(no)
@@ -179,7 +186,8 @@ class Hub:
     async def _jump(self, no: int) -> None:
         if no == SYSTEM:
             newest, _ = await self._history.system_position()
-            self.recent.jump(SYSTEM, newest)
+            if self.recent.newest(SYSTEM) is not None:
+                self.recent.jump(SYSTEM, newest)
             return
         for standing in await self._history.standings_by_number([no]):
             if self.recent.newest(no) is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from services.campaign.campaign import Action, Campaign
 from services.campaign.ingest import digest
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
+from services.campaign.watch import Hub
 from tests.campaign.conftest import Serve
 from tests.campaigns import GENERATION, act, create, from_upload, generating, new_campaign
 from tests.eventually import eventually
@@ -318,3 +320,51 @@ async def test_a_watcher_that_hangs_up_leaves_nothing_behind(
                     call.cancel()
 
             await eventually(watched_once)
+
+
+async def test_news_that_nobody_told_of_are_found_while_others_are_told_of(store: Store) -> None:
+    loud, quiet = await create(store), await create(store)
+    hub = Hub(store)
+    stop = asyncio.Event()
+
+    async def tell() -> None:
+        while not stop.is_set():
+            hub.wake(loud.no)
+            await asyncio.sleep(0.001)
+
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(hub.follow())
+        group.create_task(tell())
+        watch = hub.watch([loud.id, quiet.id], {}, until_finished=False)
+        async with aclosing(watch) as messages, asyncio.timeout(20):
+            async for message in messages:
+                if message.bookmark.initial_state_sent:
+                    await act(store, quiet, Action.CANCEL)
+                if message.event.HasField("campaign_finished"):
+                    break
+        stop.set()
+        following.cancel()
+
+
+async def test_nothing_is_kept_up_that_nobody_watches(store: Store, growing: RunningPhase) -> None:
+    hub = Hub(store)
+    following = asyncio.create_task(hub.follow())
+    some = hub.watch([growing.campaign_id], {}, until_finished=False, include_system=True)
+    every = hub.watch([], {}, until_finished=False)
+    for watch in (some, every):
+        while not (await anext(watch)).bookmark.initial_state_sent:
+            pass
+    new = await create(store)
+
+    async def is_followed() -> None:
+        assert set(hub.recent.followed) == {0, growing.campaign_no, new.no}
+
+    await eventually(is_followed)
+    await every.aclose()
+    assert set(hub.recent.followed) == {0, growing.campaign_no}
+    assert set(hub.gauges.followed) == {growing.campaign_no}
+    await some.aclose()
+    assert set(hub.recent.followed) == set()
+    assert set(hub.gauges.followed) == set()
+    following.cancel()
+    await asyncio.wait([following])
