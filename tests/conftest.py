@@ -1,5 +1,6 @@
 """Real servers for tests: PostgreSQL and NATS, started once a session and only when asked for."""
 
+import asyncio
 import itertools
 import shutil
 import tempfile
@@ -82,7 +83,7 @@ async def database_url(
     clone = f"CREATE DATABASE {name} TEMPLATE {migrated_template} STRATEGY FILE_COPY"
     await _execute(postgres_server.url, clone)
     yield _of_database(postgres_server.url, name)
-    await _execute(postgres_server.url, f"DROP DATABASE {name} WITH (FORCE)")
+    await _drop(postgres_server.url, name)
 
 
 @pytest.fixture
@@ -92,6 +93,17 @@ def nats_url(nats_server: EmbeddedNats) -> str:
 
 def _of_database(url: str, name: str) -> str:
     return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+async def _drop(url: str, name: str) -> None:
+    """Drop a database whoever is connected; the server's own cleaners may only be waited for."""
+    for _ in range(50):
+        try:
+            await _execute(url, f"DROP DATABASE {name} WITH (FORCE)")
+            return
+        except asyncpg.InsufficientPrivilegeError:
+            await asyncio.sleep(0.1)
+    await _execute(url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def _execute(url: str, statement: str) -> None:
