@@ -25,7 +25,7 @@ from services.campaign.campaign import (
 from services.campaign.events import deletion_started
 from services.campaign.requests import RequestKey, once
 from services.campaign.rows import act, lock_existing, read_campaigns
-from services.chassis import postgres
+from services.chassis import jetstream, postgres
 from services.chassis.errors import CampaignNotFound, ServiceError
 from services.chassis.postgres import Connection, Pool
 
@@ -245,6 +245,7 @@ class Eraser:
         work = _Work()
         forgot = float("-inf")
         while True:
+            jetstream.raise_if_cancelled()
             try:
                 if time.monotonic() - forgot > FORGET_PERIOD:
                     await self._deletions.forget(KEEP)
@@ -264,6 +265,8 @@ class Eraser:
         work.positions = {no: work.positions.get(no, Position()) for no in pending}
         moved = False
         for no in pending:
+            # The driver loses a cancellation that comes together with an answer.
+            jetstream.raise_if_cancelled()
             began = time.monotonic()
             try:
                 portion = await self._deletions.delete_portion(
