@@ -14,7 +14,7 @@ WEIGHTS = {"HIGH": 4, "NORMAL": 2, "LOW": 1}
 
 # What waits on a pool's queue, in seconds of its throughput: enough that no worker runs dry between
 # two rounds, little enough that a newcomer, a priority or a pause is felt at once.
-DEPTH_SECONDS = 0.25
+DEPTH_SECONDS = 0.2
 MOST_NAMES = 200_000
 CHUNKS_PER_WORKER = 2
 # Over this many seconds the throughput is averaged.
