@@ -5,12 +5,13 @@ One writer per table; `query` reads all of them over read-only connections.
 | table | written by |
 |---|---|
 | campaigns, phases, uploads, upload_names, upload_rejections, requests, domains | campaign |
-| patterns, reservations | campaign |
+| patterns, reservations, deletions | campaign |
 | chunks | campaign plans them, hands them out and takes them back; workers change them through
 claim_chunk, hold_chunk, release_chunk, fail_chunk, split_chunk, settle_chunk only |
 | events | campaign and workers, through append_event only |
 | dns_results, workers, pools | validation |
 | dead_letters | validation; campaign resolves them |
+| whatever a deleted campaign leaves | campaign, once nobody else may write it (deletion.py) |
 | system_events | validation, through append_system_event only |
 """
 
