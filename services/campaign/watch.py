@@ -8,6 +8,7 @@ newest only.
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from itertools import groupby
@@ -42,7 +43,7 @@ SURVEY_GAP = 1.0
 # A watcher gets a bookmark at least this often, seconds: also while a running phase keeps it busy.
 HEARTBEAT = 15.0
 # Bytes of events kept in memory for all watchers together.
-RECENT_SIZE = 16 * 2**20
+RECENT_SIZE = 8 * 2**20
 # Campaigns whose initial state is read at once.
 STATE_PAGE = 200
 # Watchers that read the tables at the same time: the other calls need connections, too.
@@ -277,7 +278,9 @@ class Hub:
                 yield message
             async for message in self._begin(watcher, standings, resume_revisions):
                 yield message
-            bookmark_time = time.monotonic()
+            # The next one comes a little sooner, each stream's at a time of its own: after a
+            # restart all begin together.
+            bookmark_time = time.monotonic() - random.uniform(0, self._heartbeat / 4)
             yield watcher.bookmark(initial=True)
             while not (until_finished and watcher.is_done):
                 async for message in watcher.catch_up():

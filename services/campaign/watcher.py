@@ -15,6 +15,8 @@ EVENT_PAGE = 200
 # Changes that one watcher takes out of memory at once; a stalled one keeps no more from being
 # freed.
 TAKE_LIMIT = 32
+# Bytes that a message in memory takes besides those of its contents, measured.
+MESSAGE_OVERHEAD = 1_600
 
 
 class Watcher:
@@ -186,8 +188,7 @@ class Watcher:
 def change_of(rows: Sequence[StoredEvent], campaign_id: UUID | None) -> Change[Message]:
     """The messages of one change, made of its events."""
     messages = [event_message(row, campaign_id) for row in rows]
-    # Some 200 bytes of Python around each.
-    size = sum(message.ByteSize() + 200 for message in messages)
+    size = sum(message.ByteSize() + MESSAGE_OVERHEAD for message in messages)
     return Change(rows[0].campaign_no, rows[0].revision, rows[-1].revision, messages, size)
 
 
