@@ -6,14 +6,10 @@ The campaign goes in through the public door; time is what the phase says of its
 import asyncio
 import gc
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ from services.validation.dns.engine import Engine
 from services.validation.dns.resolvers import Resolver
 from services.validation.dns.settings import EngineSettings
 from tests.load.name_server import exists, fast_name_server, tool
+from tests.load.processes import cpu, cpu_of_family, peak_rss_mb, server
 
 NAMES = 500_000
 FAULTY_NAMES = 200_000
@@ -34,7 +31,6 @@ FAULTY_NAMES = 200_000
 FIRST = 100_000
 # As in dns_engine: knot's socket buffer holds no more of a larger window.
 WINDOW = 1_000
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +66,14 @@ def run() -> list[dict[str, Any]]:
             result["right"] = phase.outcomes == {"RESOLVED": found, "NXDOMAIN": NAMES - found}
             result["dnsperf_queries_per_second"] = asked
             results.append(result)
-    with _server("tests.load.mute_server") as said:
+    with server("tests.load.mute_server") as said:
         # Three names in a thousand wait 6 s: at 4,000 in flight they take half of the window.
         task = Task(said.strip(), NAMES, 4_000)
         alone, phase = _engine_alone(task), asyncio.run(_campaign(task, 1))
         result = _result("dns_end_to_end, 3 in 1,000 mute", task, phase, alone)
         # Names that wait must not keep others from being asked about.
         results.append({**result, "target": "ratio >= 0.8"})
-    with _server("services.sandbox", "--die-with-parent") as said:
+    with server("services.sandbox", "--die-with-parent") as said:
         task = Task(json.loads(said)["dns"][0], FAULTY_NAMES, 4_000)
         alone, phase = _engine_alone(task), asyncio.run(_campaign(task, 1))
         results.append(_result("dns_end_to_end, sandbox with faults", task, phase, alone))
@@ -125,10 +121,10 @@ async def _campaign(task: Task, workers: int) -> Phase:
             ]
             postgres_pid = suite.processes["postgres"].pid
             assert postgres_pid
-            before = sum(map(_cpu, worker_pids)), _cpu_of_family(postgres_pid)
+            before = sum(map(cpu, worker_pids)), cpu_of_family(postgres_pid)
             done = await _phase_completed(stub, campaign_id, 1)
-            after = sum(map(_cpu, worker_pids)), _cpu_of_family(postgres_pid)
-            rss = max(map(_peak_rss_mb, worker_pids))
+            after = sum(map(cpu, worker_pids)), cpu_of_family(postgres_pid)
+            rss = max(map(peak_rss_mb, worker_pids))
             outcomes = await _outcomes(stub, campaign_id, task.names)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -230,50 +226,3 @@ def _dnsperf(resolver: str) -> float | None:
         if label.strip() == "Queries per second":
             return float(figure)
     raise ValueError(f"dnsperf said nothing of queries per second: {done.stdout}")
-
-
-@contextmanager
-def _server(module: str, *arguments: str) -> Iterator[str]:
-    """A server as a child; yields the first line it says, once it answers."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout
-        yield process.stdout.readline()
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-        if process.stdout:
-            process.stdout.close()
-
-
-# What /proc says
-
-
-def _cpu(pid: int) -> float:
-    """Seconds of a process so far, with those of children it has waited for."""
-    fields = _stat(pid)
-    return sum(map(int, fields[11:15])) / _TICKS
-
-
-def _cpu_of_family(pid: int) -> float:
-    """Seconds of a process and its living children."""
-    return _cpu(pid) + sum(map(_cpu, _children(pid)))
-
-
-def _children(pid: int) -> Sequence[int]:
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return [int(word) for thread in threads for word in (thread / "children").read_text().split()]
-
-
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the state on; the name before may hold anything."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def _peak_rss_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    raise LookupError(f"/proc/{pid}/status has no VmHWM")
