@@ -47,12 +47,14 @@ SETTLED, NOT_OURS, AWAY, NOT_PREPARED = 0, 3, 75, 78
 
 
 class Isolation:
-    """Runs attempts by `command`, at most two at once."""
+    """Runs attempts by `command`, at most `children` at once."""
 
-    def __init__(self, command: Sequence[str], *, grace: float = GRACE) -> None:
+    def __init__(
+        self, command: Sequence[str], *, grace: float = GRACE, children: int = MAX_CHILDREN
+    ) -> None:
         self._command = command
         self._grace = grace
-        self._room = asyncio.Semaphore(MAX_CHILDREN)
+        self._room = asyncio.Semaphore(children)
 
     async def attempt(self, claim: Claim, time_limit: Callable[[], float]) -> bool:
         """Whether the chunk's results were stored by the child.

@@ -17,8 +17,8 @@ from tests.suite.living import gone
 CLAIM = Claim(ChunkKey(1, 2, 3, 4), 5, 6, b"\x00\xff", failure_count=7, name_rate_limit=8)
 
 
-def running(program: str, *, grace: float = 60) -> Isolation:
-    return Isolation([sys.executable, "-c", program], grace=grace)
+def running(program: str, *, grace: float = 60, children: int = 8) -> Isolation:
+    return Isolation([sys.executable, "-c", program], grace=grace, children=children)
 
 
 def no_time() -> float:
@@ -92,14 +92,14 @@ async def test_a_child_ends_when_nobody_waits_for_it_any_more(tmp_path: Path) ->
     await gone(pid)
 
 
-async def test_two_children_at_once_are_the_most(tmp_path: Path) -> None:
+async def test_no_more_children_than_allowed_are_there_at_once(tmp_path: Path) -> None:
     """Each leaves a file, and stays until told to go."""
     program = (
         f"import os, time, pathlib; p = pathlib.Path({str(tmp_path)!r});"
         "(p / str(os.getpid())).touch()\n"
         "while not (p / 'go').exists(): time.sleep(0.01)"
     )
-    isolation = running(program)
+    isolation = running(program, children=2)
     attempts = [asyncio.create_task(isolation.attempt(CLAIM, no_time)) for _ in range(4)]
 
     async def two_begun() -> None:
