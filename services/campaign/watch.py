@@ -22,7 +22,7 @@ from services.campaign.messages import Message, deletion_message
 from services.campaign.render import campaign_to_pb
 from services.campaign.store import Store
 from services.campaign.watcher import EVENT_PAGE, Watcher, change_of, require_kept
-from services.chassis import postgres
+from services.chassis import jetstream, postgres
 from services.chassis.errors import CampaignNotFound
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,7 @@ class Hub:
 
     async def _read_news(self) -> None:
         while True:
+            jetstream.raise_if_cancelled()
             await self._watched.wait()
             try:
                 await self._look()
@@ -201,6 +202,7 @@ class Hub:
     async def _measure(self) -> None:
         deletions_due = 0.0
         while True:
+            jetstream.raise_if_cancelled()
             await self._watched.wait()
             try:
                 await self.gauges.look(time.monotonic())
