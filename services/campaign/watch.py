@@ -14,14 +14,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Se
 from itertools import groupby
 from uuid import UUID
 
-from services.campaign.campaign import PASSED, Status
+from services.campaign.campaign import ENDED, PASSED, Status
 from services.campaign.changes import Recent, changes
+from services.campaign.events import proto_status
 from services.campaign.gauges import Gauges
 from services.campaign.history import SYSTEM, DeletionRow, Standing, StoredEvent
 from services.campaign.messages import Message, deletion_message
 from services.campaign.render import campaign_to_pb
 from services.campaign.store import Store
-from services.campaign.watcher import EVENT_PAGE, Watcher, change_of, require_kept
+from services.campaign.watcher import EVENT_PAGE, Ending, Watcher, change_of, require_kept
 from services.chassis import jetstream, postgres
 from services.chassis.errors import CampaignNotFound
 
@@ -336,13 +337,18 @@ class Hub:
             if resume is None:
                 fresh.append(standing)
             else:
-                over = _is_over(standing.status) and resume == standing.revision
-                watcher.begin(standing.no, standing.id, resume, over)
+                ended = _ended(standing.revision, standing.status)
+                watcher.begin(standing.no, standing.id, resume, ended)
         for first in range(0, len(fresh), STATE_PAGE):
-            page = [standing.no for standing in fresh[first : first + STATE_PAGE]]
-            for campaign in await self._store.by_number(page):
-                watcher.begin(campaign.no, campaign.id, campaign.revision, campaign.is_finished)
+            page = {standing.no: standing for standing in fresh[first : first + STATE_PAGE]}
+            for campaign in await self._store.by_number(list(page)):
+                del page[campaign.no]
+                ended = _ended(campaign.revision, campaign.current.status)
+                watcher.begin(campaign.no, campaign.id, campaign.revision, ended)
                 yield Message(state=campaign_to_pb(campaign, full=False))
+            for standing in page.values():
+                # Gone in between: of its deletion it is told.
+                watcher.begin(standing.no, standing.id, standing.revision)
         for standing in standings:
             if (progress := self.gauges.told(standing.no)) is not None:
                 watcher.hear_progress(standing.no, progress)
@@ -400,6 +406,7 @@ class Hub:
         self._deletions.pop(no, None)
 
 
-def _is_over(status: str) -> bool:
-    """Whether a campaign whose current phase has this status is over."""
-    return status in {*PASSED, Status.FAILED, Status.CANCELLED}
+def _ended(revision: int, status: str) -> tuple[int, Ending] | None:
+    """How a campaign ended whose current phase has this status at `revision`; none when it did
+    not."""
+    return (revision, proto_status(Status(status))) if status in PASSED | ENDED else None

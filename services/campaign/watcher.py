@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeAlias
 from uuid import UUID
 
-from domainflow.campaign.v1 import event_pb2
+from domainflow.campaign.v1 import campaign_pb2, event_pb2
 from services.campaign.changes import Change, Recent, changes
 from services.campaign.history import SYSTEM, History, StoredEvent
 from services.campaign.messages import Message, event_message
@@ -17,6 +18,13 @@ EVENT_PAGE = 200
 TAKE_LIMIT = 32
 # Bytes that a message in memory takes besides those of its contents, measured.
 MESSAGE_OVERHEAD = 1_600
+
+
+Ending: TypeAlias = "campaign_pb2.PhaseStatus.ValueType"
+
+_FAILED_OR_CANCELLED = {campaign_pb2.PHASE_STATUS_FAILED, campaign_pb2.PHASE_STATUS_CANCELLED}
+_AHEAD = {campaign_pb2.PHASE_STATUS_NOT_STARTED, campaign_pb2.PHASE_STATUS_CONFIGURED}
+_STILL_AHEAD = {campaign_pb2.PHASE_STATUS_CONFIGURED, campaign_pb2.PHASE_STATUS_SKIPPED}
 
 
 class Watcher:
@@ -32,7 +40,10 @@ class Watcher:
         self._ids: dict[int, UUID] = {}
         # The newest revision sent; campaigns without an entry are not told of.
         self._sent: dict[int, int] = {}
-        self._finished: set[int] = set()
+        # How those ended that are over as far as told; and for one that was over when the watch
+        # began, the revision at which it was.
+        self._ended: dict[int, Ending] = {}
+        self._over_at: dict[int, tuple[int, Ending]] = {}
         # Campaigns that there is something to tell of, in the order heard of.
         self._heard_of: dict[int, None] = {}
         self._progress: dict[int, Message] = {}
@@ -55,11 +66,16 @@ class Watcher:
         self._deletions[no] = message
         self.hear_of(no)
 
-    def begin(self, no: int, campaign_id: UUID, revision: int, is_over: bool) -> None:
-        """Tell of a campaign, from the event after `revision` on."""
+    def begin(
+        self, no: int, campaign_id: UUID, revision: int, ended: tuple[int, Ending] | None = None
+    ) -> None:
+        """Tell of a campaign, from the event after `revision` on. `ended`: a revision, not an
+        earlier one, at which the campaign is over, and how it ended."""
         self._ids[no], self._sent[no] = campaign_id, revision
-        if is_over:
-            self._finished.add(no)
+        if ended is not None:
+            # Its end may have been told before; what follows need not tell it again.
+            self._over_at[no] = ended
+            self._note_end(no, revision)
 
     def begin_system(self, revision: int) -> None:
         """Tell of the suite itself, from the event after `revision` on."""
@@ -73,7 +89,7 @@ class Watcher:
     def _is_told(self, no: int) -> bool:
         newest = self._recent.newest(no)
         # One that is gone is told of by the end of its deletion.
-        return no in self._finished and newest is not None and self._sent[no] >= newest
+        return no in self._ended and newest is not None and self._sent[no] >= newest
 
     async def news(self, timeout: float) -> None:
         """Return when there is something to tell of, or after `timeout` seconds."""
@@ -125,15 +141,23 @@ class Watcher:
 
     def _note(self, no: int, revision: int, message: Message) -> None:
         self._sent[no] = revision
-        if message.event.HasField("campaign_finished"):
-            self._finished.add(no)
-        elif message.event.HasField("phase_changed"):
-            self._finished.discard(no)
+        event = message.event
+        if event.HasField("campaign_finished"):
+            self._ended[no] = event.campaign_finished.status
+        elif event.HasField("phase_changed") and no in self._ended:
+            if goes_on(self._ended[no], event.phase_changed):
+                del self._ended[no]
+        self._note_end(no, revision)
+
+    def _note_end(self, no: int, revision: int) -> None:
+        if no in self._over_at and self._over_at[no][0] == revision:
+            self._ended[no] = self._over_at.pop(no)[1]
 
     def _drop(self, no: int) -> None:
         """The campaign is gone."""
         del self._ids[no], self._sent[no]
-        self._finished.discard(no)
+        self._ended.pop(no, None)
+        self._over_at.pop(no, None)
         self._heard_of.pop(no, None)
         self._progress.pop(no, None)
 
@@ -183,6 +207,15 @@ class Watcher:
             if not standing.is_deleted:
                 newest, forgotten = standing.revision, standing.forgotten_revision
                 require_kept(standing.id, sent, newest, forgotten)
+
+
+def goes_on(ended: Ending, changed: event_pb2.PhaseChanged) -> bool:
+    """Whether a campaign that ended so is not over any more after this change of a phase."""
+    if ended not in _FAILED_OR_CANCELLED:
+        # A later phase was added to it, or one runs again.
+        return True
+    # The phases behind the one it ended with may be configured and left out.
+    return not (changed.from_status in _AHEAD and changed.to_status in _STILL_AHEAD)
 
 
 def change_of(rows: Sequence[StoredEvent], campaign_id: UUID | None) -> Change[Message]:

@@ -16,12 +16,22 @@ from domainflow.campaign.v1.campaign_service_pb2 import (
 )
 from domainflow.campaign.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from services.campaign.campaign import Action, Campaign
+from services.campaign.catalogue import Change
 from services.campaign.ingest import digest
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
 from services.campaign.watch import Hub
 from tests.campaign.conftest import Serve
-from tests.campaigns import GENERATION, act, create, from_upload, generating, new_campaign
+from tests.campaigns import (
+    DNS,
+    GENERATION,
+    act,
+    answer,
+    create,
+    from_upload,
+    generating,
+    new_campaign,
+)
 from tests.eventually import eventually
 from tests.refusals import read, refused
 
@@ -223,6 +233,43 @@ async def test_until_finished_of_what_is_over_ends_at_once(campaigns: Stub, stor
 
     assert [message.WhichOneof("kind") for message in seen] == ["state", "bookmark"]
     assert revisions(again) == [2, 3]
+
+
+async def test_until_finished_ends_whatever_happened_since_the_end(
+    campaigns: Stub, store: Store
+) -> None:
+    over = await create(store)
+    await act(store, over, Action.CANCEL)
+    # Neither makes it go on: the phase before is cancelled.
+    await act(store, over, Action.SKIP, phase=DNS)
+    await store.catalogue.update(
+        over.id, Change(name="other"), etag="", reason="", key=None, answer=answer
+    )
+
+    again = watch(campaigns, over, until_finished=True, resume_revisions={str(over.id): 3})
+    async with asyncio.timeout(30):
+        messages = [message async for message in again]
+
+    assert revisions(messages) == [4, 5]
+
+
+async def test_until_finished_ends_also_when_a_later_phase_of_what_is_over_is_skipped(
+    campaigns: Stub, store: Store
+) -> None:
+    over = await create(store)
+    await act(store, over, Action.CANCEL)
+    running = await generating(store, new_campaign(phases=[GENERATION]))
+    call = watch(campaigns, over, running, until_finished=True)
+    await opened(call)
+
+    await act(store, over, Action.SKIP, phase=DNS)
+    await until(call, lambda message: message.event.campaign_id == str(over.id))
+    assert await store.ledger.complete(running)
+
+    async with asyncio.timeout(30):
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    assert await call.code() == grpc.StatusCode.OK
 
 
 async def test_until_finished_needs_campaigns(campaigns: Stub) -> None:

@@ -1,6 +1,7 @@
 """What is kept of a history and what is not, the suite's own history, and campaigns that go."""
 
 import asyncio
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -18,6 +19,7 @@ from services.campaign.campaign import Action, Campaign
 from services.campaign.dispatcher import Dispatcher
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
+from services.campaign.watch import Hub
 from services.chassis.postgres import Pool
 from tests.campaign.conftest import Serve
 from tests.campaigns import act, create, generating
@@ -431,3 +433,32 @@ async def test_a_watcher_that_is_behind_does_not_wait_for_what_was_deleted(
     sent = revisions(messages)
     assert sent == sorted(set(sent))
     assert messages[-1].deletion.finished
+
+
+async def test_a_campaign_that_goes_while_its_watch_begins_is_told_of(
+    store: Store, pool: Pool, over: Campaign
+) -> None:
+    gone = await create(store)
+    await begin_deletion(pool, gone, 1)
+    await end_deletion(pool, gone)
+    await begin_deletion(pool, over, 5)
+    hub = Hub(store)
+    following = asyncio.create_task(hub.follow())
+
+    async def hub_is_done_with_it() -> None:
+        assert hub.recent.newest(over.no) is None
+
+    try:
+        async with aclosing(hub.watch([gone.id, over.id], {}, until_finished=True)) as messages:
+            first = await anext(messages)
+            # The watch has found the campaign and has not yet told its present state.
+            await end_deletion(pool, over)
+            await eventually(hub_is_done_with_it)
+            async with asyncio.timeout(30):
+                told = [first, *[message async for message in messages]]
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+
+    ended = [m.deletion.campaign_id for m in told if m.deletion.finished]
+    assert ended == [str(gone.id), str(over.id)]
