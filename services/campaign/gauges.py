@@ -17,6 +17,7 @@ from services.campaign.changes import Change, Recent
 from services.campaign.estimate import Endpoint, Sample, Window, remaining, worst
 from services.campaign.events import proto_phase, proto_status
 from services.campaign.history import History, OpenWork, Settled, WorkerReport
+from services.campaign.leases import LONGEST_DELAY
 from services.campaign.messages import Message, bounded
 from services.campaign.outcomes import OUTCOMES
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
@@ -46,6 +47,8 @@ class _Gauge:
     run: int = 0
     revision: int = 0
     name_count: int = 0
+    # Names may still come to an upload that is open.
+    is_total_known: bool = False
     settled_count: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     settled_chunks: int = 0
@@ -184,12 +187,14 @@ class Gauges:
         if missed is None or (missed and missed[-1].last != newest):
             # Not all of it is in memory any more: the next look is newer.
             return
-        if gauge.run != settled.run:
+        if gauge.run != settled.run or gauge.settled_count > settled.settled_count:
+            # Verdicts were taken back: no rate is less than zero.
             gauge.window.clear()
         phase = Phase(settled.phase)
         gauge.run, gauge.revision = settled.run, settled.revision
         gauge.status = Status(settled.status)
         gauge.name_count, gauge.settled_count = settled.name_count, settled.settled_count
+        gauge.is_total_known = settled.is_total_known
         counts = zip(OUTCOMES.get(phase, ()), settled.outcomes, strict=False)
         gauge.outcomes = {name: count for name, count in counts if count}
         gauge.repeat_count = gauge.retry_count = settled.repeat_count
@@ -206,6 +211,7 @@ class Gauges:
             gauge = running[open_.campaign_no]
             gauge.open = open_
             gauge.name_count = max(gauge.name_count, open_.name_count)
+            gauge.is_total_known = open_.is_total_known
             # Settled ones are counted with their events, a moment sooner or later.
             gauge.retry_count = max(gauge.retry_count, gauge.repeat_count + open_.repeat_count)
             fence = (open_.oldest_first_position, open_.oldest_attempt)
@@ -238,9 +244,9 @@ class Gauges:
         longest_delay = 0.0
         if gauge.open is not None:
             progress.chunks_in_flight = gauge.open.chunks_in_flight
-            longest_delay = gauge.open.longest_delay
+            longest_delay = min(gauge.open.longest_delay, LONGEST_DELAY)
         left = remaining(progress.name_count - gauge.settled_count, pace, longest_delay)
-        if left is not None and progress.name_count:
+        if left is not None and gauge.is_total_known:
             progress.remaining.FromMilliseconds(int(min(left, 1e9) * 10) * 100)
         self._tell_waiting(progress.waiting_for, gauge, now)
         return progress
@@ -284,8 +290,8 @@ def _count(gauge: _Gauge, event: event_pb2.Event) -> None:
                 gauge.outcomes[outcome.outcome] = counted + outcome.count
     elif kind in {"chunk_retried", "chunk_split"}:
         gauge.vain_attempts += 1
-    elif kind == "dead_letters_resolved":
-        # Verdicts may have been taken back.
+    elif kind in {"dead_letters_resolved", "campaign_updated"}:
+        # Verdicts may have been taken back; others may be asked from now on.
         gauge.is_stale = True
 
 

@@ -52,6 +52,8 @@ class Settled:
     run: int
     status: str
     name_count: int
+    # False: no number of names was announced yet, `name_count` are those that are stored.
+    is_total_known: bool
     outcomes: Sequence[int]
     settled_count: int
     repeat_count: int
@@ -66,7 +68,9 @@ class OpenWork:
     campaign_no: int
     phase: int
     run: int
+    # As in `Settled`.
     name_count: int
+    is_total_known: bool
     chunks_in_flight: int
     delayed_chunk_count: int
     # Until the last of the delayed chunks is ready, as the database's clock has it.
@@ -188,8 +192,9 @@ class History:
         sums = ", ".join(f"sum(outcome_counts[{i}]) AS n{i}" for i in range(1, MAX_OUTCOMES + 1))
         counts = ", ".join(f"coalesce(n{i}, 0)::bigint" for i in range(1, MAX_OUTCOMES + 1))
         rows = await self._pool.fetch(
-            f"""SELECT k.no, k.revision, p.phase, p.run, p.status, {_NAME_COUNT}, ARRAY[{counts}],
-                   coalesce(settled, 0)::bigint, coalesce(repeated, 0)::bigint, k.configuration
+            f"""SELECT k.no, k.revision, p.phase, p.run, p.status, {_NAME_COUNT},
+                   p.name_count > 0, ARRAY[{counts}], coalesce(settled, 0)::bigint,
+                   coalesce(repeated, 0)::bigint, k.configuration
                FROM unnest($1::int[], $2::smallint[]) AS g (campaign_no, phase)
                JOIN campaigns k ON k.no = g.campaign_no
                JOIN phases p ON p.campaign_no = g.campaign_no AND p.phase = g.phase
@@ -207,7 +212,8 @@ class History:
     async def open_work(self, runs: Sequence[tuple[int, int, int]]) -> list[OpenWork]:
         """Look at what is open of these runs, each given as campaign number, phase and run."""
         rows = await self._pool.fetch(
-            f"""SELECT p.campaign_no, p.phase, p.run, {_NAME_COUNT}, queued, delayed,
+            f"""SELECT p.campaign_no, p.phase, p.run, {_NAME_COUNT}, p.name_count > 0, queued,
+                   delayed,
                    greatest(coalesce(extract(epoch FROM ready_last - clock_timestamp()), 0), 0)
                        ::float,
                    coalesce(repeated, 0)::bigint, o.first_position, o.attempt, o.worker,

@@ -10,12 +10,22 @@ from domainflow.validation.v1 import task_pb2
 from services.campaign.campaign import Action
 from services.campaign.changes import Recent, changes
 from services.campaign.gauges import OPEN_PERIOD, WORKER_PERIOD, WORKER_SILENCE, Gauges
+from services.campaign.ingest import digest
+from services.campaign.leases import LONGEST_DELAY
 from services.campaign.messages import Message
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
 from services.campaign.watcher import change_of
 from services.chassis.postgres import Pool
-from tests.campaigns import DNS, act, validating
+from tests.campaigns import (
+    DNS,
+    act,
+    answer,
+    from_upload,
+    generating,
+    new_campaign,
+    validating,
+)
 
 NAMES = [f"n{i:03}.com" for i in range(400)]
 RESOLVED, NXDOMAIN, DEAD_LETTER = 1, 2, 11
@@ -211,6 +221,33 @@ async def test_redriven_letters_are_read_from_the_ledger_again(
     then = await followed.progress(1)
 
     assert (then.settled_count, then.dead_letter_count) == (0, 0)
+    assert then.names_per_second == 0
+    assert not then.HasField("remaining")
+
+
+async def test_no_delay_is_longer_than_the_longest_there_is(followed: Followed) -> None:
+    await followed.progress(0)
+    await followed.settle(0, {RESOLVED: 100})
+    # As after the database's clock was set back.
+    await followed.fail(100, delay=3600)
+    followed.gauges._open_due = 0
+
+    then = await followed.progress(10)
+
+    assert then.remaining.ToTimedelta().total_seconds() == LONGEST_DELAY
+
+
+async def test_nobody_knows_how_long_an_open_upload_will_take(store: Store, pool: Pool) -> None:
+    growing = await generating(store, new_campaign(from_upload()))
+    uploaded = Followed(store, pool, growing)
+    await uploaded.begin()
+    await uploaded.progress(0)
+    assert await store.names.append_names(growing, 0, NAMES, digest(NAMES))
+
+    then = await uploaded.progress(10)
+
+    assert (then.settled_count, then.names_per_second) == (400, 40)
+    assert not then.HasField("remaining")
 
 
 async def test_the_oldest_chunk_is_told_with_its_worker_and_age(followed: Followed) -> None:
@@ -280,6 +317,34 @@ async def test_only_the_campaigns_own_resolvers_are_named(store: Store, pool: Po
     await followed.report("w1", endpoints=[endpoint("192.0.2.1:53", 5), endpoint(OTHER, 9_000)])
 
     assert (await followed.progress(0)).waiting_for.endpoint == "192.0.2.1:53"
+
+
+async def test_resolvers_that_are_changed_in_a_pause_are_the_ones_named(
+    store: Store, followed: Followed
+) -> None:
+    await followed.report("w1", endpoints=[endpoint(OTHER, 1000), endpoint("192.0.2.1:53", 9000)])
+    assert (await followed.progress(0)).waiting_for.endpoint == "192.0.2.1:53"
+    await act(store, followed.running.campaign_id, Action.PAUSE)
+    await followed.progress(1)
+
+    asked = campaign_pb2.CampaignConfiguration(
+        generation=campaign_pb2.GenerationConfiguration(upload=campaign_pb2.UploadSource()),
+        dns=campaign_pb2.DnsConfiguration(resolvers=[OTHER]),
+    )
+    await store.configure(
+        followed.running.campaign_id,
+        DNS,
+        lambda stored: asked.SerializeToString(),
+        field="dns",
+        etag="",
+        reason="",
+        key=None,
+        answer=answer,
+        validate_only=False,
+    )
+    await act(store, followed.running.campaign_id, Action.RESUME)
+
+    assert (await followed.progress(2)).waiting_for.endpoint == OTHER
 
 
 async def test_a_worker_that_is_not_heard_of_is_not_counted(pool: Pool, followed: Followed) -> None:
