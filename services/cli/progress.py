@@ -22,6 +22,8 @@ from services.cli.terminal import label, span
 PLAIN_INTERVAL = 5.0
 # Seconds after which a chunk is said to keep its phase waiting.
 LONG_CHUNK = 5
+# A phase that is given this status while another one is shown is prepared or left out.
+_NOT_ITS_TURN = {campaign_pb2.PHASE_STATUS_CONFIGURED, campaign_pb2.PHASE_STATUS_SKIPPED}
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class Picture:
     phase: "campaign_pb2.Phase.ValueType" = campaign_pb2.PHASE_UNSPECIFIED
     status: "campaign_pb2.PhaseStatus.ValueType" = campaign_pb2.PHASE_STATUS_UNSPECIFIED
     failure: str = ""
+    run: int = 0
     name_count: int = 0
     settled_count: int = 0
     names_per_second: float = 0.0
@@ -44,6 +47,7 @@ class Picture:
     worker_memory_bytes: int = 0
     # Rows deleted and rows there were, once the campaign is being deleted.
     deleted: tuple[int, int] | None = None
+    is_gone: bool = False
 
     def take(self, message: campaign_service_pb2.WatchCampaignsResponse, now: float) -> str:
         """Fold one message in; the answer is a line worth keeping on the screen, or empty."""
@@ -59,6 +63,7 @@ class Picture:
             case "deletion":
                 deletion = message.deletion
                 self.deleted = deletion.deleted_count, deletion.row_count
+                self.is_gone = deletion.finished
                 return "deleted" if deletion.finished else ""
         return ""
 
@@ -68,17 +73,27 @@ class Picture:
             return None
         return max(0.0, self.remaining - (now - self.drawn_at))
 
+    @property
+    def total(self) -> int | None:
+        """Names there are to settle; none while nobody knows, as during an upload: then those there
+        are have all been settled, and nobody says how long it will take."""
+        running = self.status == campaign_pb2.PHASE_STATUS_RUNNING
+        if running and self.remaining is None and self.settled_count >= self.name_count:
+            return None
+        return self.name_count or None
+
     def _take_state(self, state: campaign_pb2.Campaign) -> str:
         self.name, self.revision = state.name, state.revision
         self.phase, self.status = state.current_phase, state.status
         for phase in state.phases:
             if phase.phase == state.current_phase:
                 self.name_count, self.settled_count = phase.name_count, phase.settled_count
-                self.failure = phase.failure
+                self.failure, self.run = phase.failure, phase.run
         return _short_of(sum(phase.missing_count for phase in state.phases))
 
     def _take_progress(self, progress: event_pb2.Progress, now: float) -> None:
         self.phase, self.status, self.revision = progress.phase, progress.status, progress.revision
+        self.run = progress.run
         self.name_count, self.settled_count = progress.name_count, progress.settled_count
         self.names_per_second = progress.names_per_second
         self.outcomes = {o.outcome: o.count for o in progress.outcomes}
@@ -91,26 +106,33 @@ class Picture:
     def _take_event(self, event: event_pb2.Event) -> str:
         match event.WhichOneof("kind"):
             case "phase_changed":
-                changed = event.phase_changed
-                if changed.phase != self.phase:
-                    self.name_count = self.settled_count = 0
-                    self.outcomes, self.remaining, self.names_per_second = {}, None, 0.0
-                    self.waiting = ""
-                self.phase, self.status = changed.phase, changed.to_status
-                if changed.to_status == campaign_pb2.PHASE_STATUS_FAILED:
-                    self.failure = changed.reason
-                why = because(changed.reason)
-                return f"{phase_label(changed.phase)}: {status_label(changed.to_status)}{why}"
+                return self._take_change(event.phase_changed)
             case "chunk_settled":
                 # Progress is sent now and then; what was settled since the last one comes on top.
-                if event.chunk_settled.phase == self.phase and event.revision > self.revision:
-                    self.settled_count += event.chunk_settled.name_count
-                    for outcome in event.chunk_settled.outcomes:
+                settled = event.chunk_settled
+                shown = (settled.phase, settled.run) == (self.phase, self.run)
+                if shown and event.revision > self.revision:
+                    self.settled_count += settled.name_count
+                    for outcome in settled.outcomes:
                         before = self.outcomes.get(outcome.outcome, 0)
                         self.outcomes[outcome.outcome] = before + outcome.count
             case "names_reserved":
                 return _short_of(event.names_reserved.missing_count)
         return event_note(event)
+
+    def _take_change(self, changed: event_pb2.PhaseChanged) -> str:
+        why = because(changed.reason)
+        line = f"{phase_label(changed.phase)}: {status_label(changed.to_status)}{why}"
+        if changed.phase != self.phase and changed.to_status in _NOT_ITS_TURN:
+            return line
+        if (changed.phase, changed.run) != (self.phase, self.run):
+            self.name_count = self.settled_count = 0
+            self.outcomes, self.remaining, self.names_per_second = {}, None, 0.0
+            self.waiting = ""
+        self.phase, self.status, self.run = changed.phase, changed.to_status, changed.run
+        if changed.to_status == campaign_pb2.PHASE_STATUS_FAILED:
+            self.failure = changed.reason
+        return line
 
 
 def _short_of(missing_count: int) -> str:
@@ -131,8 +153,8 @@ def headline(picture: Picture, now: float) -> str:
         deleted, rows = picture.deleted
         return f"being deleted  {deleted:,} of {max(rows, deleted):,} rows"
     parts = [phase_label(picture.phase)]
-    if picture.name_count:
-        parts.append(f"{picture.settled_count:,} of {picture.name_count:,}")
+    if (total := picture.total) is not None:
+        parts.append(f"{picture.settled_count:,} of {total:,}")
     else:
         parts.append(f"{picture.settled_count:,}")
     if picture.status != campaign_pb2.PHASE_STATUS_RUNNING:
@@ -304,7 +326,8 @@ class Display:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        if self.picture.settled_count or self.picture.name_count:
+        picture = self.picture
+        if (picture.settled_count or picture.name_count) and not picture.is_gone:
             self.note(plain(self.picture, self._clock()))
 
     def _render(self) -> RenderableType:
@@ -314,10 +337,10 @@ class Display:
             grid.add_row(Text(self._trouble, style="yellow"))
             return grid
         bar = ProgressBar(
-            total=picture.name_count or None,
+            total=picture.total,
             completed=picture.settled_count,
             width=28,
-            pulse=not picture.name_count,
+            pulse=picture.total is None,
         )
         grid.add_row(bar, Text(headline(picture, self._clock())))
         lines = [text for text in (outcomes_text(picture), standing_text(picture)) if text]

@@ -189,6 +189,62 @@ def test_next_phase_begins_at_zero() -> None:
     assert plain(picture, now=0.0) == "DNS validation  0"
 
 
+def test_another_run_begins_at_zero() -> None:
+    picture = Picture()
+    picture.take(progress(100_000, run=1), now=0.0)
+
+    event = event_pb2.PhaseChanged(
+        phase=campaign_pb2.PHASE_DNS_VALIDATION,
+        to_status=campaign_pb2.PHASE_STATUS_RUNNING,
+        run=2,
+    )
+    picture.take(Message(event=Event(phase_changed=event)), now=1.0)
+
+    assert (picture.name_count, picture.settled_count, picture.total) == (0, 0, None)
+
+
+def test_a_phase_that_is_prepared_meanwhile_takes_nobodys_place() -> None:
+    picture = Picture()
+    picture.take(progress(7), now=0.0)
+
+    event = event_pb2.PhaseChanged(
+        phase=campaign_pb2.PHASE_HTTP_VALIDATION, to_status=campaign_pb2.PHASE_STATUS_SKIPPED
+    )
+    line = picture.take(Message(event=Event(phase_changed=event)), now=1.0)
+
+    assert line == "HTTP validation: skipped"
+    assert plain(picture, now=1.0).startswith("DNS validation  7 of 100,000")
+
+
+def test_an_upload_that_is_open_has_no_total() -> None:
+    picture = Picture()
+    uploading = event_pb2.Progress(
+        phase=campaign_pb2.PHASE_DOMAIN_GENERATION,
+        status=campaign_pb2.PHASE_STATUS_RUNNING,
+        name_count=5_000,
+        settled_count=5_000,
+        names_per_second=1_000,
+    )
+
+    picture.take(Message(progress=uploading), now=0.0)
+    assert plain(picture, now=0.0) == "domain generation  5,000  1,000/s"
+
+    # The last names of a list that is complete are settled: nothing is left.
+    uploading.remaining.SetInParent()
+    picture.take(Message(progress=uploading), now=0.0)
+    assert plain(picture, now=0.0) == "domain generation  5,000 of 5,000  1,000/s  0:00 left"
+
+
+def test_of_a_campaign_that_is_gone_nothing_more_is_said() -> None:
+    written = io.StringIO()
+    with Display(Console(file=written, force_terminal=False, width=200)) as display:
+        display.take(progress(7))
+        gone = event_pb2.DeletionProgress(row_count=5, deleted_count=5, finished=True)
+        display.take(Message(deletion=gone))
+
+    assert written.getvalue() == "deleted\n"
+
+
 def test_names_that_the_pattern_did_not_have_are_told_by_state_and_event() -> None:
     phase = campaign_pb2.PhaseState(
         phase=campaign_pb2.PHASE_DOMAIN_GENERATION, name_count=1, missing_count=4_000
