@@ -314,6 +314,11 @@ def _require_deletable(campaign: Campaign, force: bool) -> None:
 
 async def _lock_many(connection: Connection, campaign_ids: Sequence[UUID]) -> dict[UUID, Campaign]:
     """Lock the phases of those campaigns that exist, in one order for everybody, and read them."""
+    await connection.execute(
+        """SELECT take_turn(no) FROM (
+               SELECT no FROM campaigns WHERE id = ANY($1) ORDER BY no) AS wanted""",
+        campaign_ids,
+    )
     rows = await connection.fetch(
         """SELECT p.campaign_no FROM phases p JOIN campaigns k ON k.no = p.campaign_no
            WHERE k.id = ANY($1) ORDER BY p.campaign_no, p.phase FOR UPDATE OF p""",

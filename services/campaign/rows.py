@@ -1,6 +1,6 @@
 """Reads, locks and changes campaign rows on a connection that somebody else holds.
 
-Lock order everywhere: phases, patterns, chunks, campaigns.
+Lock order everywhere: the campaign's turn, phases, patterns, chunks, campaigns.
 """
 
 from collections.abc import Sequence
@@ -197,14 +197,16 @@ async def lock_campaign(
     connection: Connection, condition: str, argument: object
 ) -> Campaign | None:
     """Lock the campaign's phases, so that transitions take turns, and read it."""
-    rows = await connection.fetch(
-        f"""SELECT p.campaign_no FROM phases p JOIN campaigns k ON k.no = p.campaign_no
-            WHERE {condition} ORDER BY p.phase FOR UPDATE OF p""",
-        argument,
+    found = await connection.fetchrow(
+        f"SELECT k.no, take_turn(k.no) FROM campaigns k WHERE {condition}", argument
     )
-    if not rows:
+    if found is None:
         return None
-    return await read_campaign(connection, "no = $1", rows[0]["campaign_no"])
+    # A second statement: what was committed while the first one waited is to be seen.
+    rows = await connection.fetch(
+        "SELECT FROM phases WHERE campaign_no = $1 ORDER BY phase FOR UPDATE", found["no"]
+    )
+    return await read_campaign(connection, "no = $1", found["no"]) if rows else None
 
 
 async def lock_existing(connection: Connection, campaign_id: UUID) -> Campaign:
@@ -344,6 +346,7 @@ async def share_phase(connection: Connection, running: RunningPhase) -> bool:
 async def take_phase(connection: Connection, running: RunningPhase) -> bool:
     """As `share_phase`, for who goes on to change the row: two sharers would wait for each
     other."""
+    await connection.execute("SELECT take_turn($1)", running.campaign_no)
     return await _lock_phase(connection, running, "FOR UPDATE")
 
 

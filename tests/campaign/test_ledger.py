@@ -168,6 +168,31 @@ async def test_nothing_is_handed_out_behind_a_pause(store: Store) -> None:
     assert await store.ledger.queued() == []
 
 
+async def test_settlements_that_come_later_wait_for_a_pause(store: Store, pool: Pool) -> None:
+    """However many there are: together they would never let it in."""
+    running = await validating(store, names(3000), chunk_size=1)
+    keys = await hand_out(store, [running], 3000)
+    await pool.execute("UPDATE chunks SET claim_time = now(), attempt = 1 WHERE phase = 2")
+    line, begun = iter(keys), asyncio.Event()
+    settled = 0
+
+    async def settle_on() -> None:
+        nonlocal settled
+        for key in line:
+            if not await settle(pool, key, 1, 1):
+                return
+            settled += 1
+            begun.set()
+
+    async def pause() -> None:
+        await begun.wait()
+        await act(store, running.campaign_id, Action.PAUSE)
+
+    await asyncio.gather(*(settle_on() for _ in range(10)), pause())
+
+    assert settled < 1500
+
+
 async def test_the_survey_tells_how_every_running_phase_stands(store: Store, pool: Pool) -> None:
     running, waiting = await validating(store, names(300)), await validating(store, names(100))
     paused = await validating(store, ["a.com"])

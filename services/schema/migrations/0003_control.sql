@@ -40,6 +40,19 @@ ALTER TABLE chunks
     ADD failure_count integer NOT NULL DEFAULT 0,
     ADD lost_count integer NOT NULL DEFAULT 0;
 CREATE INDEX chunks_delayed ON chunks (campaign_no, phase, run) WHERE state = 'ready' AND ready_time IS NOT NULL;
+
+-- The two below keep those who settle from shutting a pause out. Whoever shares a row's lock goes in before whoever waits for
+-- it alone, for ever when they are many; here everybody waits in line. Taken first of all locks, and until the transaction
+-- ends: shared by whoever claims or settles, alone by whoever is to change the phases.
+CREATE FUNCTION share_turn(p_campaign integer) RETURNS void
+LANGUAGE sql AS $$
+    SELECT pg_advisory_xact_lock_shared(1, p_campaign)
+$$;
+CREATE FUNCTION take_turn(p_campaign integer) RETURNS void
+LANGUAGE sql AS $$
+    SELECT pg_advisory_xact_lock(1, p_campaign)
+$$;
+
 -- Who decides now that a lease is over: the dispatcher, by its own monotonic clock, when lease_expire_time has not changed
 -- for that long. The database's clock may be set forward or back without any effect.
 CREATE OR REPLACE FUNCTION claim_chunk(
@@ -47,6 +60,7 @@ CREATE OR REPLACE FUNCTION claim_chunk(
 ) RETURNS TABLE (attempt integer, name_count integer, configuration bytea)
 LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM share_turn(p_campaign);
     PERFORM FROM phases
     WHERE campaign_no = p_campaign AND phase = p_phase AND run = p_run AND status = 'RUNNING'
     FOR SHARE;
@@ -75,6 +89,7 @@ DECLARE
     names integer;
     took interval;
 BEGIN
+    PERFORM share_turn(p_campaign);
     PERFORM FROM phases
     WHERE campaign_no = p_campaign AND phase = p_phase AND run = p_run AND status = 'RUNNING'
     FOR SHARE;
