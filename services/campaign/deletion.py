@@ -18,11 +18,13 @@ from services.campaign.campaign import (
     Action,
     Campaign,
     Phase,
+    Status,
     require_etag,
     require_idle,
     require_open,
 )
 from services.campaign.events import deletion_started
+from services.campaign.ranges import give_back_names
 from services.campaign.requests import RequestKey, once
 from services.campaign.rows import act, lock_existing, read_campaigns
 from services.chassis import jetstream, postgres
@@ -335,6 +337,9 @@ async def _begin(
     for campaign in campaigns:
         if campaign.active is not None:
             await act(connection, campaign, Action.CANCEL, actor="caller", reason=reason)
+        elif campaign.current.status is Status.FAILED:
+            # What a failed generation has not made, it will not make any more.
+            await give_back_names(connection, campaign.id, campaign.name_count)
     numbers = [campaign.no for campaign in campaigns]
     await connection.execute(
         """UPDATE campaigns SET delete_time = now(), update_time = now(), version = version + 1

@@ -8,7 +8,7 @@ import logging
 from uuid import UUID
 
 from services.campaign.allotment import Allotment, Asked
-from services.campaign.campaign import Phase, Status
+from services.campaign.campaign import PASSED, Phase, Status
 from services.campaign.configuration import asked_names
 from services.campaign.preview import Survey
 from services.campaign.ranges import enter, look_up, next_free_offset, taken_range
@@ -94,7 +94,7 @@ async def _adopt(connection: Connection, campaign_id: UUID) -> bool:
         return False
     first = asked.first_offset or 0
     count = asked.name_count or asked.end - first
-    if campaign.state(Phase.DOMAIN_GENERATION).status in {Status.COMPLETED, Status.CANCELLED}:
+    if campaign.state(Phase.DOMAIN_GENERATION).status in PASSED | {Status.CANCELLED}:
         count = campaign.name_count
     await enter(connection, campaign_id, asked, Allotment(first, count))
     return True

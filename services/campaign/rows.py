@@ -229,7 +229,8 @@ async def act(
     """Do `action` to a locked campaign and write what follows from it. Returns it afterwards.
 
     In FULL_SEQUENCE the next phase starts in the same transaction. Generation takes its names of
-    the pattern when it starts and gives the rest of them back when it is cancelled. Raises what
+    the pattern when it starts, and gives back those that it has not made when it is cancelled or
+    left out after a failure. Raises what
     campaign.steps raises, NamesReserved, and InvalidFields for a pattern that is not accepted any
     more; then nothing was written.
     """
@@ -256,7 +257,7 @@ async def _move_range(connection: Connection, campaign: Campaign, step: Step) ->
     taken."""
     if step.phase is not Phase.DOMAIN_GENERATION:
         return None
-    if step.to_status is Status.CANCELLED:
+    if step.to_status in {Status.CANCELLED, Status.SKIPPED}:
         await give_back_names(connection, campaign.id, campaign.name_count)
     asked = asked_names(campaign.configuration) if step.new_run else None
     return await take_names(connection, campaign.id, asked) if asked else None

@@ -24,6 +24,7 @@ from services.chassis.postgres import Pool, open_pool
 from tests.campaigns import (
     GENERATION,
     act,
+    answer,
     create,
     from_pattern,
     from_upload,
@@ -255,6 +256,37 @@ async def test_a_cancelled_campaign_keeps_what_it_stored_and_gives_back_the_rest
 
     assert await range_of(store, running) == (0, 3)
     assert await range_of(store, await started(store, asking(2))) == (3, 2)
+
+
+async def test_a_failed_generation_that_is_left_out_gives_back_what_it_did_not_make(
+    store: Store,
+) -> None:
+    running = await started(store, asking(8))
+    await make(store, running, 3)
+    await store.ledger.fail(running, "disk full")
+    # It may be retried.
+    assert await range_of(store, running) == (0, 8)
+
+    await act(store, running.campaign_id, Action.SKIP, phase=GENERATION)
+
+    assert await range_of(store, running) == (0, 3)
+    assert await range_of(store, await started(store, asking(2))) == (3, 2)
+
+
+@pytest.mark.parametrize("failed", [True, False])
+async def test_a_deleted_campaign_gives_back_what_it_did_not_make(
+    store: Store, failed: bool
+) -> None:
+    running = await started(store, asking(8))
+    await make(store, running, 3)
+    if failed:
+        await store.ledger.fail(running, "disk full")
+
+    await store.deletions.begin(
+        running.campaign_id, etag="", force=not failed, reason="", key=None, answer=answer
+    )
+
+    assert await range_of(store, running) == (0, 3)
 
 
 async def test_a_campaign_cancelled_before_its_first_name_has_taken_nothing(store: Store) -> None:
