@@ -73,6 +73,15 @@ def check_duplicate(
         yield from check_name(request.name)
 
 
+def check_letters(
+    request: campaign_service_pb2.RedriveDeadLettersRequest
+    | campaign_service_pb2.DiscardDeadLettersRequest,
+) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about what becomes of dead letters."""
+    if "\0" in request.reason:
+        yield FieldViolation("reason", "has a NUL character, which no table takes")
+
+
 def check_name(name: str) -> Iterator[FieldViolation]:
     """What the contract's rules cannot say about a campaign's name."""
     if not name.strip():
@@ -142,11 +151,17 @@ def with_part(
 
 
 def without_range(configuration: bytes) -> bytes:
-    """The stored configuration for another campaign: its names are those that nobody has taken."""
+    """The stored configuration for another campaign: its names are those that nobody has taken, and
+    no more than these are."""
     message = campaign_pb2.CampaignConfiguration.FromString(configuration)
     if message.generation.HasField("pattern"):
-        message.generation.pattern.ClearField("first_offset")
-        message.generation.pattern.ClearField("overlap_allowed")
+        source = message.generation.pattern
+        pattern = _parse(source)
+        # "All from first_offset on" would be all there are without it.
+        if source.first_offset and not source.name_count and isinstance(pattern, Pattern):
+            source.name_count = min(pattern.combinations, MAX_OFFSET) - source.first_offset
+        source.ClearField("first_offset")
+        source.ClearField("overlap_allowed")
     return message.SerializeToString()
 
 
@@ -249,4 +264,6 @@ RULES: Rules = {
     campaign_service_pb2.DuplicateCampaignRequest: check_duplicate,
     campaign_service_pb2.PreviewPatternRequest: check_preview,
     campaign_service_pb2.UploadNamesRequest: check_upload,
+    campaign_service_pb2.RedriveDeadLettersRequest: check_letters,
+    campaign_service_pb2.DiscardDeadLettersRequest: check_letters,
 }

@@ -91,7 +91,8 @@ class DeadLetters:
         """Return one letter; run 0 means the newest that has one. Raises DeadLetterNotFound."""
         row = await self._pool.fetchrow(
             f"""{_SELECT}
-                WHERE k.id = $1 AND d.phase = $2 AND d.position = $3 AND ($4 = 0 OR d.run = $4)
+                WHERE k.id = $1 AND d.phase = $2 AND d.position = $3::bigint
+                  AND ($4 = 0 OR d.run = $4)
                 ORDER BY d.run DESC LIMIT 1""",
             campaign_id,
             phase,

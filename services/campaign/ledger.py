@@ -370,7 +370,7 @@ class Ledger:
                     "UPDATE phases SET failure = $3 WHERE campaign_no = $1 AND phase = $2",
                     running.campaign_no,
                     running.phase,
-                    failure,
+                    failure.replace("\0", "\ufffd"),
                 )
                 await act(
                     connection,

@@ -132,8 +132,8 @@ class Names:
         """Store one part of an uploaded list, all or nothing. `names` are its good lines in order.
 
         With `finish` the list is closed by it, and generation complete; done again, it changes
-        nothing and returns the same, whatever became of the phase since. Raises UploadOffsetStored,
-        UploadOffsetGap, UploadClosed, TransitionNotAllowed.
+        nothing and returns the same, whatever became of the phase since. Raises CampaignNotFound,
+        UploadOffsetStored, UploadOffsetGap, UploadClosed, TransitionNotAllowed.
         """
         no = running.campaign_no
         async with self._pool.acquire() as connection, connection.transaction():
@@ -170,11 +170,13 @@ class Names:
     async def forget_uploaded(self, limit: int) -> int:
         """Drop up to `limit` names that were kept to find repeated lines of uploads now over."""
         status = await self._pool.execute(
+            # A failed one can be retried, and its list goes on. SKIP LOCKED: whoever deletes the
+            # campaign takes them in another order.
             """DELETE FROM upload_names WHERE ctid = ANY(ARRAY(
                    SELECT n.ctid FROM upload_names n
                    JOIN uploads u USING (campaign_no) JOIN phases p USING (campaign_no)
-                   WHERE p.phase = 1 AND (u.finished OR p.status IN ('CANCELLED', 'FAILED'))
-                   LIMIT $1))""",
+                   WHERE p.phase = 1 AND (u.finished OR p.status IN ('CANCELLED', 'SKIPPED'))
+                   LIMIT $1 FOR UPDATE OF n SKIP LOCKED))""",
             limit,
         )
         return int(status.split()[-1])
@@ -266,7 +268,7 @@ async def _book_names(
 
 async def _open_upload(connection: Connection, running: RunningPhase, upload_id: UUID) -> Upload:
     """Lock the campaign's upload, making it with the first message; a finished one is returned as
-    it is. Raises UploadClosed, TransitionNotAllowed."""
+    it is. Raises CampaignNotFound, UploadClosed, TransitionNotAllowed."""
     no = running.campaign_no
     runs = await take_phase(connection, running)
     if runs:
@@ -287,6 +289,8 @@ async def _open_upload(connection: Connection, running: RunningPhase, upload_id:
         status = await connection.fetchval(
             "SELECT status FROM phases WHERE campaign_no = $1 AND phase = $2", no, running.phase
         )
+        if status is None:
+            raise CampaignNotFound(running.campaign_id)
         raise _not_running(running.campaign_id, running.phase, status)
     return upload
 

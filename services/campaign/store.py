@@ -139,7 +139,10 @@ class Store:
             after = await act(
                 connection, campaign, Action.CONFIGURE, phase, actor="caller", reason=reason
             )
-            event = campaign_updated([f"configuration.{field}"], "caller", reason)
+            fields = [f"configuration.{field}"]
+            if after.phases[-1].phase is not before.phases[-1].phase:
+                fields.append("final_phase")
+            event = campaign_updated(fields, "caller", reason)
             await append_event(connection, after.no, event)
             return answer(await read_campaign(connection, "no = $1", after.no))
 

@@ -493,6 +493,22 @@ async def test_copy_is_like_the_original_and_has_all_before_it(
     assert copy.revision == 1
 
 
+async def test_copy_asks_for_no_more_names_than_the_original(campaigns: Stub) -> None:
+    # All from there on: 5 of 10,000,000,000.
+    configuration = from_pattern(
+        length=10, characters="0123456789", first_offset=10**10 - 5, overlap_allowed=False
+    )
+    request = rpc.CreateCampaignRequest(name="the end", configuration=configuration)
+    original = (await campaigns.CreateCampaign(request)).campaign
+
+    answer = await campaigns.DuplicateCampaign(
+        rpc.DuplicateCampaignRequest(campaign_id=original.campaign_id)
+    )
+
+    pattern = answer.campaign.configuration.generation.pattern
+    assert (pattern.HasField("first_offset"), pattern.name_count) == (False, 5)
+
+
 async def test_copy_keeps_phases_without_configuration(campaigns: Stub, store: Store) -> None:
     configuration = from_upload()
     configuration.ClearField("dns")

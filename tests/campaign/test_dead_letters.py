@@ -217,3 +217,30 @@ async def test_letters_of_a_run_that_was_left_stay_as_they_are(
         assert (await campaigns.RedriveDeadLetters(redrive(running))).count == 0
     letter = await store.dead_letters.get(running.campaign_id, DNS, 1, 1)
     assert letter.state == "OPEN"
+
+
+async def test_no_letter_stands_beyond_the_last_position(
+    campaigns: Stub, store: Store, pool: Pool
+) -> None:
+    running = await settled_with(store, pool, [1])
+    request = rpc.GetDeadLetterRequest(
+        campaign_id=str(running.campaign_id), phase=PHASE, position=2**40
+    )
+
+    looked_for = await refused(campaigns.GetDeadLetter(request))
+    redriven = await refused(campaigns.RedriveDeadLetters(redrive(running, 2**40)))
+
+    assert looked_for.reason == redriven.reason == "DEAD_LETTER_NOT_FOUND"
+
+
+async def test_a_reason_that_no_table_takes_is_refused(
+    campaigns: Stub, store: Store, pool: Pool
+) -> None:
+    running = await settled_with(store, pool, [1])
+    which = {"campaign_id": str(running.campaign_id), "phase": PHASE, "reason": "a\0b"}
+
+    for call in (
+        campaigns.RedriveDeadLetters(rpc.RedriveDeadLettersRequest(**which)),
+        campaigns.DiscardDeadLetters(rpc.DiscardDeadLettersRequest(**which)),
+    ):
+        assert (await refused(call)).fields == {"reason"}

@@ -153,15 +153,6 @@ async def test_a_cancelled_campaign_says_that_it_is_finished(store: Store) -> No
     assert (await store.get(campaign.id)).current.end_time is not None
 
 
-async def test_pages_go_from_the_newest_to_the_oldest(store: Store) -> None:
-    made = [await create(store) for _ in range(5)]
-
-    first = await store.page(None, 3)
-    second = await store.page(first[-1].no, 3)
-
-    assert [c.id for c in [*first, *second]] == [c.id for c in reversed(made)]
-
-
 # Generation.
 
 
@@ -352,6 +343,14 @@ async def test_step_by_step_waits_for_its_caller(store: Store) -> None:
     assert (current.phase, current.status) == (DNS, Status.CONFIGURED)
     await act(store, running.campaign_id, Action.START, phase=DNS)
     assert [r.phase for r in await store.ledger.running_phases()] == [Phase.DNS_VALIDATION]
+
+
+async def test_a_failure_is_told_whatever_its_text(store: Store) -> None:
+    running = await generating(store)
+
+    await store.ledger.fail(running, "no\0thing")
+
+    assert (await store.get(running.campaign_id)).current.failure == "no\ufffdthing"
 
 
 async def test_a_failed_phase_says_why_and_ends_the_campaign(store: Store) -> None:

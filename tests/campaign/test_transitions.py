@@ -162,6 +162,8 @@ async def test_a_campaign_goes_on_to_a_phase_that_is_configured_later(
     assert answer.campaign.final_phase == pb.PHASE_DNS_VALIDATION
     assert answer.campaign.status == pb.PHASE_STATUS_CONFIGURED
     assert answer.campaign.configuration.dns.window == 77
+    events = await history(store, (await store.get(new.id)).no)
+    assert events[-1].campaign_updated.fields == ["configuration.dns", "final_phase"]
     await finish(campaigns, store, new.id, DNS)
     assert (await store.get(new.id)).is_finished
 

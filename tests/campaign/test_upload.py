@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc
 import pytest
@@ -18,6 +18,7 @@ from services.campaign.campaign import Action, Status
 from services.campaign.names import KEPT_REJECTIONS
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
+from services.chassis.errors import CampaignNotFound
 from services.chassis.postgres import Pool
 from tests.campaigns import act, from_upload, generating, new_campaign
 from tests.refusals import refused
@@ -135,6 +136,32 @@ async def test_an_unfinished_list_of_a_cancelled_campaign_takes_no_end(
     refusal = await refused(send(campaigns, part(ids, 1, finish=True)))
 
     assert (refusal.reason, refusal.metadata["status"]) == ("TRANSITION_NOT_ALLOWED", "CANCELLED")
+
+
+async def test_a_list_whose_campaign_went_meanwhile_is_told_so(
+    campaigns: Stub, store: Store, pool: Pool, running: RunningPhase, ids: dict[str, str]
+) -> None:
+    await store.names.append_upload(running, UUID(ids["upload_id"]), 0, ["a.com"])
+    await act(store, running.campaign_id, Action.CANCEL)
+    await pool.execute("DELETE FROM campaigns WHERE no = $1", running.campaign_no)
+
+    # As a stream does that began before.
+    with pytest.raises(CampaignNotFound):
+        await store.names.append_upload(running, UUID(ids["upload_id"]), 1, ["b.com"])
+
+
+async def test_a_list_that_goes_on_after_a_failure_has_no_name_twice(
+    campaigns: Stub, store: Store, running: RunningPhase, ids: dict[str, str]
+) -> None:
+    await send(campaigns, part(ids, 0, "a.com"))
+    await store.ledger.fail(running, "disk full")
+    await store.names.forget_uploaded(1000)
+    await act(store, running.campaign_id, Action.RETRY)
+
+    await send(campaigns, part(ids, 1, "a.com", "b.com"))
+
+    upload = (await report(campaigns, ids)).upload
+    assert (upload.accepted_count, upload.duplicate_count) == (2, 1)
 
 
 async def test_a_list_goes_on_after_a_pause(
