@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from services.cli import receipt as receipts
@@ -184,7 +185,7 @@ def phases(
             status = status_label(state.status)
             shown.add_row(
                 phase_label(state.phase),
-                f"{status}: {state.failure}" if state.failure else status,
+                escape(f"{status}: {state.failure}" if state.failure else status),
                 str(state.run),
                 f"{state.settled_count:,}",
                 f"{state.name_count:,}",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from google.protobuf import json_format
+from rich.markup import escape
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from services.cli import terminal
@@ -82,7 +83,7 @@ def list_campaigns(
         for campaign in campaigns:
             shown.add_row(
                 campaign.campaign_id,
-                campaign.name,
+                escape(campaign.name),
                 phase_label(campaign.current_phase),
                 _condition(campaign),
                 f"{campaign.name_count:,}",

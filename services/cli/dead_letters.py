@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from services.cli import terminal
@@ -111,7 +112,7 @@ def list_letters(
                 letter.name,
                 str(letter.failure_count),
                 terminal.label(state_name, "DEAD_LETTER_STATE_"),
-                letter.cause,
+                escape(letter.cause),
             )
         terminal.show(shown)
 

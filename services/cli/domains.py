@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc
@@ -173,7 +174,7 @@ def _table(page: query_service_pb2.ListDomainsResponse) -> Table:
             domain.name,
             export.verdict_name(dns.verdict) if known else "(pending)",
             ", ".join(dns.addresses),
-            dns.resolver,
+            escape(dns.resolver),
             str(dns.attempt_count) if known else "",
         )
     return made

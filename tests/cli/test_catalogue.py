@@ -19,6 +19,7 @@ from services.cli.__main__ import app
 
 CAMPAIGN = "01890000-0000-7000-8000-000000000001"
 OTHER = "01890000-0000-7000-8000-000000000002"
+ROOT = Path(__file__).parents[2]
 COPY = "01890000-0000-7000-8000-000000000003"
 
 
@@ -285,7 +286,6 @@ def test_many_campaigns_are_deleted_in_calls_of_a_thousand(serve: Any) -> None:
 @pytest.mark.parametrize(("typed", "asked"), [("n", False), ("y", True)])
 def test_on_a_terminal_deletion_is_asked_about(serve: Any, typed: str, asked: bool) -> None:
     campaigns = Campaigns(looks=0)
-    root = Path(__file__).parents[2]
     keyboard, terminal = os.openpty()
     arguments = ("campaign", "delete", CAMPAIGN, "--server", serve(campaigns=campaigns))
     with subprocess.Popen(
@@ -294,7 +294,7 @@ def test_on_a_terminal_deletion_is_asked_about(serve: Any, typed: str, asked: bo
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'gen' / 'python'}"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'gen' / 'python'}"},
     ) as command:
         os.write(keyboard, f"{typed}\n".encode())
         said = command.communicate()[1]
@@ -304,3 +304,30 @@ def test_on_a_terminal_deletion_is_asked_about(serve: Any, typed: str, asked: bo
     assert "Delete this campaign and all results?" in said
     assert bool(campaigns.requests) is asked
     assert command.returncode == (0 if asked else 1)
+
+
+def test_what_campaigns_are_called_is_shown_as_it_is(serve: Any) -> None:
+    class Named(Campaigns):
+        def ListCampaigns(self, request: Any, context: Any) -> Any:
+            campaign = pb.Campaign(name="[/bold] [red]")
+            return rpc.ListCampaignsResponse(campaigns=[campaign])
+
+    screen, terminal = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "services.cli", "campaign", "list"],
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        env={
+            **os.environ,
+            "DOMAINFLOW_SERVER": serve(campaigns=Named()),
+            "COLUMNS": "200",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'gen' / 'python'}",
+        },
+    ) as command:
+        said = command.communicate()[1]
+    shown = os.read(screen, 100_000).decode()
+    os.close(screen)
+    os.close(terminal)
+
+    assert command.returncode == 0, said
+    assert "[/bold] [red]" in shown
