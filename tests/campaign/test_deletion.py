@@ -504,14 +504,11 @@ async def test_space_of_deleted_campaigns_is_used_again(store: Store, pool: Pool
 
 
 async def vacuumed(pool: Pool, table: str, times: int) -> None:
-    row = await pool.fetchrow(
-        """SELECT n_dead_tup, vacuum_count + autovacuum_count AS vacuums
-           FROM pg_stat_user_tables WHERE relname = $1""",
-        table,
+    # Not n_dead_tup: what was deleted is added to it up to seconds later, also behind a vacuum.
+    vacuums = await pool.fetchval(
+        "SELECT vacuum_count + autovacuum_count FROM pg_stat_user_tables WHERE relname = $1", table
     )
-    assert row is not None
-    assert row["vacuums"] >= times
-    assert row["n_dead_tup"] < 100
+    assert vacuums >= times
 
 
 async def test_deletion_that_fails_stops_no_other(store: Store, pool: Pool) -> None:
