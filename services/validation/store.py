@@ -88,31 +88,37 @@ class Store:
         """Keep claims alive; returns those that are lost, whose work is to be dropped, and the
         present rates of their campaigns.
 
-        A chunk that was settled by its claim is none of them: whoever did it will hear of it. One
-        that somebody is changing just now is left for the next time: this statement locks many
-        rows, and must not wait for one of them.
+        Those of a campaign that was deleted are lost too. A chunk that was settled by its claim is
+        not: whoever did it will hear of it. One that somebody is changing just now is left for the
+        next time: this statement locks many rows, and must not wait for one of them.
         """
         if not claims:
             return Held(set(), {})
         by_fence = {(*_arguments(claim.key), claim.attempt): claim for claim in claims}
         rows = await self._pool.fetch(
             # Materialized: the rows are locked, or skipped, before the function touches them.
-            """WITH free AS MATERIALIZED (
+            """WITH claims AS (
+                   SELECT * FROM unnest($1::int[], $2::smallint[], $3::int[], $4::int[], $5::int[])
+                       AS h (campaign_no, phase, run, first_position, attempt)),
+               free AS MATERIALIZED (
                    SELECT campaign_no, phase, run, first_position, h.attempt,
                        c.state = 'done' AND c.attempt = h.attempt AS settled
-                   FROM unnest($1::int[], $2::smallint[], $3::int[], $4::int[], $5::int[])
-                       AS h (campaign_no, phase, run, first_position, attempt)
-                   JOIN chunks c USING (campaign_no, phase, run, first_position)
+                   FROM claims h JOIN chunks c USING (campaign_no, phase, run, first_position)
                    FOR NO KEY UPDATE OF c SKIP LOCKED)
                SELECT campaign_no, phase, run, first_position, attempt,
                    settled OR hold_chunk(campaign_no, phase, run, first_position, attempt, $6),
                    name_rate_limit
-               FROM free JOIN campaigns ON no = campaign_no""",
+               FROM free JOIN campaigns ON no = campaign_no
+               UNION ALL
+               SELECT h.*, false, NULL FROM claims h
+               LEFT JOIN chunks c USING (campaign_no, phase, run, first_position)
+               WHERE c.campaign_no IS NULL""",
             *zip(*by_fence, strict=True),
             LEASE,
         )
         return Held(
-            {by_fence[row[:5]] for row in rows if not row[5]}, {row[0]: row[6] for row in rows}
+            {by_fence[row[:5]] for row in rows if not row[5]},
+            {row[0]: row[6] for row in rows if row[6] is not None},
         )
 
     async def name_rate_limit(self, campaign_no: int) -> int:

@@ -81,6 +81,15 @@ async def test_released_claims_are_lost_and_settled_ones_are_not(
     assert (await store.hold(claims)).lost == {claims[0]}
 
 
+async def test_claims_of_a_deleted_campaign_are_lost(pool: Pool, claims: list[Claim]) -> None:
+    store = Store(pool)
+    await pool.execute("DELETE FROM chunks WHERE first_position = 10")
+    assert (await store.hold(claims)).lost == {claims[1]}
+    await pool.execute("DELETE FROM chunks")
+    await pool.execute("DELETE FROM campaigns")
+    assert (await store.hold(claims)).lost == set(claims)
+
+
 async def test_a_chunk_in_somebody_elses_hands_is_passed_over(
     pool: Pool, claims: list[Claim]
 ) -> None:
