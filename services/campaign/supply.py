@@ -100,6 +100,8 @@ class Supply:
         self._ledger = store.ledger
         self._jetstream = queue
         self._replicas = replicas
+        # Whether it was logged that the queue cannot have them.
+        self._short_of_replicas = False
         self._failed = failed
         self._pools = {pool: _Pool() for pool in POOLS.values()}
         self._leases: Leases[ChunkKey] = Leases()
@@ -155,9 +157,22 @@ class Supply:
             await jetstream.ensure_task_stream(self._jetstream, replicas=self._replicas)
             return {}
         if info.config.num_replicas != self._replicas:
-            await jetstream.ensure_task_stream(self._jetstream, replicas=self._replicas)
+            await self._change_replicas(info.config.num_replicas)
         subjects = info.state.subjects or {}
         return {pool: subjects.get(jetstream.task_subject(pool), 0) for pool in self._pools}
+
+    async def _change_replicas(self, present: int | None) -> None:
+        """Ask for as many copies of the queue as are wanted. What there is will do until then: a
+        cluster may have too few servers up."""
+        try:
+            await jetstream.ensure_task_stream(self._jetstream, replicas=self._replicas)
+        except nats.js.errors.APIError as error:
+            if not self._short_of_replicas:
+                what = "the queue keeps %s copies and not %d: %s"
+                log.warning(what, present, self._replicas, error.description)
+            self._short_of_replicas = True
+        else:
+            self._short_of_replicas = False
 
     def _take_reports(self, reports: Sequence[WorkerReport]) -> None:
         """What the workers that are alive say of themselves."""

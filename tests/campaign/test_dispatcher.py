@@ -16,6 +16,7 @@ from services.campaign.ingest import digest
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
 from services.campaign.supply import LEAST_DEPTH
+from services.chassis import jetstream
 from services.chassis.postgres import Pool
 from tests.campaigns import (
     DNS,
@@ -45,10 +46,11 @@ async def queue(nats_url: str) -> AsyncIterator[Client]:
 
 
 @contextlib.asynccontextmanager
-async def dispatching(store: Store, queue: Client, count: int = 1) -> AsyncIterator[None]:
-    tasks = [
-        asyncio.create_task(Dispatcher(store=store, queue=queue).dispatch()) for _ in range(count)
-    ]
+async def dispatching(
+    store: Store, queue: Client, count: int = 1, replicas: int = 1
+) -> AsyncIterator[None]:
+    dispatchers = [Dispatcher(store=store, queue=queue, replicas=replicas) for _ in range(count)]
+    tasks = [asyncio.create_task(dispatcher.dispatch()) for dispatcher in dispatchers]
     try:
         yield
         for task in tasks:
@@ -197,6 +199,17 @@ async def test_lost_tasks_come_back(store: Store, pool: Pool, queue: Client) -> 
 
     tally = await store.tally(running.campaign_no, DNS, 1)
     assert (tally.chunks_in_flight, tally.retry_count) == (5, 0)
+
+
+async def test_a_queue_that_cannot_have_its_copies_yet_is_used_as_it_is(
+    store: Store, queue: Client
+) -> None:
+    """A single server stands for a cluster that has lost some."""
+    await jetstream.ensure_task_stream(queue.jetstream())
+    await validating(store, NAMES)
+
+    async with dispatching(store, queue, replicas=3):
+        assert await tasks_on_queue(queue, 5) == 5
 
 
 async def set_campaign(pool: Pool, running: RunningPhase, column: str, value: object) -> None:
