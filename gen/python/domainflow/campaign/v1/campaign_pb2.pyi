@@ -80,7 +80,7 @@ class _PhaseStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PhaseStat
     PHASE_STATUS_SKIPPED: _PhaseStatus.ValueType  # 7
     """The phase was left out on purpose."""
     PHASE_STATUS_CANCELLED: _PhaseStatus.ValueType  # 8
-    """Somebody ended the phase for good. Never called a failure."""
+    """Somebody ended the phase; only a rerun leads on from here. Never called a failure."""
 
 class PhaseStatus(_PhaseStatus, metaclass=_PhaseStatusEnumTypeWrapper):
     """Where a phase stands."""
@@ -102,7 +102,7 @@ PHASE_STATUS_FAILED: PhaseStatus.ValueType  # 6
 PHASE_STATUS_SKIPPED: PhaseStatus.ValueType  # 7
 """The phase was left out on purpose."""
 PHASE_STATUS_CANCELLED: PhaseStatus.ValueType  # 8
-"""Somebody ended the phase for good. Never called a failure."""
+"""Somebody ended the phase; only a rerun leads on from here. Never called a failure."""
 Global___PhaseStatus: _TypeAlias = PhaseStatus  # noqa: Y015
 
 class _PhaseAction:
@@ -122,7 +122,7 @@ class _PhaseActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PhaseActi
     PHASE_ACTION_RESUME: _PhaseAction.ValueType  # 4
     """Go on after a pause."""
     PHASE_ACTION_CANCEL: _PhaseAction.ValueType  # 5
-    """End for good."""
+    """End; only a rerun leads on."""
     PHASE_ACTION_RETRY: _PhaseAction.ValueType  # 6
     """Go on after a failure."""
     PHASE_ACTION_SKIP: _PhaseAction.ValueType  # 7
@@ -144,7 +144,7 @@ PHASE_ACTION_PAUSE: PhaseAction.ValueType  # 3
 PHASE_ACTION_RESUME: PhaseAction.ValueType  # 4
 """Go on after a pause."""
 PHASE_ACTION_CANCEL: PhaseAction.ValueType  # 5
-"""End for good."""
+"""End; only a rerun leads on."""
 PHASE_ACTION_RETRY: PhaseAction.ValueType  # 6
 """Go on after a failure."""
 PHASE_ACTION_SKIP: PhaseAction.ValueType  # 7
@@ -302,7 +302,9 @@ class Campaign(_message.Message):
     name_count: _builtins.int
     """Output only. Names stored so far; never decreases within a run of generation."""
     etag: _builtins.str
-    """Output only. Changes when name, mode, configuration or any phase's status does (AIP-154). Whether progress alone changes it is not promised."""
+    """Output only. Changes when name, mode, configuration, priority, rate limit, any phase's status, archive_time or final_phase does, and when
+    the deletion begins (AIP-154). Whether progress alone changes it is not promised.
+    """
     revision: _builtins.int
     """Output only. Revision of the newest event of this campaign; starts at 1 and counts up by 1."""
     priority: Global___Priority.ValueType
@@ -323,7 +325,7 @@ class Campaign(_message.Message):
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only. When name, configuration or any phase's status last changed."""
+        """Output only. When something other than progress last changed: whatever changes the etag."""
 
     @_builtins.property
     def archive_time(self) -> _timestamp_pb2.Timestamp:
@@ -373,7 +375,7 @@ class Deletion(_message.Message):
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_COUNT_FIELD_NUMBER: _builtins.int
     row_count: _builtins.int
-    """Rows there were to delete, estimated when it began."""
+    """Rows there were to delete, estimated when it began; grows when there are more."""
     deleted_count: _builtins.int
     """Rows deleted so far."""
     @_builtins.property
@@ -420,9 +422,9 @@ class PhaseState(_message.Message):
     name_count: _builtins.int
     """Names this run has to settle; 0 until known. While an upload is open it is the number accepted so far."""
     settled_count: _builtins.int
-    """Names of this run whose outcome is final; never decreases within a run."""
+    """Names of this run whose outcome is final; decreases within a run only when dead letters are redriven."""
     failure: _builtins.str
-    """Why the phase failed; empty otherwise."""
+    """Why the phase failed, also after it was left out or cancelled then; empty otherwise."""
     result_run: _builtins.int
     """Run whose results are shown: the newest completed one, or the first one while there is none. Differs from `run` during a rerun."""
     missing_count: _builtins.int
@@ -770,7 +772,7 @@ class PhaseReceipt(_message.Message):
 
     @_builtins.property
     def elapsed(self) -> _duration_pb2.Duration:
-        """From the first start to the end, or to now."""
+        """From the start of the run to its end, or to now."""
 
     def __init__(
         self,

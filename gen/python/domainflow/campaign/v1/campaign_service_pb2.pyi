@@ -754,7 +754,7 @@ class ConfigurePhaseRequest(_message.Message):
     """Check everything and answer as if it were done, but change nothing (AIP-163)."""
     @_builtins.property
     def configuration(self) -> _campaign_pb2.CampaignConfiguration:
-        """Only the part of this phase is read, and it is required; it replaces the part there was."""
+        """The part of this phase, as a whole, and no other part; it replaces the part there was."""
 
     def __init__(
         self,
@@ -1017,7 +1017,7 @@ class DuplicateCampaignResponse(_message.Message):
     CAMPAIGN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def campaign(self) -> _campaign_pb2.Campaign:
-        """The new campaign. Its pattern has no first_offset: it gets names that no other campaign has."""
+        """The new campaign. Its pattern has no first_offset: it asks for as many names, and gets those that no other campaign has."""
 
     def __init__(
         self,
@@ -1241,7 +1241,7 @@ class PreviewPatternResponse(_message.Message):
     """The same as exact decimal digits."""
     next_free_offset: _builtins.int
     """Offset after all names that campaigns have taken; combination_count when there is none. Names before it that are free again, because a
-    campaign was cancelled, or were left out are to be had with first_offset.
+    campaign ended before it had made them, or were left out are to be had with first_offset.
     """
     free_count: _builtins.int
     """Names from next_free_offset to the end; saturates like combination_count."""
@@ -1254,7 +1254,7 @@ class PreviewPatternResponse(_message.Message):
     exhaustion_warning: _builtins.bool
     """True when fewer than asked for are free, or fewer than 10,000 would be left afterwards."""
     campaign_count: _builtins.int
-    """Campaigns that have names of this pattern."""
+    """Campaigns that have names of this pattern, deleted ones too."""
     last_name: _builtins.str
     """The last name of the range; empty when there is none."""
     storage_bytes: _builtins.int
@@ -1373,7 +1373,7 @@ class GetDeadLetterRequest(_message.Message):
     position: _builtins.int
     """Position of the name."""
     run: _builtins.int
-    """Which run; 0 means the phase's newest."""
+    """Which run; 0 means the newest that has a letter at this position."""
     def __init__(
         self,
         *,

@@ -235,7 +235,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelCampaign(self, request, context):
-        """Ends the current phase, and with it the campaign, for good. What is settled stays readable.
+        """Ends the current phase, and with it the campaign. What is settled stays readable. RerunPhase begins anew, but not for generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -272,7 +272,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConfigurePhase(self, request, context):
-        """Sets or replaces the configuration of a phase that does not run. Generation's is fixed once names exist (CONFIGURATION_FIXED).
+        """Sets or replaces the configuration of a phase that does not run. Generation's is fixed once it has begun (CONFIGURATION_FIXED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -307,7 +307,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCampaign(self, request, context):
-        """Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. Its names stay taken: no other campaign gets them.
+        """Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. The names it has made stay taken: no other campaign gets them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,7 @@ class CampaignServiceStub:
     ResumeCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignRequest, _campaign_service_pb2.ResumeCampaignResponse]
     """Goes on with a paused phase."""
     CancelCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.CancelCampaignRequest, _campaign_service_pb2.CancelCampaignResponse]
-    """Ends the current phase, and with it the campaign, for good. What is settled stays readable."""
+    """Ends the current phase, and with it the campaign. What is settled stays readable. RerunPhase begins anew, but not for generation."""
     TransitionCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.TransitionCampaignRequest, _campaign_service_pb2.TransitionCampaignResponse]
     """Moves the campaign to a phase and starts it there. The phases before it must be completed or skipped."""
     RetryCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.RetryCampaignRequest, _campaign_service_pb2.RetryCampaignResponse]
@@ -65,7 +65,7 @@ class CampaignServiceStub:
     Later phases that were over are configured again: their results stay readable and they run again after this one. Not for generation, whose names everything else rests on: duplicate the campaign instead.
     """
     ConfigurePhase: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ConfigurePhaseRequest, _campaign_service_pb2.ConfigurePhaseResponse]
-    """Sets or replaces the configuration of a phase that does not run. Generation's is fixed once names exist (CONFIGURATION_FIXED)."""
+    """Sets or replaces the configuration of a phase that does not run. Generation's is fixed once it has begun (CONFIGURATION_FIXED)."""
     UpdateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]
     """Changes name, mode, priority or rate limit, also while the campaign runs. At least one must be given."""
     ArchiveCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ArchiveCampaignRequest, _campaign_service_pb2.ArchiveCampaignResponse]
@@ -75,7 +75,7 @@ class CampaignServiceStub:
     DuplicateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.DuplicateCampaignRequest, _campaign_service_pb2.DuplicateCampaignResponse]
     """Creates a campaign like another one."""
     DeleteCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.DeleteCampaignRequest, _campaign_service_pb2.DeleteCampaignResponse]
-    """Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. Its names stay taken: no other campaign gets them."""
+    """Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. The names it has made stay taken: no other campaign gets them."""
     DeleteCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.DeleteCampaignsRequest, _campaign_service_pb2.DeleteCampaignsResponse]
     """Deletes many campaigns, each on its own: one that cannot be deleted stops no other."""
     PreviewPattern: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PreviewPatternRequest, _campaign_service_pb2.PreviewPatternResponse]
@@ -130,7 +130,7 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     ResumeCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignRequest, _campaign_service_pb2.ResumeCampaignResponse]  # type: ignore[assignment]
     """Goes on with a paused phase."""
     CancelCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.CancelCampaignRequest, _campaign_service_pb2.CancelCampaignResponse]  # type: ignore[assignment]
-    """Ends the current phase, and with it the campaign, for good. What is settled stays readable."""
+    """Ends the current phase, and with it the campaign. What is settled stays readable. RerunPhase begins anew, but not for generation."""
     TransitionCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.TransitionCampaignRequest, _campaign_service_pb2.TransitionCampaignResponse]  # type: ignore[assignment]
     """Moves the campaign to a phase and starts it there. The phases before it must be completed or skipped."""
     RetryCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.RetryCampaignRequest, _campaign_service_pb2.RetryCampaignResponse]  # type: ignore[assignment]
@@ -144,7 +144,7 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     Later phases that were over are configured again: their results stay readable and they run again after this one. Not for generation, whose names everything else rests on: duplicate the campaign instead.
     """
     ConfigurePhase: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ConfigurePhaseRequest, _campaign_service_pb2.ConfigurePhaseResponse]  # type: ignore[assignment]
-    """Sets or replaces the configuration of a phase that does not run. Generation's is fixed once names exist (CONFIGURATION_FIXED)."""
+    """Sets or replaces the configuration of a phase that does not run. Generation's is fixed once it has begun (CONFIGURATION_FIXED)."""
     UpdateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]  # type: ignore[assignment]
     """Changes name, mode, priority or rate limit, also while the campaign runs. At least one must be given."""
     ArchiveCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ArchiveCampaignRequest, _campaign_service_pb2.ArchiveCampaignResponse]  # type: ignore[assignment]
@@ -154,7 +154,7 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     DuplicateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.DuplicateCampaignRequest, _campaign_service_pb2.DuplicateCampaignResponse]  # type: ignore[assignment]
     """Creates a campaign like another one."""
     DeleteCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.DeleteCampaignRequest, _campaign_service_pb2.DeleteCampaignResponse]  # type: ignore[assignment]
-    """Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. Its names stay taken: no other campaign gets them."""
+    """Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. The names it has made stay taken: no other campaign gets them."""
     DeleteCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.DeleteCampaignsRequest, _campaign_service_pb2.DeleteCampaignsResponse]  # type: ignore[assignment]
     """Deletes many campaigns, each on its own: one that cannot be deleted stops no other."""
     PreviewPattern: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PreviewPatternRequest, _campaign_service_pb2.PreviewPatternResponse]  # type: ignore[assignment]
@@ -254,7 +254,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.CancelCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.CancelCampaignResponse, _abc.Awaitable[_campaign_service_pb2.CancelCampaignResponse]]:
-        """Ends the current phase, and with it the campaign, for good. What is settled stays readable."""
+        """Ends the current phase, and with it the campaign. What is settled stays readable. RerunPhase begins anew, but not for generation."""
 
     @_abc_1.abstractmethod
     def TransitionCampaign(
@@ -298,7 +298,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.ConfigurePhaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.ConfigurePhaseResponse, _abc.Awaitable[_campaign_service_pb2.ConfigurePhaseResponse]]:
-        """Sets or replaces the configuration of a phase that does not run. Generation's is fixed once names exist (CONFIGURATION_FIXED)."""
+        """Sets or replaces the configuration of a phase that does not run. Generation's is fixed once it has begun (CONFIGURATION_FIXED)."""
 
     @_abc_1.abstractmethod
     def UpdateCampaign(
@@ -338,7 +338,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.DeleteCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.DeleteCampaignResponse, _abc.Awaitable[_campaign_service_pb2.DeleteCampaignResponse]]:
-        """Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. Its names stay taken: no other campaign gets them."""
+        """Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. The names it has made stay taken: no other campaign gets them."""
 
     @_abc_1.abstractmethod
     def DeleteCampaigns(

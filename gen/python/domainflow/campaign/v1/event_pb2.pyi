@@ -470,7 +470,7 @@ class DeletionProgress(_message.Message):
     campaign_id: _builtins.str
     """The campaign."""
     row_count: _builtins.int
-    """Rows there were to delete, estimated when it began."""
+    """Rows there were to delete, estimated when it began; grows when there are more."""
     deleted_count: _builtins.int
     """Rows deleted so far."""
     finished: _builtins.bool
@@ -701,7 +701,7 @@ class CampaignFinished(_message.Message):
 
     STATUS_FIELD_NUMBER: _builtins.int
     status: _campaign_pb2.PhaseStatus.ValueType
-    """How it ended: COMPLETED, FAILED or CANCELLED."""
+    """How it ended: COMPLETED, SKIPPED when the final phase was left out, FAILED or CANCELLED."""
     def __init__(
         self,
         *,
@@ -747,7 +747,7 @@ class Progress(_message.Message):
     run: _builtins.int
     """Which run of it."""
     name_count: _builtins.int
-    """Names to settle."""
+    """Names to settle; 0 until known. While an upload is open it is the number accepted so far."""
     settled_count: _builtins.int
     """Names settled."""
     names_per_second: _builtins.float
@@ -766,7 +766,7 @@ class Progress(_message.Message):
 
     @_builtins.property
     def remaining(self) -> _duration_pb2.Duration:
-        """Estimate of the time left at that rate, counting in what has to be done again; unset while unknown."""
+        """Estimate of the time left at that rate, counting in what has to be done again; unset while unknown, as during an upload."""
 
     @_builtins.property
     def waiting_for(self) -> Global___WaitingFor:

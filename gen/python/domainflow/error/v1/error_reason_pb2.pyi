@@ -84,9 +84,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CAMPAIGN_ARCHIVED: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION. The campaign is archived; unarchive it first. Metadata: campaign_id."""
     ERROR_REASON_CONFIGURATION_FIXED: _ErrorReason.ValueType  # 21
-    """FAILED_PRECONDITION. The campaign has names already, which its generation configuration belongs to. Metadata: campaign_id,
-    name_count.
-    """
+    """FAILED_PRECONDITION. Generation has begun, and the names rest on its configuration. Metadata: campaign_id, name_count."""
     ERROR_REASON_DEAD_LETTER_NOT_FOUND: _ErrorReason.ValueType  # 22
     """NOT_FOUND. No dead letter that the call could act on stands there. Metadata: campaign_id, phase, position."""
     ERROR_REASON_LATER_PHASE_STARTED: _ErrorReason.ValueType  # 23
@@ -163,9 +161,7 @@ ERROR_REASON_CAMPAIGN_ACTIVE: ErrorReason.ValueType  # 19
 ERROR_REASON_CAMPAIGN_ARCHIVED: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION. The campaign is archived; unarchive it first. Metadata: campaign_id."""
 ERROR_REASON_CONFIGURATION_FIXED: ErrorReason.ValueType  # 21
-"""FAILED_PRECONDITION. The campaign has names already, which its generation configuration belongs to. Metadata: campaign_id,
-name_count.
-"""
+"""FAILED_PRECONDITION. Generation has begun, and the names rest on its configuration. Metadata: campaign_id, name_count."""
 ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 22
 """NOT_FOUND. No dead letter that the call could act on stands there. Metadata: campaign_id, phase, position."""
 ERROR_REASON_LATER_PHASE_STARTED: ErrorReason.ValueType  # 23

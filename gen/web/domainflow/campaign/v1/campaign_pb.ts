@@ -99,14 +99,15 @@ export type Campaign = Message<"domainflow.campaign.v1.Campaign"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * Output only. When name, configuration or any phase's status last changed.
+   * Output only. When something other than progress last changed: whatever changes the etag.
    *
    * @generated from field: google.protobuf.Timestamp update_time = 12;
    */
   updateTime?: Timestamp | undefined;
 
   /**
-   * Output only. Changes when name, mode, configuration or any phase's status does (AIP-154). Whether progress alone changes it is not promised.
+   * Output only. Changes when name, mode, configuration, priority, rate limit, any phase's status, archive_time or final_phase does, and when
+   * the deletion begins (AIP-154). Whether progress alone changes it is not promised.
    *
    * @generated from field: string etag = 13;
    */
@@ -169,7 +170,7 @@ export type Deletion = Message<"domainflow.campaign.v1.Deletion"> & {
   requestTime?: Timestamp | undefined;
 
   /**
-   * Rows there were to delete, estimated when it began.
+   * Rows there were to delete, estimated when it began; grows when there are more.
    *
    * @generated from field: int64 row_count = 2;
    */
@@ -225,7 +226,7 @@ export type PhaseState = Message<"domainflow.campaign.v1.PhaseState"> & {
   nameCount: bigint;
 
   /**
-   * Names of this run whose outcome is final; never decreases within a run.
+   * Names of this run whose outcome is final; decreases within a run only when dead letters are redriven.
    *
    * @generated from field: int64 settled_count = 5;
    */
@@ -246,7 +247,7 @@ export type PhaseState = Message<"domainflow.campaign.v1.PhaseState"> & {
   endTime?: Timestamp | undefined;
 
   /**
-   * Why the phase failed; empty otherwise.
+   * Why the phase failed, also after it was left out or cancelled then; empty otherwise.
    *
    * @generated from field: string failure = 8;
    */
@@ -622,7 +623,7 @@ export type PhaseReceipt = Message<"domainflow.campaign.v1.PhaseReceipt"> & {
   contentSha256: string;
 
   /**
-   * From the first start to the end, or to now.
+   * From the start of the run to its end, or to now.
    *
    * @generated from field: google.protobuf.Duration elapsed = 8;
    */
@@ -874,7 +875,7 @@ export enum PhaseStatus {
   SKIPPED = 7,
 
   /**
-   * Somebody ended the phase for good. Never called a failure.
+   * Somebody ended the phase; only a rerun leads on from here. Never called a failure.
    *
    * @generated from enum value: PHASE_STATUS_CANCELLED = 8;
    */
@@ -929,7 +930,7 @@ export enum PhaseAction {
   RESUME = 4,
 
   /**
-   * End for good.
+   * End; only a rerun leads on.
    *
    * @generated from enum value: PHASE_ACTION_CANCEL = 5;
    */

@@ -835,7 +835,7 @@ export type ConfigurePhaseRequest = Message<"domainflow.campaign.v1.ConfigurePha
   phase: Phase;
 
   /**
-   * Only the part of this phase is read, and it is required; it replaces the part there was.
+   * The part of this phase, as a whole, and no other part; it replaces the part there was.
    *
    * @generated from field: domainflow.campaign.v1.CampaignConfiguration configuration = 5;
    */
@@ -1125,7 +1125,7 @@ export const DuplicateCampaignRequestSchema: GenMessage<DuplicateCampaignRequest
  */
 export type DuplicateCampaignResponse = Message<"domainflow.campaign.v1.DuplicateCampaignResponse"> & {
   /**
-   * The new campaign. Its pattern has no first_offset: it gets names that no other campaign has.
+   * The new campaign. Its pattern has no first_offset: it asks for as many names, and gets those that no other campaign has.
    *
    * @generated from field: domainflow.campaign.v1.Campaign campaign = 1;
    */
@@ -1366,7 +1366,7 @@ export type PreviewPatternResponse = Message<"domainflow.campaign.v1.PreviewPatt
 
   /**
    * Offset after all names that campaigns have taken; combination_count when there is none. Names before it that are free again, because a
-   * campaign was cancelled, or were left out are to be had with first_offset.
+   * campaign ended before it had made them, or were left out are to be had with first_offset.
    *
    * @generated from field: int64 next_free_offset = 3;
    */
@@ -1408,7 +1408,7 @@ export type PreviewPatternResponse = Message<"domainflow.campaign.v1.PreviewPatt
   exhaustionWarning: boolean;
 
   /**
-   * Campaigns that have names of this pattern.
+   * Campaigns that have names of this pattern, deleted ones too.
    *
    * @generated from field: int32 campaign_count = 9;
    */
@@ -1556,7 +1556,7 @@ export type GetDeadLetterRequest = Message<"domainflow.campaign.v1.GetDeadLetter
   position: bigint;
 
   /**
-   * Which run; 0 means the phase's newest.
+   * Which run; 0 means the newest that has a letter at this position.
    *
    * @generated from field: int32 run = 4;
    */
@@ -2165,7 +2165,7 @@ export const CampaignService: GenService<{
     output: typeof ResumeCampaignResponseSchema;
   },
   /**
-   * Ends the current phase, and with it the campaign, for good. What is settled stays readable.
+   * Ends the current phase, and with it the campaign. What is settled stays readable. RerunPhase begins anew, but not for generation.
    *
    * @generated from rpc domainflow.campaign.v1.CampaignService.CancelCampaign
    */
@@ -2217,7 +2217,7 @@ export const CampaignService: GenService<{
     output: typeof RerunPhaseResponseSchema;
   },
   /**
-   * Sets or replaces the configuration of a phase that does not run. Generation's is fixed once names exist (CONFIGURATION_FIXED).
+   * Sets or replaces the configuration of a phase that does not run. Generation's is fixed once it has begun (CONFIGURATION_FIXED).
    *
    * @generated from rpc domainflow.campaign.v1.CampaignService.ConfigurePhase
    */
@@ -2267,7 +2267,7 @@ export const CampaignService: GenService<{
     output: typeof DuplicateCampaignResponseSchema;
   },
   /**
-   * Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. Its names stay taken: no other campaign gets them.
+   * Deletes a campaign and everything known of its names, in the background; Campaign.deletion tells how far it is. The names it has made stay taken: no other campaign gets them.
    *
    * @generated from rpc domainflow.campaign.v1.CampaignService.DeleteCampaign
    */

@@ -582,7 +582,7 @@ export type DeletionProgress = Message<"domainflow.campaign.v1.DeletionProgress"
   campaignId: string;
 
   /**
-   * Rows there were to delete, estimated when it began.
+   * Rows there were to delete, estimated when it began; grows when there are more.
    *
    * @generated from field: int64 row_count = 2;
    */
@@ -869,7 +869,7 @@ export const ChunkRetriedSchema: GenMessage<ChunkRetried> = /*@__PURE__*/
  */
 export type CampaignFinished = Message<"domainflow.campaign.v1.CampaignFinished"> & {
   /**
-   * How it ended: COMPLETED, FAILED or CANCELLED.
+   * How it ended: COMPLETED, SKIPPED when the final phase was left out, FAILED or CANCELLED.
    *
    * @generated from field: domainflow.campaign.v1.PhaseStatus status = 1;
    */
@@ -925,7 +925,7 @@ export type Progress = Message<"domainflow.campaign.v1.Progress"> & {
   run: number;
 
   /**
-   * Names to settle.
+   * Names to settle; 0 until known. While an upload is open it is the number accepted so far.
    *
    * @generated from field: int64 name_count = 6;
    */
@@ -953,7 +953,7 @@ export type Progress = Message<"domainflow.campaign.v1.Progress"> & {
   namesPerSecond: number;
 
   /**
-   * Estimate of the time left at that rate, counting in what has to be done again; unset while unknown.
+   * Estimate of the time left at that rate, counting in what has to be done again; unset while unknown, as during an upload.
    *
    * @generated from field: google.protobuf.Duration remaining = 10;
    */

@@ -176,8 +176,7 @@ export enum ErrorReason {
   CAMPAIGN_ARCHIVED = 20,
 
   /**
-   * FAILED_PRECONDITION. The campaign has names already, which its generation configuration belongs to. Metadata: campaign_id,
-   * name_count.
+   * FAILED_PRECONDITION. Generation has begun, and the names rest on its configuration. Metadata: campaign_id, name_count.
    *
    * @generated from enum value: ERROR_REASON_CONFIGURATION_FIXED = 21;
    */
