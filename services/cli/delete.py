@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-import grpc
 import typer
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
@@ -21,6 +20,7 @@ from services.cli.connection import (
     run,
 )
 from services.cli.exits import ExitCode
+from services.cli.follow import look
 from services.cli.options import ReasonOption
 from services.cli.progress import Tally
 from services.cli.retry import Patience
@@ -96,30 +96,13 @@ async def _until_gone(
         patience = Patience(on_wait=tally.trouble)
         while left:
             for campaign_id in list(left)[:LOOKED_AT]:
-                deletion = await _look(stub, campaign_id, patience)
-                if deletion is None:
+                campaign = await look(stub, campaign_id, patience)
+                if campaign is None:
                     del left[campaign_id]
                 else:
-                    left[campaign_id] = deletion
+                    left[campaign_id] = campaign.deletion
             # Those that are gone count in full.
             missing = sum(max(0, each.row_count - each.deleted_count) for each in left.values())
             tally.move(count=max(0, total - missing), done=max(0, total - missing))
             if left:
                 await asyncio.sleep(PERIOD)
-
-
-async def _look(
-    stub: "CampaignServiceAsyncStub", campaign_id: str, patience: Patience
-) -> campaign_pb2.Deletion | None:
-    """How far the deletion is; none when the campaign is gone."""
-    request = campaign_service_pb2.GetCampaignRequest(campaign_id=campaign_id)
-    while True:
-        try:
-            answer = await stub.GetCampaign(request, timeout=DEADLINE)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                return None
-            await patience.wait(error)
-            continue
-        patience.progressed()
-        return answer.campaign.deletion

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import grpc
+
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2
 from services.cli import terminal
 from services.cli.connection import DEADLINE
@@ -39,15 +41,33 @@ async def follow(
                 if message.deletion.finished:
                     return ExitCode.CANCELLED
             # The stream ended in good order; the campaign itself has the last word.
-            answer = await stub.GetCampaign(
-                campaign_service_pb2.GetCampaignRequest(campaign_id=campaign_id), timeout=DEADLINE
-            )
+            campaign = await look(stub, campaign_id, patience)
+            if campaign is None:
+                display.note("deleted")
+                return ExitCode.CANCELLED
             # Its counts too: the last progress may be older than the end.
-            display.take(campaign_service_pb2.WatchCampaignsResponse(state=answer.campaign))
-            if is_over(answer.campaign):
+            display.take(campaign_service_pb2.WatchCampaignsResponse(state=campaign))
+            if is_over(campaign):
                 break
             await patience.wait(cut("the watch ended before the campaign"))
-    return verdict(answer.campaign)
+    return verdict(campaign)
+
+
+async def look(
+    stub: "CampaignServiceAsyncStub", campaign_id: str, patience: Patience
+) -> campaign_pb2.Campaign | None:
+    """The campaign as it is now; none when it is gone."""
+    request = campaign_service_pb2.GetCampaignRequest(campaign_id=campaign_id)
+    while True:
+        try:
+            answer = await stub.GetCampaign(request, timeout=DEADLINE)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            await patience.wait(error)
+            continue
+        patience.progressed()
+        return answer.campaign
 
 
 def verdict(campaign: campaign_pb2.Campaign) -> ExitCode:
