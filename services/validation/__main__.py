@@ -32,6 +32,7 @@ from services.validation.pool import Bounds, Rules
 from services.validation.pools import Pools
 from services.validation.probes import NoSuchPool, OpenProbe, probe_of
 from services.validation.service import ValidationService, check_names
+from services.validation.stall import ended_when_stalled
 from services.validation.store import Store
 from services.validation.supervisor import Supervisor
 from services.validation.worker import REPORT_PERIOD, Worker
@@ -138,8 +139,8 @@ async def run_worker(settings: WorkSettings, open_probe: OpenProbe) -> None:
             supervised=settings.worker_supervisor_pid > 0,
             report_period=settings.worker_report_period,
         )
-
-        await _until_signalled(worker.work())
+        with ended_when_stalled():
+            await _until_signalled(worker.work())
         with contextlib.suppress(*AWAY):
             await store.pools.sign_off(worker_id)
 
