@@ -113,7 +113,7 @@ class QueryService(QueryServiceServicer):
         )
 
     async def _unreachable(self, campaign_ids: Sequence[str]) -> list[str]:
-        """Those of the campaigns before a cursor that do not exist."""
+        """Those of the campaigns that do not exist, or are being deleted."""
         existing = await self._store.existing([UUID(each) for each in campaign_ids])
         return [each for each in campaign_ids if UUID(each) not in existing]
 
@@ -154,6 +154,10 @@ class QueryService(QueryServiceServicer):
                     )
                     full = len(chunk.positions) == size
                     position = chunk.positions[-1] + 1 if full else end
+                # Asked afterwards: a deletion says so before it takes the first row away.
+                if gone := await self._unreachable([request.campaign_ids[index]]):
+                    unreachable += gone
+                    break
                 if chunk.positions:
                     yield index, end, chunk
 

@@ -356,3 +356,26 @@ async def test_closing_early_ends_the_making_even_in_the_middle_of_a_wait() -> N
     assert made.ended
     await numbers.aclose()
     assert not made.ended
+
+
+async def test_what_a_deletion_has_begun_to_take_away_is_not_sent(
+    query: Query, writer: Writer
+) -> None:
+    made, other = await settled_campaign(writer), await writer.campaign(3)
+    request = pb.StreamDomainsRequest(campaign_ids=[str(made), str(other)], columns=ALL_COLUMNS)
+    async with writer.connection.transaction():
+        # The stream has found the campaign when it waits for its results.
+        await writer.connection.execute("LOCK TABLE dns_results IN ACCESS EXCLUSIVE MODE")
+        reading = asyncio.create_task(streamed(query, request))
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        while not await writer.connection.fetchval(waits):
+            pass
+        await writer.connection.execute(
+            "UPDATE campaigns SET delete_time = now() WHERE no = $1", made.no
+        )
+        await writer.connection.execute("DELETE FROM dns_results WHERE campaign_no = $1", made.no)
+
+    batches, summary = await reading
+
+    assert {batch.campaign_id for batch in batches} == {str(other)}
+    assert list(summary.unreachable) == [str(made)]

@@ -298,7 +298,7 @@ class StreamSummary(_message.Message):
     """Domains sent by this call, since its cursor if it had one."""
     @_builtins.property
     def unreachable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Campaigns that do not exist."""
+        """Campaigns that do not exist or are being deleted; of one whose deletion began meanwhile a part was sent."""
 
     def __init__(
         self,

@@ -304,7 +304,7 @@ export type StreamSummary = Message<"domainflow.query.v1.StreamSummary"> & {
   domainCount: bigint;
 
   /**
-   * Campaigns that do not exist.
+   * Campaigns that do not exist or are being deleted; of one whose deletion began meanwhile a part was sent.
    *
    * @generated from field: repeated string unreachable = 2;
    */
