@@ -29,7 +29,7 @@ OPEN_PERIOD = 0.5
 WORKER_PERIOD = 2.0
 # A worker reports every 5 s; one whose report has not changed for so long is not counted.
 WORKER_SILENCE = 20.0
-# Ledgers summed in one statement.
+# Ledgers summed, or looked through for what is open, in one statement.
 SUM_PORTION = 50
 DEAD_LETTER = "DEAD_LETTER"
 # The pool whose workers do a phase.
@@ -207,7 +207,10 @@ class Gauges:
 
     async def _read_open(self, running: Mapping[int, _Gauge], now: float) -> None:
         runs = [(no, int(gauge.phase), gauge.run) for no, gauge in running.items()]
-        for open_ in await self._history.open_work(runs):
+        found: list[OpenWork] = []
+        for first in range(0, len(runs), SUM_PORTION):
+            found += await self._history.open_work(runs[first : first + SUM_PORTION])
+        for open_ in found:
             gauge = running[open_.campaign_no]
             gauge.open = open_
             gauge.name_count = max(gauge.name_count, open_.name_count)

@@ -36,6 +36,8 @@ PERIOD = 0.25
 PROGRESS_PORTION, PROGRESS_GAP = 125, 0.05
 # Looks at the tables for new events are at least so far apart, seconds.
 LOOK_GAP = 0.03
+# Campaigns whose new events are read at once: after an outage everybody has many.
+NEWS_PORTION = 50
 # All campaigns are gone through so often for those who watch all, to find new ones that nobody
 # told of.
 SURVEY_PERIOD = 5.0
@@ -121,13 +123,14 @@ class Hub:
             await self._look_at_system()
         if unknown := [no for no in told_of if no != SYSTEM and self.recent.newest(no) is None]:
             await self._meet(unknown)
-        positions = {
-            no: newest
-            for no in told_of
-            if no != SYSTEM and (newest := self.recent.newest(no)) is not None
-        }
-        if positions:
-            news = await self._history.news(positions, EVENT_PAGE)
+        numbers = sorted(told_of - {SYSTEM})
+        for first in range(0, len(numbers), NEWS_PORTION):
+            positions = {
+                no: newest
+                for no in numbers[first : first + NEWS_PORTION]
+                if (newest := self.recent.newest(no)) is not None
+            }
+            news = await self._history.news(positions, EVENT_PAGE) if positions else []
             for no, events in groupby(news, key=lambda event: event.campaign_no):
                 await self._take(no, list(events))
 

@@ -20,7 +20,7 @@ from services.campaign.catalogue import Change
 from services.campaign.ingest import digest
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
-from services.campaign.watch import Hub
+from services.campaign.watch import NEWS_PORTION, Hub
 from tests.campaign.conftest import Serve
 from tests.campaigns import (
     DNS,
@@ -290,6 +290,26 @@ async def test_a_watcher_of_all_campaigns_sees_a_new_one(campaigns: Stub, store:
     assert revisions(messages) == [1, 2]
     assert messages[0].event.campaign_id == str(new.id)
     assert messages[0].event.campaign_created.name == "test"
+
+
+async def test_a_watcher_of_all_is_told_of_many_campaigns_at_once(
+    campaigns: Stub, store: Store
+) -> None:
+    call = watch(campaigns)
+    await opened(call)
+
+    # Nobody tells the hub: they are found by its own look, all in one.
+    made = [await create(store) for _ in range(2 * NEWS_PORTION + 1)]
+    for campaign in made:
+        await act(store, campaign, Action.START)
+    waiting = {str(campaign.id): [1, 2, 3] for campaign in made}
+    async with asyncio.timeout(30):
+        while waiting:
+            event = (await call.read()).event
+            if event.campaign_id:
+                assert waiting[event.campaign_id].pop(0) == event.revision
+                if not waiting[event.campaign_id]:
+                    del waiting[event.campaign_id]
 
 
 async def test_bookmarks_come_also_while_events_do(
