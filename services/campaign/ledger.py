@@ -321,12 +321,17 @@ class Ledger:
         """Let chunks be handed out whose time has come, unless it was set anew."""
         keys = list(over)
         await self._pool.execute(
-            """UPDATE chunks c SET ready_time = NULL
-               FROM unnest($1::int[], $2::smallint[], $3::int[], $4::int[], $5::timestamptz[])
-                   AS w (campaign_no, phase, run, first_position, mark)
-               WHERE c.campaign_no = w.campaign_no AND c.phase = w.phase AND c.run = w.run
-                 AND c.first_position = w.first_position AND c.state = 'ready'
-                 AND c.ready_time = w.mark""",
+            # SKIP LOCKED: a second dispatcher does the same, in whatever order.
+            """WITH due AS MATERIALIZED (
+                   SELECT campaign_no, phase, run, first_position
+                   FROM unnest($1::int[], $2::smallint[], $3::int[], $4::int[], $5::timestamptz[])
+                       AS w (campaign_no, phase, run, first_position, mark)
+                   JOIN chunks c USING (campaign_no, phase, run, first_position)
+                   WHERE c.state = 'ready' AND c.ready_time = w.mark
+                   FOR UPDATE OF c SKIP LOCKED)
+               UPDATE chunks c SET ready_time = NULL FROM due
+               WHERE (c.campaign_no, c.phase, c.run, c.first_position)
+                   = (due.campaign_no, due.phase, due.run, due.first_position)""",
             *_columns([_place(key) for key in keys], 4),
             [over[key] for key in keys],
         )

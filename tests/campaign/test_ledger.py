@@ -337,6 +337,25 @@ async def offered(store: Store, phases: Sequence[RunningPhase]) -> list[int]:
     return [len(each) for each in await store.ledger.offers(phases, 10)]
 
 
+async def test_a_delay_in_somebody_elses_hands_is_ended_the_next_time(
+    store: Store, pool: Pool
+) -> None:
+    """Several dispatchers end the same delays: those who wait while they hold some wait in a
+    ring."""
+    await validating(store, names(300))
+    await pool.execute("UPDATE chunks SET ready_time = now() WHERE phase = 2")
+    delayed = await store.ledger.delayed()
+    over = {key: mark for key, (mark, _) in delayed.items()}
+
+    async with pool.acquire() as other, other.transaction():
+        await other.execute("SELECT FROM chunks WHERE first_position = 100 FOR UPDATE")
+        await store.ledger.end_delays(over)
+        assert {key.first_position for key in await store.ledger.delayed()} == {100}
+
+    await store.ledger.end_delays(over)
+    assert await store.ledger.delayed() == {}
+
+
 async def test_offers_are_limited_for_each_phase(store: Store) -> None:
     phases = [await validating(store, names(count)) for count in (3_000, 100, 500)]
     assert await offered(store, phases) == [10, 1, 5]
