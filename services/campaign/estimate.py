@@ -44,10 +44,12 @@ class Window:
 
     def pace(self, sample: Sample) -> Pace:
         """The pace up to this sample, which is the newest."""
-        while self._samples and self._samples[0].time < sample.time - REPEAT_WINDOW:
+        # The last one stays, however old: with many campaigns to look at, turns come rarely.
+        while len(self._samples) > 1 and self._samples[0].time < sample.time - REPEAT_WINDOW:
             self._samples.popleft()
         lately = self._samples[0] if self._samples else sample
-        now = next((s for s in self._samples if s.time >= sample.time - RATE_WINDOW), sample)
+        last = self._samples[-1] if self._samples else sample
+        now = next((s for s in self._samples if s.time >= sample.time - RATE_WINDOW), last)
         if not self._samples or sample.time >= self._samples[-1].time + SAMPLE_PERIOD:
             self._samples.append(sample)
         elapsed = sample.time - now.time

@@ -136,3 +136,13 @@ def test_workers_that_use_one_endpoint_are_taken_together() -> None:
     assert found.loss == pytest.approx(0.05)
     # 900 answers in 100 ms, 50 in 200.
     assert found.latency == pytest.approx(0.1053, abs=1e-4)
+
+
+def test_whoever_is_looked_at_rarely_has_the_rate_since_the_last_look() -> None:
+    window = Window()
+    window.pace(Sample(0, 0, 0, 0))
+    window.pace(Sample(60, 600, 3, 3))
+
+    pace = window.pace(Sample(100, 1_000, 7, 5))
+
+    assert pace == Pace(10, pytest.approx(2 / 6), pytest.approx(2 / 6))
