@@ -1,7 +1,8 @@
 """One stream of a watch: what it has sent, what it has heard of since, and how it catches up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import TypeAlias
 from uuid import UUID
 
@@ -16,6 +17,8 @@ EVENT_PAGE = 200
 # Changes that one watcher takes out of memory at once; a stalled one keeps no more from being
 # freed.
 TAKE_LIMIT = 32
+# Messages on one campaign, to the end of a change, before others have their turn.
+TURN = 100
 # Bytes that a message in memory takes besides those of its contents, measured.
 MESSAGE_OVERHEAD = 1_600
 
@@ -114,8 +117,8 @@ class Watcher:
         )
 
     async def catch_up(self) -> AsyncIterator[Message]:
-        """Everything that was heard of: campaign by campaign its events, then the newest progress
-        and deletion."""
+        """Everything that was heard of: campaign by campaign its events, in turns where there are
+        many, then the newest progress and deletion."""
         while self._heard_of:
             no = next(iter(self._heard_of))
             del self._heard_of[no]
@@ -126,18 +129,32 @@ class Watcher:
                     self._deletions.pop(no, None)
                     continue
                 self._ids[no], self._sent[no] = campaign_id, 0
-            async for change in self._changes(no):
-                for message in change.messages:
-                    revision = message.event.revision or message.system_event.revision
-                    self.is_between_changes = revision == change.last
-                    self._note(no, revision, message)
-                    yield message
+            left = TURN
+            async with aclosing(self._changes(no)) as news:
+                async for change in news:
+                    for message in change.messages:
+                        revision = message.event.revision or message.system_event.revision
+                        self.is_between_changes = revision == change.last
+                        self._note(no, revision, message)
+                        yield message
+                    left -= len(change.messages)
+                    if left <= 0 and self._heard_of.keys() - {no}:
+                        break
+            if left <= 0 and self._is_behind(no):
+                # The others first: who reads slowly would hear of a busy one only.
+                self._heard_of.pop(no, None)
+                self._heard_of[no] = None
+                continue
             if (progress := self._progress.pop(no, None)) is not None:
                 yield progress
             if (deletion := self._deletions.pop(no, None)) is not None:
                 if deletion.deletion.finished:
                     self._drop(no)
                 yield deletion
+
+    def _is_behind(self, no: int) -> bool:
+        newest = self._recent.newest(no)
+        return newest is not None and self._sent[no] < newest
 
     def _note(self, no: int, revision: int, message: Message) -> None:
         self._sent[no] = revision
@@ -161,7 +178,7 @@ class Watcher:
         self._heard_of.pop(no, None)
         self._progress.pop(no, None)
 
-    async def _changes(self, no: int) -> AsyncIterator[Change[Message]]:
+    async def _changes(self, no: int) -> AsyncGenerator[Change[Message], None]:
         """What is to be sent of a campaign, out of memory or from the table."""
         while (recent := self._recent.after(no, self._sent[no], TAKE_LIMIT)) != []:
             if recent is None:

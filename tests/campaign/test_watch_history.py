@@ -266,6 +266,31 @@ async def test_a_transaction_of_many_pages_is_told_as_one(
     assert not bookmarked & set(range(begin + 1, begin + 450))
 
 
+async def test_a_campaign_that_a_watcher_is_behind_with_keeps_none_of_the_others_back(
+    campaigns: Stub, store: Store, pool: Pool
+) -> None:
+    both = [await create(store) for _ in range(2)]
+    for campaign in both:
+        await append(pool, campaign.no, 1_000)
+    resume = {str(campaign.id): 0 for campaign in both}
+    call = watch(campaigns, *(campaign.id for campaign in both), resume_revisions=resume)
+
+    seen: list[tuple[str, int]] = []
+    while len(seen) < 2_002:
+        event = (await call.read()).event
+        if event.revision:
+            seen.append((event.campaign_id, event.revision))
+
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for place, (campaign_id, _) in enumerate(seen):
+        last[campaign_id] = place
+        first.setdefault(campaign_id, place)
+    assert max(first.values()) < min(last.values())
+    for campaign_id in resume:
+        assert [revision for of, revision in seen if of == campaign_id] == list(range(1, 1_002))
+
+
 async def test_the_suites_own_events_come_to_who_asks_for_them(
     campaigns: Stub, pool: Pool, over: Campaign
 ) -> None:
