@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
-from services.campaign.campaign import Action
+from services.campaign.campaign import Action, Mode, Phase, Status
 from services.campaign.events import chunk_size_decided
 from services.campaign.leases import Sighting
 from services.campaign.ledger import PLAN_SLICE, ChunkKey
@@ -15,11 +15,14 @@ from tests.campaigns import (
     DNS,
     GENERATION,
     act,
+    answer,
     claim,
+    from_upload,
     generating,
     hand_out,
     history,
     kinds,
+    new_campaign,
     settle,
     validating,
 )
@@ -360,3 +363,32 @@ async def test_offers_are_limited_for_each_phase(store: Store) -> None:
     phases = [await validating(store, names(count)) for count in (3_000, 100, 500)]
     assert await offered(store, phases) == [10, 1, 5]
     assert await offered(store, []) == []
+
+
+# Completing.
+
+
+async def test_a_sequence_goes_on_as_far_as_its_phases_are_configured(store: Store) -> None:
+    """One that was given a later phase on the way, and not yet the one before it."""
+    running = await generating(store, new_campaign(from_upload(), mode=Mode.FULL_SEQUENCE))
+    await store.configure(
+        running.campaign_id,
+        Phase.CONTENT_ANALYSIS,
+        lambda configuration: configuration,
+        field="analysis",
+        etag="",
+        reason="",
+        key=None,
+        answer=answer,
+        validate_only=False,
+    )
+
+    assert await store.ledger.complete(running)
+
+    campaign = await store.get(running.campaign_id)
+    assert [phase.status for phase in campaign.phases] == [
+        Status.COMPLETED,
+        Status.RUNNING,
+        Status.NOT_STARTED,
+        Status.CONFIGURED,
+    ]
