@@ -28,7 +28,9 @@ async def wipe(client: Client) -> None:
         await client.jetstream().delete_stream(jetstream.TASK_STREAM)
 
 
-async def publish(client: Client, *keys: ChunkKey, pool: str = "dns") -> None:
+async def publish(
+    client: Client, *keys: ChunkKey, pool: str = "dns", express: bool = False
+) -> None:
     """Tasks for these chunks, as the dispatcher publishes them."""
     await jetstream.ensure_task_stream(client.jetstream())
     for key in keys:
@@ -38,7 +40,8 @@ async def publish(client: Client, *keys: ChunkKey, pool: str = "dns") -> None:
             run=key.run,
             first_position=key.first_position,
         )
-        await client.jetstream().publish(jetstream.task_subject(pool), task.SerializeToString())
+        subject = jetstream.task_subject(pool, express=express)
+        await client.jetstream().publish(subject, task.SerializeToString())
 
 
 async def task_count(client: Client) -> int:

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 # What waits on a queue before its workers' throughput is known, in names.
 LEAST_DEPTH = {"dns": 4_000}
+# A campaign with fewer names than this in flight is not kept waiting by those that have more: its
+# chunks go past the queue, up to so many names, whoever waits there.
+EXPRESS_NAMES = 2_000
 # How often everything that is handed out is looked at, and the queue is counted, s.
 LOOK_PERIOD = 1.0
 # A worker that reports every 5 s and has not for this long does not count, s.
@@ -159,7 +162,13 @@ class Supply:
         if info.config.num_replicas != self._replicas:
             await self._change_replicas(info.config.num_replicas)
         subjects = info.state.subjects or {}
-        return {pool: subjects.get(jetstream.task_subject(pool), 0) for pool in self._pools}
+        return {
+            pool: sum(
+                subjects.get(jetstream.task_subject(pool, express=express), 0)
+                for express in (False, True)
+            )
+            for pool in self._pools
+        }
 
     async def _change_replicas(self, present: int | None) -> None:
         """Ask for as many copies of the queue as are wanted. What there is will do until then: a
@@ -214,14 +223,20 @@ class Supply:
         waiting = sum(work.unclaimed for work in works)
         pool.throughput.look(time.monotonic(), waiting)
         pool.ran_dry |= waiting == 0
-        room = self._depth(name, 0.0) - waiting
+        enough = self._depth(name, 0.0)
+        room = enough - waiting
         works = [work for work in works if self._may_have_more(work)]
+        full = room <= 0
+        if full:
+            # Not without an end, or those that wait would be kept there by newcomers.
+            room = min(EXPRESS_NAMES, 2 * enough - waiting)
+            works = [work for work in works if work.in_flight < EXPRESS_NAMES]
         if room <= 0 or not works:
             return False
         works = sorted(works, key=self._place)[:CAMPAIGNS]
         offers = await self._offers(pool, works, room)
         sizes = [offer.name_count for each in offers for offer in each]
-        if sizes:
+        if sizes and not full:
             room = self._depth(name, sum(sizes) / len(sizes)) - waiting
         chosen = choose(
             [
@@ -239,7 +254,7 @@ class Supply:
             self._turns.take(_run(work.running), offer.name_count, WEIGHTS[work.priority])
             if bucket := self._buckets.get(_run(work.running)):
                 bucket.take(offer.name_count)
-        await self._publish([offer.key for offer, _ in turns])
+        await self._publish(_with_express(turns))
         # It was more than half empty; or more is ready than one round reads.
         return room > waiting or len(turns) == len(sizes) > 0
 
@@ -310,25 +325,37 @@ class Supply:
             await self._failed(running, error)
             return []
 
-    async def _publish(self, keys: Sequence[ChunkKey]) -> None:
-        """Publish references to chunks. Should one get lost, `_look` notices."""
-        for first in range(0, len(keys), PUBLISHED_AT_ONCE):
-            some = keys[first : first + PUBLISHED_AT_ONCE]
-            await _together(map(self._publish_one, some))
+    async def _publish(self, tasks: Sequence[tuple[ChunkKey, bool]]) -> None:
+        """Publish references to chunks, express or not. Should one get lost, `_look` notices."""
+        for first in range(0, len(tasks), PUBLISHED_AT_ONCE):
+            some = tasks[first : first + PUBLISHED_AT_ONCE]
+            await _together(self._publish_one(key, express) for key, express in some)
 
-    async def _publish_one(self, key: ChunkKey) -> None:
+    async def _publish_one(self, key: ChunkKey, express: bool) -> None:
         task = task_pb2.ChunkTask(
             campaign_no=key.campaign_no,
             phase=key.phase,
             run=key.run,
             first_position=key.first_position,
         )
-        subject = jetstream.task_subject(POOLS[Phase(key.phase)])
+        subject = jetstream.task_subject(POOLS[Phase(key.phase)], express=express)
         await self._jetstream.publish(subject, task.SerializeToString())
 
 
 def _run(running: RunningPhase) -> tuple[int, int, int]:
     return running.campaign_no, running.phase, running.run
+
+
+def _with_express(turns: Sequence[tuple[Offer, Work]]) -> list[tuple[ChunkKey, bool]]:
+    """Which of the chunks need not wait: the first ones in flight of each campaign."""
+    in_flight: dict[tuple[int, int, int], int] = {}
+    tasks = []
+    for offer, work in turns:
+        run = _run(work.running)
+        names = in_flight.get(run, work.in_flight) + offer.name_count
+        in_flight[run] = names
+        tasks.append((offer.key, names <= EXPRESS_NAMES))
+    return tasks
 
 
 def _load(report: WorkerReport) -> task_pb2.WorkerLoad:

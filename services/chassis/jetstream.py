@@ -39,9 +39,10 @@ def raise_if_cancelled() -> None:
         raise asyncio.CancelledError
 
 
-def task_subject(pool: str) -> str:
-    """Subject of the tasks of one worker pool, such as "dns"."""
-    return f"{TASK_SUBJECT}.{pool}"
+def task_subject(pool: str, *, express: bool = False) -> str:
+    """Subject of the tasks of one worker pool, such as "dns"; of those that wait for no others
+    when `express`."""
+    return f"{TASK_SUBJECT}.{pool}.express" if express else f"{TASK_SUBJECT}.{pool}"
 
 
 async def connect(url: str, *, name: str) -> Client:
@@ -91,15 +92,21 @@ async def ensure_task_stream(jetstream: JetStreamContext, *, replicas: int | Non
 
 
 async def ensure_pool_consumer(
-    jetstream: JetStreamContext, pool: str, *, ack_wait: float, max_ack_pending: int
+    jetstream: JetStreamContext,
+    pool: str,
+    *,
+    ack_wait: float,
+    max_ack_pending: int,
+    express: bool = False,
 ) -> str:
-    """Declare the durable consumer that all workers of a pool share, and return its name."""
-    durable = f"{pool}-workers"
+    """Declare the durable consumer that all workers of a pool share for the tasks of one subject,
+    and return its name."""
+    durable = f"{pool}-express" if express else f"{pool}-workers"
     await jetstream.add_consumer(
         TASK_STREAM,
         ConsumerConfig(
             durable_name=durable,
-            filter_subject=task_subject(pool),
+            filter_subject=task_subject(pool, express=express),
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=ack_wait,
             max_ack_pending=max_ack_pending,

@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 
 # Chunks in hand, unless somebody decides otherwise: bounds nothing that their names do not.
 TASK_LIMIT = 10_000
-# A name count for chunks whose claim is under way.
-USUAL_CHUNK = 2000
+# Name counts for chunks whose claim is under way.
+USUAL_CHUNK, EXPRESS_CHUNK = 2000, 250
 # How often a worker with work in hand looks whether the probe needs more.
 LOOK_PERIOD = 0.02
 # A task that nobody has acknowledged or held for this long was lost on its way to a worker that
@@ -61,9 +61,12 @@ class _Chunk:
     """A chunk in hand. `end` is rescheduled to now when the claim is lost."""
 
     message: Msg
+    # Whether it came past those that wait.
+    express: bool
+    # As many as usual until claimed.
+    names: int
     # None until claimed.
     claim: Claim | None = None
-    names: int = USUAL_CHUNK
     # Whether its names were handed to the probe, which then knows how many wait; or wait for
     # something else.
     asked: bool = False
@@ -118,26 +121,35 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._report())
             group.create_task(self._hold())
-            async with contextlib.aclosing(self._messages()) as messages:
-                async for message in messages:
-                    chunk = _Chunk(message)
-                    # At once: the task itself runs later, and more would be taken meanwhile.
-                    self._chunks.add(chunk)
-                    group.create_task(self._handle(chunk))
+            group.create_task(self._take(group, express=True))
+            await self._take(group, express=False)
 
-    async def _messages(self) -> AsyncGenerator[Msg, None]:
+    async def _take(self, group: asyncio.TaskGroup, *, express: bool) -> None:
+        """Take tasks of one subject and begin work on them, for ever."""
+        async with contextlib.aclosing(self._messages(express)) as messages:
+            async for message in messages:
+                chunk = _Chunk(message, express, EXPRESS_CHUNK if express else USUAL_CHUNK)
+                # At once: the task itself runs later, and more would be taken meanwhile.
+                self._chunks.add(chunk)
+                group.create_task(self._handle(chunk))
+
+    async def _messages(self, express: bool) -> AsyncGenerator[Msg, None]:
         """Tasks as the probe needs names, for ever."""
         while True:
             try:
                 await jetstream.ensure_task_stream(self._jetstream)
                 durable = await jetstream.ensure_pool_consumer(
-                    self._jetstream, self._probe.pool, ack_wait=ACK_WAIT, max_ack_pending=10_000
+                    self._jetstream,
+                    self._probe.pool,
+                    ack_wait=ACK_WAIT,
+                    max_ack_pending=10_000,
+                    express=express,
                 )
                 pull = await self._jetstream.pull_subscribe_bind(
                     durable=durable, stream=jetstream.TASK_STREAM
                 )
                 try:
-                    async for message in self._pulled(pull):
+                    async for message in self._pulled(pull, express):
                         yield message
                 finally:
                     # Or the next task goes to an inbox that nobody reads.
@@ -147,9 +159,11 @@ class Worker:
                 log.warning("the queue is away: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(0.5)
 
-    async def _pulled(self, pull: JetStreamContext.PullSubscription) -> AsyncIterator[Msg]:
+    async def _pulled(
+        self, pull: JetStreamContext.PullSubscription, express: bool
+    ) -> AsyncIterator[Msg]:
         while True:
-            if not self._needs_names():
+            if not self._needs_names(express):
                 await asyncio.sleep(LOOK_PERIOD)
                 continue
             # One at a time: a larger batch waits for its last message.
@@ -162,14 +176,19 @@ class Worker:
                     raise
                 yield message
 
-    def _needs_names(self) -> bool:
+    def _needs_names(self, express: bool) -> bool:
         in_hand = sum(chunk.names for chunk in self._chunks)
         # A slow campaign's chunks keep nobody busy, and must not keep other campaigns out.
         busy = len(self._chunks) - sum(pace.waiting for pace in self._paces.values())
         if in_hand >= self._probe.names_limit or busy >= self.task_limit:
             return False
         on_the_way = sum(chunk.names for chunk in self._chunks if not chunk.asked)
-        return on_the_way + self._probe.waiting() < self._probe.names_ahead
+        ahead = on_the_way + self._probe.waiting()
+        if express:
+            return ahead < 2 * self._probe.names_ahead
+        # However many small campaigns there are: a large one goes on too.
+        alone = all(chunk.express for chunk in self._chunks)
+        return alone or ahead < self._probe.names_ahead
 
     async def _handle(self, chunk: _Chunk) -> None:
         """One task from claim to acknowledgement. Never raises but for cancellation."""

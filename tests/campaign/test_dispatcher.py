@@ -271,6 +271,37 @@ async def test_a_campaign_that_comes_later_has_its_share_first(
     assert left > 0
 
 
+async def express_tasks(queue: Client) -> int:
+    subject = jetstream.task_subject("dns", express=True)
+    info = await queue.jetstream().stream_info(jetstream.TASK_STREAM, subjects_filter=subject)
+    return (info.state.subjects or {}).get(subject, 0)
+
+
+async def test_newcomers_go_past_a_queue_that_is_full_but_not_without_end(
+    store: Store, pool: Pool, queue: Client
+) -> None:
+    large = await validating(store, [f"{number}.com" for number in range(20_000)])
+    newcomers = []
+
+    async def all_of_the_first() -> None:
+        assert await in_flight(store, newcomers[0]) == 5
+
+    async def as_many_as_there_may_be() -> None:
+        assert await task_count(queue) == 2 * FULL
+
+    async with dispatching(store, queue):
+        # Nobody takes any.
+        await handed_out(store, large, chunks=FULL)
+        before = await express_tasks(queue)
+        newcomers.append(await validating(store, NAMES))
+        await eventually(all_of_the_first)
+        assert await express_tasks(queue) == before + 5
+
+        newcomers += [await validating(store, NAMES) for _ in range(10)]
+        await eventually(as_many_as_there_may_be)
+        assert await in_flight(store, large) == FULL
+
+
 async def test_a_limited_campaign_gets_no_more_than_its_rate_until_the_limit_is_lifted(
     store: Store, pool: Pool, queue: Client
 ) -> None:

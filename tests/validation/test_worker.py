@@ -5,6 +5,7 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 
 import pytest
 from nats.aio.client import Client
@@ -87,6 +88,10 @@ async def verdicts(pool: Pool) -> list[tuple[str, int]]:
 def expected(sandbox: SandboxDns, names: Sequence[str]) -> list[tuple[str, int]]:
     settings = sandbox.settings
     return [(name, truth(name, settings.seed, settings.mix).verdict) for name in names]
+
+
+async def has_enough(probe: DnsProbe) -> None:
+    assert probe.waiting() >= probe.names_ahead
 
 
 async def all_acknowledged(queue: Client) -> None:
@@ -348,6 +353,46 @@ async def test_a_chunk_that_fails_is_on_record_and_waits(
     retried = (await history(campaign_store, running.campaign_no))[-1].chunk_retried
     assert (retried.attempt, retried.first_position) == (1, 0)
     assert "window is 20000" in retried.cause
+
+
+async def test_express_chunks_are_taken_while_others_wait(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    probe: DnsProbe,
+    worker: Worker,
+    dns: DnsConfiguration,
+    mute: str,
+) -> None:
+    slow = asking(mute)
+    slow.window, slow.timeout.seconds = 10, 20
+    # More than a worker takes ahead of those it can ask about.
+    many = [f"mute-{number}.com" for number in range(probe.names_ahead + 100)]
+    large = await validating(campaign_store, many, slow, chunk_size=5000)
+    waits = await validating(campaign_store, NAMES[:200], dns)
+    passes = await validating(campaign_store, NAMES[200:], dns)
+
+    async def states(running: RunningPhase) -> list[str]:
+        rows = await pool.fetch(
+            """SELECT CASE WHEN state = 'done' OR claim_time IS NULL THEN state ELSE 'claimed' END
+               FROM chunks WHERE phase = 2 AND campaign_no = $1""",
+            running.campaign_no,
+        )
+        return [row[0] for row in rows]
+
+    async def has_passed() -> None:
+        assert await states(passes) == ["done"]
+
+    async with working(worker):
+        await publish(queue, *await handed_out(campaign_store, large))
+        await eventually(partial(has_enough, probe))
+        await publish(queue, *await handed_out(campaign_store, waits))
+        await publish(queue, *await handed_out(campaign_store, passes), express=True)
+        await eventually(has_passed)
+
+        assert await states(large) == ["claimed"]
+        # One of them at most: it was asked for before there was enough to do.
+        assert "queued" in await states(waits)
 
 
 async def test_the_name_that_a_probe_fails_on_is_found_and_the_others_settled(

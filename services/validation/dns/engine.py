@@ -102,8 +102,9 @@ class Engine:
     async def resolve(self, names: Sequence[str]) -> list[Outcome]:
         """One outcome per name, in the order of `names`, which are normalised ASCII.
 
-        Calls at once share the window, the earlier served first. A cancelled call abandons its
-        names and disturbs no other. Raises EngineClosed.
+        Calls at once share the window in turns, so that a small one need not wait for the large
+        ones before it. A cancelled call abandons its names and disturbs no other. Raises
+        EngineClosed.
         """
         if self._loop is None:
             raise EngineClosed("the engine is not open")
@@ -161,6 +162,8 @@ class Engine:
                 calls.popleft()
                 if not call.left:
                     call.finish()
+            else:
+                calls.rotate(-1)
 
     def _room(self) -> int:
         """Questions that may be sent without too many recent ones being out."""

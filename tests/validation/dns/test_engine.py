@@ -302,6 +302,19 @@ def test_cancelling_one_call_leaves_the_others_right(loop):
     run(loop, check())
 
 
+async def test_a_small_call_takes_its_turn_before_large_ones_are_through():
+    mix = Mix(mute=0, slow=0)
+    async with SandboxDns(SandboxDnsSettings(mix=mix)) as server:
+        async with Engine([Resolver(*server.address)], EngineSettings(window=100)) as engine:
+            large = [asyncio.create_task(engine.resolve(names(3000))) for _ in range(2)]
+            await until(lambda: engine.stats().waiting > 5000)
+
+            assert wrong(await engine.resolve(names(20)), mix) == []
+
+            assert engine.stats().waiting > 3000
+            assert [wrong(await each, mix) for each in large] == [[], []]
+
+
 async def test_a_cancelled_call_gives_its_place_in_the_window_back(mute):
     async with Engine([mute], EngineSettings(window=50, burst=500, timeout=60)) as engine:
         stuck = asyncio.create_task(engine.resolve(names(500)))
