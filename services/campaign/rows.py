@@ -343,6 +343,7 @@ async def append_event(connection: Connection, campaign_no: int, event: event_pb
 
 async def share_phase(connection: Connection, running: RunningPhase) -> bool:
     """Whether the run still runs; a pause or cancel then waits for this transaction."""
+    await connection.execute("SELECT share_turn($1)", running.campaign_no)
     return await _lock_phase(connection, running, "FOR SHARE")
 
 

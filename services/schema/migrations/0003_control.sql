@@ -43,7 +43,7 @@ CREATE INDEX chunks_delayed ON chunks (campaign_no, phase, run) WHERE state = 'r
 
 -- The two below keep those who settle from shutting a pause out. Whoever shares a row's lock goes in before whoever waits for
 -- it alone, for ever when they are many; here everybody waits in line. Taken first of all locks, and until the transaction
--- ends: shared by whoever claims or settles, alone by whoever is to change the phases.
+-- ends: shared by whoever works on a phase as long as it runs, alone by whoever is to change the phases.
 CREATE FUNCTION share_turn(p_campaign integer) RETURNS void
 LANGUAGE sql AS $$
     SELECT pg_advisory_xact_lock_shared(1, p_campaign)
