@@ -294,14 +294,16 @@ class Ledger:
                 int(runs),
             )
             taken = {ChunkKey(*row) for row in rows}
-            for each in lost:
-                if runs and each.key in taken:
-                    cause = f"worker {each.worker} did not report in time"
-                    key = each.key
-                    retried = chunk_retried(
-                        key.phase, key.run, key.first_position, each.attempt, cause
-                    )
-                    await append_event(connection, key.campaign_no, retried)
+            if running is not None and runs:
+                told = [_taken_back(each) for each in lost if each.key in taken]
+                # One statement: meanwhile nobody settles a chunk of the campaign.
+                await connection.execute(
+                    """SELECT append_event($1, body)
+                       FROM unnest($2::bytea[]) WITH ORDINALITY AS told (body, place)
+                       ORDER BY place""",
+                    running.campaign_no,
+                    told,
+                )
         return [each.key for each in lost if each.key in taken]
 
     async def delayed(self) -> dict[ChunkKey, tuple[datetime, float]]:
@@ -409,6 +411,13 @@ def _place(key: ChunkKey) -> tuple[int, int, int, int]:
 def _columns(rows: Sequence[tuple[object, ...]], count: int) -> list[tuple[object, ...]]:
     """Rows as columns, of which there are `count` also when there are no rows."""
     return list(zip(*rows, strict=True)) if rows else [()] * count
+
+
+def _taken_back(lost: Sighting[ChunkKey]) -> bytes:
+    key = lost.key
+    cause = f"worker {lost.worker} did not report in time"
+    event = chunk_retried(key.phase, key.run, key.first_position, lost.attempt, cause)
+    return event.SerializeToString()
 
 
 def _seen(lost: Sequence[Sighting[ChunkKey]]) -> list[tuple[object, ...]]:
