@@ -39,9 +39,10 @@ log = logging.getLogger(__name__)
 
 # What waits on a queue before its workers' throughput is known, in names.
 LEAST_DEPTH = {"dns": 4_000}
-# A campaign with fewer names than this in flight is not kept waiting by those that have more: its
-# chunks go past the queue, up to so many names, whoever waits there.
-EXPRESS_NAMES = 2_000
+# The chunks of a campaign with so many names at most go past the queue, whoever waits there: who
+# has little to do is not kept waiting by those that have much. Not those of a large campaign, or
+# what has few names in flight for its priority would get more than its share.
+EXPRESS_NAMES = 5_000
 # How often everything that is handed out is looked at, and the queue is counted, s.
 LOOK_PERIOD = 1.0
 # A worker that reports every 5 s and has not for this long does not count, s.
@@ -230,7 +231,7 @@ class Supply:
         if full:
             # Not without an end, or those that wait would be kept there by newcomers.
             room = min(EXPRESS_NAMES, 2 * enough - waiting)
-            works = [work for work in works if work.in_flight < EXPRESS_NAMES]
+            works = [work for work in works if _is_small(work)]
         if room <= 0 or not works:
             return False
         works = sorted(works, key=self._place)[:CAMPAIGNS]
@@ -254,7 +255,7 @@ class Supply:
             self._turns.take(_run(work.running), offer.name_count, WEIGHTS[work.priority])
             if bucket := self._buckets.get(_run(work.running)):
                 bucket.take(offer.name_count)
-        await self._publish(_with_express(turns))
+        await self._publish([(offer.key, _is_small(work)) for offer, work in turns])
         # It was more than half empty; or more is ready than one round reads.
         return room > waiting or len(turns) == len(sizes) > 0
 
@@ -346,16 +347,8 @@ def _run(running: RunningPhase) -> tuple[int, int, int]:
     return running.campaign_no, running.phase, running.run
 
 
-def _with_express(turns: Sequence[tuple[Offer, Work]]) -> list[tuple[ChunkKey, bool]]:
-    """Which of the chunks need not wait: the first ones in flight of each campaign."""
-    in_flight: dict[tuple[int, int, int], int] = {}
-    tasks = []
-    for offer, work in turns:
-        run = _run(work.running)
-        names = in_flight.get(run, work.in_flight) + offer.name_count
-        in_flight[run] = names
-        tasks.append((offer.key, names <= EXPRESS_NAMES))
-    return tasks
+def _is_small(work: Work) -> bool:
+    return work.running.campaign_name_count <= EXPRESS_NAMES
 
 
 def _load(report: WorkerReport) -> task_pb2.WorkerLoad:
