@@ -122,7 +122,7 @@ class DeadLetters:
         async def change(
             connection: Connection, campaign: Campaign, letters: Sequence[int]
         ) -> None:
-            await act(connection, campaign, Action.REDRIVE, phase, actor="caller", reason=reason)
+            # Chunks before the campaign's row, as everybody takes them; a refusal undoes it.
             await connection.fetch(
                 """SELECT redrive_dead_letter($1, $2, $3, position, $5)
                    FROM unnest($4::int[]) AS position""",
@@ -132,6 +132,7 @@ class DeadLetters:
                 letters,
                 reason,
             )
+            await act(connection, campaign, Action.REDRIVE, phase, actor="caller", reason=reason)
 
         return await self._resolve(
             campaign_id, phase, positions, LetterState.REDRIVEN, change, reason, key, answer

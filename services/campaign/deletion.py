@@ -14,6 +14,8 @@ from datetime import timedelta
 from typing import TypeAlias
 from uuid import UUID
 
+import asyncpg
+
 from services.campaign.campaign import (
     Action,
     Campaign,
@@ -274,6 +276,10 @@ class Eraser:
                 portion = await self._deletions.delete_portion(
                     no, work.positions[no], self._portion
                 )
+            except asyncpg.QueryCanceledError:
+                log.warning("deleting the campaign with the number %d takes too long", no)
+                work.failed[no] = time.monotonic() + RETRY
+                continue
             except postgres.AWAY:
                 raise
             except Exception:

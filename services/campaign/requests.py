@@ -48,15 +48,10 @@ async def _answered(
 ) -> bytes:
     if key is None:
         return await change(connection)
-    claimed = await connection.fetchval(
-        """INSERT INTO requests (request_id, method, body_sha256, response)
-           VALUES ($1, $2, $3, '') ON CONFLICT DO NOTHING RETURNING 1""",
-        key.request_id,
-        key.method,
-        key.body_sha256,
-    )
-    if claimed is None:
-        return await _earlier_answer(connection, key)
+    while not await _claim(connection, key):
+        # None when it was forgotten just now, for it is a day old.
+        if (earlier := await _earlier_answer(connection, key)) is not None:
+            return earlier
     response = await change(connection)
     await connection.execute(
         "UPDATE requests SET response = $2 WHERE request_id = $1", key.request_id, response
@@ -64,11 +59,23 @@ async def _answered(
     return response
 
 
-async def _earlier_answer(connection: Connection, key: RequestKey) -> bytes:
+async def _claim(connection: Connection, key: RequestKey) -> bool:
+    claimed = await connection.fetchval(
+        """INSERT INTO requests (request_id, method, body_sha256, response)
+           VALUES ($1, $2, $3, '') ON CONFLICT DO NOTHING RETURNING 1""",
+        key.request_id,
+        key.method,
+        key.body_sha256,
+    )
+    return claimed is not None
+
+
+async def _earlier_answer(connection: Connection, key: RequestKey) -> bytes | None:
     row = await connection.fetchrow(
         "SELECT method, body_sha256, response FROM requests WHERE request_id = $1", key.request_id
     )
-    assert row is not None
+    if row is None:
+        return None
     if (row["method"], row["body_sha256"]) != (key.method, key.body_sha256):
         raise RequestIdReused(
             "this request_id came before, with another request", request_id=key.request_id

@@ -49,10 +49,13 @@ def delete(
     """Delete campaigns and everything known of their names. It cannot be undone.
 
     Deleted names stay taken: no other campaign gets them. Exit code 1 when a campaign was refused;
-    the others are deleted nevertheless.
+    the others are deleted nevertheless. Without a terminal --yes is needed.
     """
     ids = list(dict.fromkeys(campaign_ids))
-    if not yes and sys.stdin.isatty():
+    if not yes:
+        if not sys.stdin.isatty():
+            # A script says what it means: nothing brings deleted results back.
+            raise typer.BadParameter("nobody is there to be asked", param_hint="--yes")
         what = "this campaign" if len(ids) == 1 else f"these {len(ids):,} campaigns"
         typer.confirm(f"Delete {what} and all results?", abort=True, err=True)
 

@@ -243,7 +243,7 @@ def test_copy_prints_its_id_alone(serve: Any) -> None:
 def test_delete_stays_until_the_campaign_is_gone(serve: Any) -> None:
     campaigns = Campaigns(looks=3)
 
-    result = campaign(serve, campaigns, "delete", CAMPAIGN, "--force", "--reason", "done")
+    result = campaign(serve, campaigns, "delete", CAMPAIGN, "-y", "--force", "--reason", "done")
 
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == "deleted: 1 campaign\n"
@@ -256,7 +256,7 @@ def test_delete_stays_until_the_campaign_is_gone(serve: Any) -> None:
 def test_delete_without_waiting_says_that_it_goes_on(serve: Any) -> None:
     campaigns = Campaigns(looks=3)
 
-    result = campaign(serve, campaigns, "delete", CAMPAIGN, OTHER, CAMPAIGN, "--no-wait")
+    result = campaign(serve, campaigns, "delete", CAMPAIGN, OTHER, CAMPAIGN, "--yes", "--no-wait")
 
     assert result.stderr == "being deleted: 2 campaigns\n"
     assert campaigns.looks == 3
@@ -266,7 +266,7 @@ def test_delete_without_waiting_says_that_it_goes_on(serve: Any) -> None:
 def test_refused_deletion_is_told_and_the_others_are_done(serve: Any) -> None:
     campaigns = Campaigns(looks=0, refused=(OTHER,))
 
-    result = campaign(serve, campaigns, "delete", CAMPAIGN, OTHER)
+    result = campaign(serve, campaigns, "delete", CAMPAIGN, OTHER, "--yes")
 
     assert result.exit_code == 1
     assert f"{OTHER}: it runs [CAMPAIGN_ACTIVE]" in result.stderr
@@ -277,10 +277,20 @@ def test_many_campaigns_are_deleted_in_calls_of_a_thousand(serve: Any) -> None:
     campaigns = Campaigns()
     ids = [CAMPAIGN[:-4] + f"{number:04}" for number in range(1500)]
 
-    result = campaign(serve, campaigns, "delete", *ids, "--no-wait")
+    result = campaign(serve, campaigns, "delete", *ids, "--yes", "--no-wait")
 
     assert result.stderr == "being deleted: 1,500 campaigns\n"
     assert [len(request.campaign_ids) for request in campaigns.requests] == [1000, 500]
+
+
+def test_a_script_has_to_say_that_it_means_it(serve: Any) -> None:
+    campaigns = Campaigns()
+
+    result = campaign(serve, campaigns, "delete", CAMPAIGN)
+
+    assert result.exit_code == 2
+    assert "--yes" in result.stderr
+    assert not campaigns.requests
 
 
 @pytest.mark.parametrize(("typed", "asked"), [("n", False), ("y", True)])
