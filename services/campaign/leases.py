@@ -29,7 +29,8 @@ class Sighting(Generic[Key]):
     """A chunk that is handed out, as it was seen once. `mark` changes with every sign of life."""
 
     key: Key
-    pool: str
+    # The subject its task is published on: first in, first out.
+    subject: str
     attempt: int
     claimed: bool
     mark: object
@@ -78,7 +79,7 @@ class Leases(Generic[Key]):
     def __init__(self) -> None:
         self._stillness: Stillness[Key] = Stillness()
         self._sightings: dict[Key, Sighting[Key]] = {}
-        # Per pool, the latest time at which a task was published that a worker has taken since.
+        # Per subject, the latest time at which a task was published that a worker has taken since.
         self._reached: dict[str, float] = {}
 
     def look(self, now: float, sightings: Iterable[Sighting[Key]]) -> None:
@@ -92,8 +93,8 @@ class Leases(Generic[Key]):
                 continue
             # One that came and was taken between two looks was published after the first of them.
             at = published.get(key)
-            self._reached[each.pool] = max(
-                self._reached.get(each.pool, 0.0), looked if at is None else at
+            self._reached[each.subject] = max(
+                self._reached.get(each.subject, 0.0), looked if at is None else at
             )
         marks = {each.key: (each.attempt, each.mark) for each in self._sightings.values()}
         self._stillness.look(now, marks)
@@ -109,16 +110,16 @@ class Leases(Generic[Key]):
     def lost_tasks(self, on_queue: Mapping[str, int]) -> list[Sighting[Key]]:
         """Chunks that nobody has claimed and whose task the queue has not got any more.
 
-        `on_queue` counts the tasks of each pool, those in workers' hands included; it was taken
+        `on_queue` counts the tasks of each subject, those in workers' hands included; it was taken
         before the last look, so that a shortage is real.
         """
         unclaimed: dict[str, list[Sighting[Key]]] = {}
         for each in self._sightings.values():
             if not each.claimed:
-                unclaimed.setdefault(each.pool, []).append(each)
+                unclaimed.setdefault(each.subject, []).append(each)
         lost = []
-        for pool, waiting in unclaimed.items():
-            short = on_queue.get(pool, 0) < len(waiting)
+        for subject, waiting in unclaimed.items():
+            short = on_queue.get(subject, 0) < len(waiting)
             lost += [each for each in waiting if self._is_lost(each, short)]
         return lost
 
@@ -126,7 +127,7 @@ class Leases(Generic[Key]):
         if short and self._stillness.age(each.key) >= TASK_AGE:
             return True
         since = self._stillness.since(each.key)
-        return since is not None and since + OVERTAKEN < self._reached.get(each.pool, 0.0)
+        return since is not None and since + OVERTAKEN < self._reached.get(each.subject, 0.0)
 
 
 class Delays(Generic[Key]):

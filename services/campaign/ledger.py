@@ -23,6 +23,8 @@ from services.campaign.rows import (
     take_phase,
     to_running_phase,
 )
+from services.campaign.share import is_small
+from services.chassis.jetstream import task_subject
 from services.chassis.postgres import Connection, Pool
 
 # Chunks planned in one transaction, at most.
@@ -246,14 +248,16 @@ class Ledger:
     async def queued(self) -> list[Sighting[ChunkKey]]:
         """Return every chunk that is handed out."""
         rows = await self._pool.fetch(
-            """SELECT campaign_no, phase, run, first_position, attempt, claim_time IS NOT NULL,
-                   lease_expire_time, worker
-               FROM chunks WHERE state = 'queued'"""
+            """SELECT c.campaign_no, c.phase, c.run, c.first_position, c.attempt,
+                   c.claim_time IS NOT NULL, c.lease_expire_time, c.worker, k.name_count
+               FROM chunks c JOIN campaigns k ON k.no = c.campaign_no WHERE c.state = 'queued'"""
         )
         return [
             Sighting(
                 key=ChunkKey(*row[:4]),
-                pool=POOLS.get(Phase(row["phase"]), ""),
+                subject=task_subject(
+                    POOLS.get(Phase(row["phase"]), ""), express=is_small(row["name_count"])
+                ),
                 attempt=row["attempt"],
                 claimed=row[5],
                 mark=row["lease_expire_time"],

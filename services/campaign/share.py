@@ -17,6 +17,10 @@ WEIGHTS = {"HIGH": 4, "NORMAL": 2, "LOW": 1}
 DEPTH_SECONDS = 0.2
 MOST_NAMES = 200_000
 CHUNKS_PER_WORKER = 2
+# The chunks of a campaign with so many names at most go past the queue, whoever waits there: who
+# has little to do is not kept waiting by those that have much. Not those of a large campaign, or
+# what has few names in flight for its priority would get more than its share.
+EXPRESS_NAMES = 5_000
 # Over this many seconds the throughput is averaged.
 SMOOTHING = 1.0
 # The most that a campaign saves up of its rate limit, s.
@@ -72,6 +76,11 @@ def choose(candidates: Sequence[Candidate], room: int) -> list[int]:
         if may_have_more(i):
             heapq.heappush(line, place(i))
     return chosen
+
+
+def is_small(name_count: int) -> bool:
+    """Whether a campaign's chunks go past those of others."""
+    return name_count <= EXPRESS_NAMES
 
 
 class Turns(Generic[Key]):

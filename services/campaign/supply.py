@@ -24,6 +24,7 @@ from services.campaign.leases import Delays, Leases, Stillness
 from services.campaign.ledger import POOLS, ChunkKey, Offer, Work, WorkerReport
 from services.campaign.rows import RunningPhase
 from services.campaign.share import (
+    EXPRESS_NAMES,
     WEIGHTS,
     Bucket,
     Candidate,
@@ -31,6 +32,7 @@ from services.campaign.share import (
     Turns,
     choose,
     depth,
+    is_small,
 )
 from services.campaign.store import Store
 from services.chassis import jetstream, postgres
@@ -39,10 +41,6 @@ log = logging.getLogger(__name__)
 
 # What waits on a queue before its workers' throughput is known, in names.
 LEAST_DEPTH = {"dns": 4_000}
-# The chunks of a campaign with so many names at most go past the queue, whoever waits there: who
-# has little to do is not kept waiting by those that have much. Not those of a large campaign, or
-# what has few names in flight for its priority would get more than its share.
-EXPRESS_NAMES = 5_000
 # How often everything that is handed out is looked at, and the queue is counted, s.
 LOOK_PERIOD = 1.0
 # A worker that reports every 5 s and has not for this long does not count, s.
@@ -152,7 +150,7 @@ class Supply:
         self._take_reports(await self._ledger.workers())
 
     async def _count_tasks(self) -> dict[str, int]:
-        """Tasks of each pool that are not acknowledged."""
+        """Tasks of each subject that are not acknowledged."""
         try:
             info = await self._jetstream.stream_info(
                 jetstream.TASK_STREAM, subjects_filter=f"{jetstream.TASK_SUBJECT}.>"
@@ -162,14 +160,7 @@ class Supply:
             return {}
         if info.config.num_replicas != self._replicas:
             await self._change_replicas(info.config.num_replicas)
-        subjects = info.state.subjects or {}
-        return {
-            pool: sum(
-                subjects.get(jetstream.task_subject(pool, express=express), 0)
-                for express in (False, True)
-            )
-            for pool in self._pools
-        }
+        return dict(info.state.subjects or {})
 
     async def _change_replicas(self, present: int | None) -> None:
         """Ask for as many copies of the queue as are wanted. What there is will do until then: a
@@ -231,7 +222,7 @@ class Supply:
         if full:
             # Not without an end, or those that wait would be kept there by newcomers.
             room = min(EXPRESS_NAMES, 2 * enough - waiting)
-            works = [work for work in works if _is_small(work)]
+            works = [work for work in works if is_small(work.running.campaign_name_count)]
         if room <= 0 or not works:
             return False
         works = sorted(works, key=self._place)[:CAMPAIGNS]
@@ -255,7 +246,9 @@ class Supply:
             self._turns.take(_run(work.running), offer.name_count, WEIGHTS[work.priority])
             if bucket := self._buckets.get(_run(work.running)):
                 bucket.take(offer.name_count)
-        await self._publish([(offer.key, _is_small(work)) for offer, work in turns])
+        await self._publish(
+            [(offer.key, is_small(work.running.campaign_name_count)) for offer, work in turns]
+        )
         # It was more than half empty; or more is ready than one round reads.
         return room > waiting or len(turns) == len(sizes) > 0
 
@@ -345,10 +338,6 @@ class Supply:
 
 def _run(running: RunningPhase) -> tuple[int, int, int]:
     return running.campaign_no, running.phase, running.run
-
-
-def _is_small(work: Work) -> bool:
-    return work.running.campaign_name_count <= EXPRESS_NAMES
 
 
 def _load(report: WorkerReport) -> task_pb2.WorkerLoad:

@@ -56,6 +56,11 @@ class Isolation:
         self._grace = grace
         self._room = asyncio.Semaphore(children)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next attempt would have to wait for another one's end."""
+        return self._room.locked()
+
     async def attempt(self, claim: Claim, time_limit: Callable[[], float]) -> bool:
         """Whether the chunk's results were stored by the child.
 

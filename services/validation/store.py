@@ -128,9 +128,11 @@ class Store:
         )
         return limit or 0
 
-    async def release(self, claim: Claim) -> None:
-        """Give a claim back unfinished: anybody may have it at once."""
-        await self._pool.execute(_RELEASE, *_arguments(claim.key), claim.attempt, timedelta())
+    async def release(self, claim: Claim, delay: float = 0) -> None:
+        """Give a claim back unfinished: anybody may have it, `delay` seconds from now."""
+        await self._pool.execute(
+            _RELEASE, *_arguments(claim.key), claim.attempt, timedelta(seconds=delay)
+        )
 
     async def fail(self, claim: Claim, cause: str, delay: float) -> bool:
         """Give a claim back whose attempt failed, for `delay` seconds from now, and on record.

@@ -49,6 +49,8 @@ LOOK_PERIOD = 0.02
 ACK_WAIT = 6.0
 # All claims are held by one statement: a lost one, or a paused phase, is noticed as fast.
 HOLD_PERIOD = 1.0
+# Seconds before a suspect that nobody here has room for is handed out again.
+NO_ROOM_DELAY = 1.0
 REPORT_PERIOD = 5.0
 
 
@@ -237,7 +239,11 @@ class Worker:
             raise _NotOurTask
         key = ChunkKey(task.campaign_no, task.phase, task.run, task.first_position)
         claim = await self._claim(key)
-        if claim is not None:
+        if claim is not None and is_suspect(claim.lost_count) and self._isolation.is_full:
+            # Not hoarded: other workers may have room, and whoever ends this one would make all of
+            # them more suspect.
+            await self._store.release(claim, NO_ROOM_DELAY)
+        elif claim is not None:
             chunk.claim, chunk.names = claim, claim.name_count
             try:
                 if await self._attempt(chunk, claim):

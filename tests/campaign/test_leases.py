@@ -25,8 +25,8 @@ def claim(key: str, mark: object, attempt: int = 1) -> Sighting[str]:
     return Sighting(key, "dns", attempt, claimed=True, mark=mark, worker="w")
 
 
-def task(key: str, mark: object = 0, pool: str = "dns") -> Sighting[str]:
-    return Sighting(key, pool, 0, claimed=False, mark=mark)
+def task(key: str, mark: object = 0, subject: str = "dns") -> Sighting[str]:
+    return Sighting(key, subject, 0, claimed=False, mark=mark)
 
 
 def keys(sightings: Sequence[Sighting[str]]) -> list[str]:
@@ -126,7 +126,7 @@ def test_a_task_that_has_just_been_published_is_not_lost() -> None:
 
 def test_the_tasks_of_one_pool_do_not_hide_behind_those_of_another() -> None:
     leases: Leases[str] = Leases()
-    look_for(leases, 3, task("a"), task("b", pool="http"))
+    look_for(leases, 3, task("a"), task("b", subject="http"))
     assert keys(leases.lost_tasks({"dns": 100, "http": 0})) == ["b"]
 
 
@@ -166,3 +166,15 @@ def test_a_delay_that_was_set_anew_is_waited_out_anew() -> None:
     delays.look(0, {"a": (1, 10.0)})
     assert delays.look(11, {"a": (2, 10.0)}) == []
     assert delays.look(21, {"a": (2, 0.0)}) == ["a"]
+
+
+def test_tasks_that_may_pass_others_do_not_make_them_lost() -> None:
+    leases: Leases[str] = Leases()
+    ordinary = task("ordinary")
+    look_for(leases, 12, ordinary)
+    passing = task("small", subject="dns.express")
+    look_for(leases, 1, ordinary, passing, begin=12)
+    taken = Sighting("small", "dns.express", 1, claimed=True, mark=1, worker="w")
+    look_for(leases, 2, ordinary, taken, begin=13)
+
+    assert leases.lost_tasks({"dns": 1, "dns.express": 1}) == []
