@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from services.sandbox.truth import truth
 from services.validation.dns.verdict import Verdict
 from services.validation.dns_probe import DnsProbe
 from services.validation.engines import Engines
+from services.validation.isolation import MAX_CHILDREN
 from services.validation.store import Store
 from services.validation.worker import Worker
 from tests.campaigns import DNS, act, from_upload, hand_out, history, kinds, validating
@@ -353,6 +355,35 @@ async def test_a_chunk_that_fails_is_on_record_and_waits(
     retried = (await history(campaign_store, running.campaign_no))[-1].chunk_retried
     assert (retried.attempt, retried.first_position) == (1, 0)
     assert "window is 20000" in retried.cause
+
+
+async def test_suspects_that_there_is_no_room_for_are_left_to_others(
+    pool: Pool,
+    campaign_store: CampaignStore,
+    queue: Client,
+    store: Store,
+    probe: DnsProbe,
+    dns: DnsConfiguration,
+) -> None:
+    stays = [sys.executable, "-c", "import signal; signal.pause()"]
+    worker = Worker(
+        store=store, queue=queue, probe=probe, worker_id="w", host="host", pid=7, alone=stays
+    )
+    names = [f"suspect-{number}.com" for number in range(1500)]
+    running = await validating(campaign_store, names, dns)
+    keys = await handed_out(campaign_store, running)
+    await pool.execute("UPDATE chunks SET lost_count = 2 WHERE phase = 2")
+
+    async def divided() -> None:
+        rows = await pool.fetch(
+            "SELECT claim_time, ready_time FROM chunks WHERE phase = 2 AND state <> 'done'"
+        )
+        assert sum(row["claim_time"] is not None for row in rows) == MAX_CHILDREN
+        assert sum(row["ready_time"] is not None for row in rows) == len(keys) - MAX_CHILDREN
+
+    async with working(worker):
+        await publish(queue, *keys)
+        await eventually(divided, within=20)
 
 
 async def test_express_chunks_are_taken_while_others_wait(
