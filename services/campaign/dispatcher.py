@@ -25,9 +25,10 @@ log = logging.getLogger(__name__)
 # A round comes this long after the one before, s, when nobody wakes it; sooner while a queue may
 # run dry.
 ROUND, SOON = 0.2, 0.05
-# Between two rounds there is at least this, and twice the time that the last one took: what wakes
-# it comes with every chunk.
-PAUSE = 0.02
+# Between two rounds there is at least this: what wakes it comes with every chunk. After a long one
+# as long as it took, and a quarter of that after a short one: every step of a small campaign waits
+# for a round, and for the pause before it.
+PAUSE, LONG = 0.02, 0.1
 REQUEST_AGE = timedelta(hours=24)
 FORGET_PERIOD = 60.0
 FORGET_PORTION = 50_000
@@ -87,7 +88,7 @@ class Dispatcher:
                 except (*postgres.AWAY, *jetstream.AWAY) as error:
                     log.warning("dispatching waits: %s: %s", type(error).__name__, error)
                     await asyncio.sleep(0.5)
-                await asyncio.sleep(max(PAUSE, 2 * (time.monotonic() - begun)))
+                await asyncio.sleep(_pause(time.monotonic() - begun))
                 try:
                     async with asyncio.timeout(SOON if soon else ROUND):
                         await self._wake.wait()
@@ -179,3 +180,7 @@ class Dispatcher:
         finally:
             del self._generators[running.campaign_no]
             self.wake()
+
+
+def _pause(took: float) -> float:
+    return max(PAUSE, took if took >= LONG else took / 4)
