@@ -426,16 +426,18 @@ async def test_express_chunks_are_taken_while_others_wait(
         assert "queued" in await states(waits)
 
 
-async def test_the_name_that_a_probe_fails_on_is_found_and_the_others_settled(
+async def test_the_name_that_a_probe_fails_on_is_found_and_mended(
     pool: Pool,
     campaign_store: CampaignStore,
     queue: Client,
     store: Store,
     engines: Engines,
+    probe: DnsProbe,
     sandbox: SandboxDns,
     dns: DnsConfiguration,
 ) -> None:
-    """The probe raises what also means that a part is away: here it is about the name."""
+    """The probe raises what also means that a part is away: here it is about the name. Then a
+    worker that does not fail on it is given the letter."""
     running = await validating(campaign_store, NAMES, dns)
     poisoned = PoisonedProbe(engines, NAMES[77], raise_an_error)
     dispatching = asyncio.create_task(Dispatcher(store=campaign_store, queue=queue).dispatch())
@@ -445,8 +447,6 @@ async def test_the_name_that_a_probe_fails_on_is_found_and_the_others_settled(
 
     async with working(new_worker(store, queue, poisoned)):
         await eventually(completed, within=30)
-    dispatching.cancel()
-    await asyncio.wait([dispatching])
 
     others = [name for name in NAMES if name != NAMES[77]]
     found = dict(await verdicts(pool))
@@ -461,6 +461,20 @@ async def test_the_name_that_a_probe_fails_on_is_found_and_the_others_settled(
     tally = await campaign_store.tally(running.campaign_no, DNS, 1)
     assert sum(tally.outcomes) == tally.settled_count == 250
     assert tally.outcomes[Verdict.DEAD_LETTER - 1] == 1
+
+    await campaign_store.dead_letters.redrive(
+        running.campaign_id, DNS, [77], reason="mended", key=None, answer=lambda count: b""
+    )
+    async with working(new_worker(store, queue, probe)):
+        await eventually(completed, within=30)
+    dispatching.cancel()
+    await asyncio.wait([dispatching])
+
+    assert await verdicts(pool) == expected(sandbox, NAMES)
+    tally = await campaign_store.tally(running.campaign_no, DNS, 1)
+    assert sum(tally.outcomes) == tally.settled_count == 250
+    assert tally.outcomes[Verdict.DEAD_LETTER - 1] == 0
+    assert await pool.fetchval("SELECT state FROM dead_letters") == "REDRIVEN"
 
 
 async def test_settings_that_cannot_be_used_bury_no_name(

@@ -127,7 +127,8 @@ LANGUAGE sql AS $$
     SELECT EXISTS (SELECT FROM failed)
 $$;
 
--- Replaces a claimed chunk by its two halves, both ready and with p_failure_count failures to their name. Returns the second half's first position; null: the claim was not ours any more, or there is one name only.
+-- Replaces a claimed chunk by its two halves, both ready and with p_failure_count failures to their name. Returns the second half's
+-- first position; null: the claim was not ours any more, or there is one name only.
 CREATE FUNCTION split_chunk(
     p_campaign integer, p_phase smallint, p_run integer, p_first integer, p_attempt integer, p_failure_count integer
 ) RETURNS integer
