@@ -1,6 +1,8 @@
 """WatchCampaigns through a real port: nothing missed, nothing twice, nothing out of order."""
 
 import asyncio
+import itertools
+import time
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
@@ -136,6 +138,29 @@ async def test_progress_never_goes_back_and_ends_at_the_truth(
     last = messages[-1].progress
     assert (last.name_count, last.status) == (30, pb.PHASE_STATUS_RUNNING)
     assert [(o.outcome, o.count) for o in last.outcomes] == [("GENERATED", 30)]
+
+
+async def test_progress_is_told_four_times_a_second_at_most(
+    campaigns: Stub, store: Store, growing: RunningPhase
+) -> None:
+    begun = time.monotonic()
+    call = watch(campaigns, growing)
+    await opened(call)
+    told: list[float] = []
+    positions = itertools.count()
+
+    async def change() -> None:
+        while len(told) < 9:
+            await append(store, growing, next(positions))
+
+    changing = asyncio.create_task(change())
+    while len(told) < 9:
+        if (await call.read()).HasField("progress"):
+            told.append(time.monotonic() - begun)
+    await changing
+
+    # Two full seconds have to pass before the ninth.
+    assert told[-1] >= 2, told
 
 
 async def test_a_watcher_is_not_told_what_the_last_one_left(
