@@ -3,10 +3,8 @@
 Each kill proves from the tables that it hits between 5% and 90% of the names.
 """
 
-import os
 import random
 import shutil
-import signal
 from collections.abc import Callable
 from functools import partial
 
@@ -14,9 +12,8 @@ import pytest
 
 from domainflow.campaign.v1 import campaign_pb2
 from services.chassis.postgres import open_pool
-from tests.eventually import eventually
 from tests.suite.living import gone
-from tests.system.campaigns import DNS, Trial, World, check_every_verdict
+from tests.system.campaigns import Trial, World, check_every_verdict
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -88,39 +85,6 @@ async def test_queue_dies_and_then_loses_everything(world: World) -> None:
     await check_every_verdict(trial)
 
 
-async def test_frozen_worker_loses_its_chunks_to_others(world: World) -> None:
-    trial = await Trial.begin(world, NAMES)
-    await trial.until(more_than(0.1))
-    pid = world.suite.processes["worker-1"].pid
-    assert pid is not None
-    mine = """SELECT first_position, attempt FROM chunks
-        WHERE state = 'queued' AND claim_time IS NOT NULL AND worker LIKE $1"""
-    await trial.is_in_the_middle()
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        held = {row[0]: row[1] for row in await world.rows(mine, f"%-{pid}-%")}
-        assert held
-        # Longer than its lease: every chunk that it holds is done by somebody else.
-        await trial.until(lambda t: all((DNS, first) in t.settled for first in held))
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    await trial.finished()
-    await _reports_again(world, pid)
-
-    ledger = await world.rows(
-        "SELECT first_position, attempt, worker FROM chunks WHERE first_position = ANY($1)"
-        " AND phase = $2 AND campaign_no = (SELECT max(campaign_no) FROM chunks)",
-        list(held),
-        DNS,
-    )
-    assert len(ledger) == len(held)
-    for row in ledger:
-        assert row["attempt"] > held[row["first_position"]]
-        assert f"-{pid}-" not in row["worker"]
-    assert world.suite.processes["worker-1"].pid == pid
-    await check_every_verdict(trial)
-
-
 async def test_worker_frozen_in_its_transaction_does_not_hold_up_the_campaign(world: World) -> None:
     trial = await Trial.begin(world, 10_000)
     await trial.until(more_than(0.05))
@@ -139,17 +103,6 @@ async def test_worker_frozen_in_its_transaction_does_not_hold_up_the_campaign(wo
         assert not await world.rows("SELECT FROM pg_stat_activity WHERE pid = $1", backend)
 
     await check_every_verdict(trial)
-
-
-async def _reports_again(world: World, pid: int) -> None:
-    """Return when the worker lives again and holds nothing: its late results were refused."""
-    idle = "SELECT FROM workers WHERE pid = $1 AND report_time > $2 AND chunks_in_flight = 0"
-    since = await world.value("SELECT now()")
-
-    async def reported_idle() -> None:
-        assert await world.rows(idle, pid, since)
-
-    await eventually(reported_idle, within=30)
 
 
 async def test_paused_campaign_stands_still_until_resumed(world: World) -> None:
