@@ -117,7 +117,7 @@ def main() -> int:
         return 2
     telemetry.set_up("campaign", json_logs=settings.log_format == "json")
     try:
-        # A fifth less CPU for a thousand watchers than asyncio's own loop.
+        # A thousand watchers cost 0.43 cores, with asyncio's own loop 0.52 (one run each).
         uvloop.run(run(settings))
     except Exception:
         logging.getLogger(__name__).exception("the campaign service ended")
