@@ -230,9 +230,8 @@ async def act(
 
     In FULL_SEQUENCE the next phase starts in the same transaction. Generation takes its names of
     the pattern when it starts, and gives back those that it has not made when it is cancelled or
-    left out after a failure. Raises what
-    campaign.steps raises, NamesReserved, and InvalidFields for a pattern that is not accepted any
-    more; then nothing was written.
+    left out after a failure. Raises what campaign.steps raises, NamesReserved, and InvalidFields
+    for a pattern that is not accepted any more; then nothing was written.
     """
     before = campaign
     first, *more = steps(campaign, action, phase)
