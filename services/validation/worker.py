@@ -138,6 +138,7 @@ class Worker:
     async def _messages(self, express: bool) -> AsyncGenerator[Msg, None]:
         """Tasks as the probe needs names, for ever."""
         while True:
+            jetstream.raise_if_cancelled()
             try:
                 await jetstream.ensure_task_stream(self._jetstream)
                 durable = await jetstream.ensure_pool_consumer(
@@ -165,6 +166,8 @@ class Worker:
         self, pull: JetStreamContext.PullSubscription, express: bool
     ) -> AsyncIterator[Msg]:
         while True:
+            # Also one that came while the queue was asked before, or had nothing to give.
+            jetstream.raise_if_cancelled()
             if not self._needs_names(express):
                 await asyncio.sleep(LOOK_PERIOD)
                 continue
@@ -355,6 +358,7 @@ class Worker:
     async def _hold(self) -> None:
         """Keep claims and tasks alive; end the work on those that are lost."""
         while True:
+            jetstream.raise_if_cancelled()
             await asyncio.sleep(HOLD_PERIOD)
             chunks = {chunk.claim: chunk for chunk in self._chunks if chunk.claim and chunk.end}
             try:
