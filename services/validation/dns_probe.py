@@ -7,8 +7,9 @@ from math import ceil
 
 from domainflow.campaign.v1 import campaign_pb2
 from services.validation.dns.verdict import Outcome, Verdict
-from services.validation.engines import Engines, engine_settings
+from services.validation.engines import Engines
 from services.validation.load import EndpointCounts
+from services.validation.plans import plan_of
 from services.validation.probe import Check
 from services.validation.results import ChunkResults, chunk_results
 from services.validation.store import Claim
@@ -37,9 +38,8 @@ class DnsProbe:
 
     @asynccontextmanager
     async def prepare(self, claim: Claim) -> AsyncIterator[Check[Outcome]]:
-        dns = _configuration(claim)
-        async with self.engines.use(dns.resolvers, engine_settings(dns)) as engine:
-            yield engine.resolve
+        async with self.engines.use(plan_of(_configuration(claim))) as examiner:
+            yield examiner.examine
 
     def results(self, claim: Claim, outcomes: Sequence[Outcome]) -> ChunkResults:
         key = claim.key
@@ -50,7 +50,7 @@ class DnsProbe:
         return Outcome(name, Verdict.DEAD_LETTER, -1, (), (), -1, "", 0, 0, False)
 
     def time_limit(self, claim: Claim) -> float:
-        settings = engine_settings(_configuration(claim))
+        settings = plan_of(_configuration(claim)).engine
         # One window after the other, every name of it mute.
         windows = ceil(claim.name_count / settings.window)
         return windows * settings.tries * (settings.timeout + settings.soft_delay)

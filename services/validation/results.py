@@ -75,7 +75,11 @@ def chunk_results(
     sources: dict[tuple[int, str], bytes] = {}
     source_of = sources.get
     for position, outcome in enumerate(outcomes, first_position):
-        name, verdict, rcode, addresses, chain, ttl, resolver, attempts, duration, tcp = outcome
+        # fmt: off
+        name, verdict, rcode, addresses, chain, ttl, resolver, attempts, duration, tcp, _, _ = (
+            outcome
+        )
+        # fmt: on
         counts[verdict - 1] += 1
         add_line(name + _LINE_ENDS[verdict])
         if duration > _MAX_INT:

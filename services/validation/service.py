@@ -10,9 +10,11 @@ from domainflow.validation.v1 import validation_service_pb2_grpc as pb_grpc
 from services.chassis.domain_name import NotADomainName, normalise
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
 from services.chassis.errors import FieldViolation
+from services.validation.dns.plan import Plan
 from services.validation.dns.settings import EngineSettings
 from services.validation.dns.verdict import Outcome
 from services.validation.engines import Engines
+from services.validation.plans import resolvers_of
 from services.validation.store import Store
 
 Context = Any
@@ -34,8 +36,8 @@ class ValidationService(pb_grpc.ValidationServiceServicer):
         self, request: pb.CheckNamesRequest, context: Context
     ) -> pb.CheckNamesResponse:
         names = [normalise(name) for name in request.names]
-        async with self._engines.use(request.resolvers, ONE_SOCKET) as engine:
-            outcomes = await engine.resolve(names)
+        async with self._engines.use(Plan(resolvers_of(request.resolvers), ONE_SOCKET)) as examiner:
+            outcomes = await examiner.examine(names)
         now = time.time_ns()
         return pb.CheckNamesResponse(
             checked_names=[

@@ -4,7 +4,8 @@ import pytest
 
 from services.sandbox.dns_server import Faults, SandboxDns, SandboxDnsSettings
 from services.validation import machine
-from services.validation.dns.settings import EngineSettings
+from services.validation.dns.plan import Plan
+from services.validation.dns.resolvers import Resolver
 from services.validation.engines import Engines
 from services.validation.load import Counts, EndpointCounts, LoadMeter
 
@@ -75,15 +76,15 @@ def test_the_worst_ten_endpoints_are_told_of_worst_first() -> None:
 async def test_the_engine_takes_the_time_of_answers() -> None:
     settings = SandboxDnsSettings(faults=Faults(loss=0, late=0, delay=0.03))
     async with SandboxDns(settings) as server, Engines() as engines:
-        resolver = "{}:{}".format(*server.address)
-        async with engines.use([resolver], EngineSettings()) as engine:
-            await engine.resolve([f"name-{number}.com" for number in range(200)])
+        resolver = Resolver(*server.address)
+        async with engines.use(Plan((resolver,))) as examiner:
+            await examiner.examine([f"name-{number}.com" for number in range(200)])
         meter = LoadMeter()
 
         load = measure(meter, *engines.endpoints())
 
     assert load.latency_us >= 30_000
-    assert [it.endpoint for it in load.endpoints] == [resolver]
+    assert [it.endpoint for it in load.endpoints] == [str(resolver)]
 
 
 def test_the_machine_tells_what_is_used_of_it() -> None:

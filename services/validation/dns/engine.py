@@ -20,7 +20,7 @@ from services.validation.dns.query import Call, Query
 from services.validation.dns.resolvers import Resolver
 from services.validation.dns.settings import EngineSettings
 from services.validation.dns.stats import EngineStats
-from services.validation.dns.upstream import Channel, Upstream, Upstreams
+from services.validation.dns.upstream import ANY, Channel, Route, Upstream, Upstreams
 from services.validation.dns.verdict import Outcome, Verdict
 
 # Time-outs and delayed retries are looked at this often.
@@ -63,8 +63,7 @@ class Engine:
         self._upstreams = Upstreams(resolvers, settings, random or SystemRandom(), self._drain)
         self._flight = Flight(self._upstreams)
         self._follow_up = FollowUp(self._flight, settings, self._fill)
-        self._questions = wire.Questions(settings.qtype)
-        self._quick = (wire.QUICK if settings.qtype == wire.A else wire.QUICK_ABSENT).get
+        self._questions = {qtype: wire.Questions(qtype) for qtype in wire.QTYPES}
         self._timeout_ns = int(settings.timeout * 1e9)
         # Questions that may be recent at once.
         self._burst = settings.burst * self._upstreams.usable()
@@ -102,18 +101,37 @@ class Engine:
         self._upstreams.close()
         await self._follow_up.close()
 
-    async def resolve(self, names: Sequence[str]) -> list[Outcome]:
+    @property
+    def operators(self) -> frozenset[str]:
+        """Who operates the resolvers."""
+        return frozenset(upstream.operator for upstream in self._upstreams.all)
+
+    async def resolve(
+        self,
+        names: Sequence[str],
+        *,
+        qtype: int = wire.A,
+        route: Route = ANY,
+        checking_disabled: bool = False,
+    ) -> list[Outcome]:
         """One outcome per name, in the order of `names`, which are normalised ASCII.
 
-        Calls at once share the window, the earlier served first, but for short ones, which need not
-        wait for long ones before them. A cancelled call abandons its names and disturbs no other.
-        Raises EngineClosed.
+        `qtype` is one of wire.QTYPES; with `checking_disabled` validating resolvers answer although
+        signatures are broken. Calls at once share the window, the earlier served first, but for
+        short ones, which need not wait for long ones before them. A cancelled call abandons its
+        names and disturbs no other. Raises EngineClosed.
         """
         if self._loop is None:
             raise EngineClosed("the engine is not open")
         if not names:
             return []
-        call = Call(names, self._loop.create_future())
+        call = Call(
+            names,
+            self._loop.create_future(),
+            self._questions[qtype],
+            route,
+            checking_disabled=checking_disabled,
+        )
         if len(names) <= SHORT:
             place = next((i for i, c in enumerate(self._calls) if len(c.names) > SHORT), None)
             self._calls.insert(len(self._calls) if place is None else place, call)
@@ -161,7 +179,7 @@ class Engine:
                 return
             call = calls[0]
             now = time.monotonic_ns()
-            upstream = self._upstreams.pick(now, None)
+            upstream = self._upstreams.pick(now, None, call.route)
             burst = min(1 if upstream.suspect else BURST, room)
             last = min(call.next + burst, len(call.names))
             self._send_names(call, last, upstream.channel(now))
@@ -178,9 +196,9 @@ class Engine:
         # This loop and the one in _drain run once per name. They are flat because a call of a
         # function costs 0.1 us, and a name 9 us altogether.
         names = call.names
-        suffixes = self._questions.suffixes
-        suffix_of = self._questions.suffix
-        header, tail = wire.HEADER, wire.OPT_RECORD
+        suffixes = call.questions.suffixes
+        suffix_of = call.questions.suffix
+        header, tail = call.header, wire.OPT_RECORD
         ids = channel.ids
         pending = channel.pending
         next_case = channel.next_case
@@ -254,12 +272,13 @@ class Engine:
 
     def _send_again(self, query: Query, now: int) -> None:
         """The next attempt, through another upstream if one is well."""
-        upstream = self._upstreams.pick(now, query.channel.upstream)
+        assert query.call is not None
+        upstream = self._upstreams.pick(now, query.channel.upstream, query.call.route)
         channel = upstream.channel(now)
         self._flight.send(query, channel, now)
         upstream.sent += 1
         self._retries += 1
-        header, tail = (wire.HEADER_PLAIN, b"") if query.plain else (wire.HEADER, wire.OPT_RECORD)
+        header, tail = query.framing()
         try:
             channel.send(query.key + header + query.question + tail)
         except OSError as error:
@@ -270,7 +289,6 @@ class Engine:
     def _drain(self, channel: Channel) -> None:
         recv = channel.recv
         pending = channel.pending
-        quick = self._quick
         addresses_at = wire.addresses_at
         clock = time.monotonic_ns
         label = channel.upstream.label
@@ -294,12 +312,13 @@ class Engine:
                 self._follow_up.read_late(channel, datagram)
                 continue
             question = query.question
-            records = quick(datagram[2:8])
+            call = query.call
+            assert call is not None
+            records = call.quick(datagram[2:8])
             if records is None or not datagram.startswith(question, 12):
                 self._follow_up.read(channel, query, datagram)
                 continue
-            call = query.call
-            assert call is not None
+            authority = ""
             if records:
                 found = addresses_at(datagram, 12 + len(question), records)
                 if found is None:
@@ -309,6 +328,17 @@ class Engine:
                 verdict, rcode = resolved, 0
             else:
                 addresses, ttl, verdict, rcode = (), -1, absent, 3
+                # The SOA's owner, nearly always the root or a pointer into the question.
+                at = 12 + len(question)
+                if datagram[at : at + 1] == b"\xc0" and datagram[at + 2 : at + 4] == b"\0\6":
+                    start = datagram[at + 1] - 12
+                    name = call.names[query.index]
+                    if start > 0 and name[start - 1 : start] == ".":
+                        authority = name[start:]
+                    elif not start:
+                        authority = name
+                elif datagram[at : at + 3] == b"\0\0\6":
+                    authority = "."
             del pending[key]
             index = query.index
             call.outcomes[index] = _new(
@@ -324,6 +354,8 @@ class Engine:
                     query.attempts,
                     (clock() - query.started_at) // 1000,
                     False,
+                    authority,
+                    None,
                 ),
             )
             query.call = None

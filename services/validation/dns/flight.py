@@ -102,6 +102,8 @@ class Flight:
             query.attempts,
             (time.monotonic_ns() - query.started_at) // 1000,
             tcp,
+            answer.authority,
+            None,
         )
         self._drop(query)
         call.left -= 1

@@ -75,7 +75,7 @@ class FollowUp:
         if echo is wire.Echo.SAME:
             upstream.exact += 1
         try:
-            answer = wire.read(datagram, query.question, self._settings.qtype)
+            answer = wire.read(datagram, query.question, query.qtype())
         except wire.Malformed:
             self._hint(query, datagram)
             return
@@ -153,8 +153,9 @@ class FollowUp:
         self.over_tcp += 1
         try:
             async with self._slots, asyncio.timeout(settings.tcp_timeout):
+                header, tail = query.framing()
                 answer = await tcp.ask(
-                    upstream.resolver, query.question, settings.qtype, plain=query.plain
+                    upstream.resolver, header, query.question, query.qtype(), tail=tail
                 )
         except TimeoutError:
             # No usable answer; NO_ANSWER says so.

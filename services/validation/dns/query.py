@@ -3,17 +3,45 @@
 import asyncio
 from collections.abc import Sequence
 
-from services.validation.dns.upstream import Channel
+from services.validation.dns import wire
+from services.validation.dns.upstream import Channel, Route
 from services.validation.dns.verdict import BADVERS, FORMERR, NOTIMP, Answer, Outcome, Verdict
 
 
 class Call:
     """One resolve() in progress."""
 
-    __slots__ = ("future", "left", "names", "next", "outcomes")
+    __slots__ = (
+        "future",
+        "header",
+        "header_plain",
+        "left",
+        "names",
+        "next",
+        "outcomes",
+        "qtype",
+        "questions",
+        "quick",
+        "route",
+    )
 
-    def __init__(self, names: Sequence[str], future: "asyncio.Future[list[Outcome]]") -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        future: "asyncio.Future[list[Outcome]]",
+        questions: wire.Questions,
+        route: Route,
+        *,
+        checking_disabled: bool,
+    ) -> None:
         self.names = names
+        self.qtype = questions.qtype
+        self.questions = questions
+        # What recognises an ordinary answer by its first bytes.
+        self.quick = (wire.QUICK if self.qtype == wire.A else wire.QUICK_ABSENT).get
+        self.route = route
+        self.header = wire.HEADER_UNCHECKED if checking_disabled else wire.HEADER
+        self.header_plain = wire.HEADER_UNCHECKED_PLAIN if checking_disabled else wire.HEADER_PLAIN
         self.outcomes: list[Outcome] = [None] * len(names)  # type: ignore[list-item]
         self.next = 0
         self.left = len(names)
@@ -65,6 +93,18 @@ class Query:
         self.key = key
         self.attempts = 1
         self.traces = None
+
+    def qtype(self) -> int:
+        """The type asked for; the query is not settled yet."""
+        assert self.call is not None
+        return self.call.qtype
+
+    def framing(self) -> tuple[bytes, bytes]:
+        """What stands before and after the question, after the id; not for a settled query."""
+        assert self.call is not None
+        if self.traces is not None and self.plain:
+            return self.call.header_plain, b""
+        return self.call.header, wire.OPT_RECORD
 
     def odd(self) -> None:
         """Give a query that left the fast path the fields only such ones need."""

@@ -1,10 +1,33 @@
 """How hard and how patiently an engine asks."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 
-from services.validation.dns import wire
+from services.validation.dns.verdict import Verdict
 
 SOFT_DELAY_LIMIT = 1.0
+
+
+class Strategy(IntEnum):
+    """Which resolver is next; the numbers are those of domainflow.validation.v1.DnsStrategy."""
+
+    ROUND_ROBIN = 1
+    RANDOM = 2
+    WEIGHTED = 3
+    FAILOVER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What is done about answers of one kind that are not final."""
+
+    # TIMEOUT, SERVFAIL, REFUSED or ERROR.
+    reason: Verdict
+    # So many before it is believed, 1-20.
+    tries: int
+    # Seconds before the first repetition, and at most: it doubles with each. 0-60.
+    delay: float
+    max_delay: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +59,15 @@ class EngineSettings:
     tcp_timeout: float = 3.0
     # Whether to vary the case of letters, which a forger must then guess too.
     vary_case: bool = True
-    # wire.A or wire.AAAA.
-    qtype: int = wire.A
+    # Which resolver is asked next.
+    strategy: Strategy = Strategy.ROUND_ROBIN
+    # For reasons that are not listed: `tries` at once for TIMEOUT, soft_tries and soft_delay for
+    # the others.
+    lanes: tuple[Lane, ...] = ()
+    # Questions per second, and unanswered at once, of each resolver that has no limit of its own;
+    # 0: no limit but what loss and latency tell.
+    rate_limit: int = 0
+    in_flight_limit: int = 0
 
     def __post_init__(self) -> None:
         limits: dict[str, tuple[float, float]] = {
@@ -56,5 +86,3 @@ class EngineSettings:
             value = getattr(self, field)
             if not low <= value <= high:
                 raise ValueError(f"{field} is {value}, not in {low}-{high}")
-        if self.qtype not in (wire.A, wire.AAAA):
-            raise ValueError(f"qtype is {self.qtype}, neither A (1) nor AAAA (28)")

@@ -8,14 +8,14 @@ from services.validation.dns.resolvers import Resolver
 from services.validation.dns.verdict import NO_ANSWER, Answer
 
 
-async def ask(resolver: Resolver, question: bytes, qtype: int, *, plain: bool) -> Answer:
+async def ask(
+    resolver: Resolver, header: bytes, question: bytes, qtype: int, *, tail: bytes
+) -> Answer:
     """What the resolver answers; NO_ANSWER if that is unusable or does not come.
 
-    `question` is a question section, sent without EDNS if `plain`. Takes no longer than the
-    caller's timeout lets it.
+    `header` is the part after the id. Takes no longer than the caller's timeout lets it.
     """
     key = os.urandom(2)
-    header, tail = (wire.HEADER_PLAIN, b"") if plain else (wire.HEADER, wire.OPT_RECORD)
     try:
         response = await _exchange(resolver, key + header + question + tail)
         echo = wire.echo_of(response, question)

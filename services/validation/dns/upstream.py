@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING
@@ -22,6 +23,19 @@ CASE_TABLES = 1024
 RETIRED_LIMIT = 32
 
 _random = SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which resolvers may be asked."""
+
+    # None of this operator's, unless there is no other.
+    avoid_operator: str = ""
+    # Only this one, in whatever state it is.
+    resolver: Resolver | None = None
+
+
+ANY = Route()
 
 
 class Channel:
@@ -89,6 +103,7 @@ class Upstream:
     ) -> None:
         self.resolver = resolver
         self.label = str(resolver)
+        self.operator = resolver.operator
         self.channels: list[Channel] = []
         # Replaced channels that still wait for answers.
         self.retired: list[Channel] = []
@@ -227,12 +242,14 @@ class Upstreams:
         ]
         self._turn = 0
 
-    def pick(self, now: int, avoid: Upstream | None) -> Upstream:
-        """An upstream that answers, in turn, other than `avoid` where there is one.
+    def pick(self, now: int, avoid: Upstream | None, route: Route) -> Upstream:
+        """An upstream on `route` that answers, in turn, other than `avoid` where there is one.
 
         Now and then a suspect gets one name, so that it can show it has recovered.
         """
         upstreams = self.all
+        if route is not ANY:
+            upstreams = self._on_route(route)
         if len(upstreams) == 1:
             return upstreams[0]
         well = [it for it in upstreams if not it.suspect]
@@ -243,6 +260,12 @@ class Upstreams:
         choice = [it for it in well or upstreams if it is not avoid] or well or upstreams
         self._turn += 1
         return choice[self._turn % len(choice)]
+
+    def _on_route(self, route: Route) -> list[Upstream]:
+        if route.resolver is not None:
+            return [it for it in self.all if it.resolver == route.resolver]
+        others = [it for it in self.all if it.operator != route.avoid_operator]
+        return others or self.all
 
     def usable(self) -> int:
         """How many are worth asking: those that answer, or all where none does."""

@@ -1,6 +1,7 @@
 """What DNS said about a name, and how sure an answer makes us. Pure: answers in, verdicts out."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -25,6 +26,87 @@ class Verdict(IntEnum):
     DEAD_LETTER = 11
 
 
+class Agreement(IntEnum):
+    """The numbers are those of domainflow.validation.v1.DnsAgreement."""
+
+    NOT_ASKED = 0
+    CONFIRMED = 1
+    DECIDED_BY_AUTHORITY = 2
+    DISPUTED = 3
+    UNCONFIRMED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEvidence:
+    """What was said of one type of record. Fields as in Outcome."""
+
+    qtype: int
+    verdict: Verdict
+    rcode: int
+    # Data in presentation form.
+    records: tuple[str, ...]
+    chain: tuple[str, ...]
+    ttl: int
+    resolver: str
+    attempts: int
+    duration_us: int
+    tcp: bool
+    authority: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one resolver said of a name, and how often."""
+
+    resolver: str
+    operator: str
+    verdict: Verdict
+    rcode: int
+    addresses: tuple[str, ...]
+    count: int = 1
+    # Microseconds of the last answer; -1 when unknown.
+    duration_us: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class WildcardProof:
+    """What a parent answers names with that do not exist."""
+
+    parent: str
+    # Addresses and alias targets.
+    answers: tuple[str, ...]
+    probes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityStep:
+    """One server asked while following a delegation."""
+
+    zone: str
+    # "address:port".
+    server: str
+    # -1 when it was mute.
+    rcode: int
+    # The zone it points to, or the final answer.
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was asked beyond the one answer that decides an ordinary name."""
+
+    agreement: Agreement = Agreement.NOT_ASKED
+    # Facts of the registrable domain; None while unknown.
+    registered: bool | None = None
+    delegated: bool | None = None
+    records: tuple[RecordEvidence, ...] = ()
+    opinions: tuple[Opinion, ...] = ()
+    wildcard: WildcardProof | None = None
+    walk: tuple[AuthorityStep, ...] = ()
+    # In words, where more than one answer decided.
+    reason: str = ""
+
+
 class Outcome(NamedTuple):
     """A verdict with its evidence. A tuple because a million of them are built a minute."""
 
@@ -32,7 +114,7 @@ class Outcome(NamedTuple):
     verdict: Verdict
     # Of the answer that decided; -1 when no readable answer ever came.
     rcode: int
-    # In the order of the answer, text form.
+    # In the order of the answer, text form; of other types than A and AAAA, their data.
     addresses: tuple[str, ...]
     # Targets of the CNAME records in the order followed, without the name itself, lower case.
     chain: tuple[str, ...]
@@ -44,8 +126,12 @@ class Outcome(NamedTuple):
     attempts: int
     # From the first question to the verdict, in microseconds.
     duration_us: int
-    # Whether the deciding answer came over TCP.
+    # Whether the deciding answer came over a connection.
     tcp: bool
+    # Zone whose SOA record spoke for a negative answer; empty without one.
+    authority: str = ""
+    # None where the fields above are all there is.
+    evidence: Evidence | None = None
 
 
 class Answer(NamedTuple):
@@ -53,6 +139,7 @@ class Answer(NamedTuple):
 
     rcode: int
     truncated: bool
+    # Data of the records of the type asked for.
     addresses: tuple[str, ...]
     chain: tuple[str, ...]
     ttl: int
@@ -60,6 +147,8 @@ class Answer(NamedTuple):
     looped: bool
     # NOERROR without an answer, pointing at other servers: the one asked does not recurse.
     referral: bool
+    # Owner of the SOA record that speaks for a negative answer; empty without one.
+    authority: str = ""
 
 
 # What is said when nothing readable comes.

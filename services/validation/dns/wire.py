@@ -11,7 +11,9 @@ from struct import Struct
 
 from services.validation.dns.verdict import NOERROR, NXDOMAIN, Answer
 
-A, NS, CNAME, SOA, AAAA, OPT = 1, 2, 5, 6, 28, 41
+A, NS, CNAME, SOA, MX, AAAA, OPT = 1, 2, 5, 6, 15, 28, 41
+# What may be asked for.
+QTYPES = (A, NS, SOA, MX, AAAA)
 CHAIN_LIMIT = 8
 # RFC 9715: larger answers risk fragments, which are lost and forged more easily.
 EDNS_SIZE = 1232
@@ -19,10 +21,14 @@ EDNS_SIZE = 1232
 # Recursion desired, one question; with and without the OPT record that carries EDNS_SIZE.
 HEADER = b"\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01"
 HEADER_PLAIN = b"\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+# The same with checking disabled (RFC 4035): answers come although their signatures are broken.
+HEADER_UNCHECKED = b"\x01\x10\x00\x01\x00\x00\x00\x00\x00\x01"
+HEADER_UNCHECKED_PLAIN = b"\x01\x10\x00\x01\x00\x00\x00\x00\x00\x00"
 OPT_RECORD = b"\x00" + Struct("!HHIH").pack(OPT, EDNS_SIZE, 0, 0)
 
 _COUNTS = Struct("!HHHH")
 _RECORD = Struct("!HHIH")
+_SOA_NUMBERS = Struct("!IIIII")
 _SUFFIXES = 4096
 
 
@@ -45,6 +51,7 @@ class Questions:
     """Question sections for one type of record, built from a bounded table of encoded parents."""
 
     def __init__(self, qtype: int) -> None:
+        self.qtype = qtype
         self._tail = "\0" + qtype.to_bytes(2, "big").decode("ascii") + "\0\1"
         # Parent of a name -> the rest of its question. Read directly by the engine's loop.
         self.suffixes: dict[str, str] = {}
@@ -73,7 +80,7 @@ def case_tables(random: Random, count: int) -> list[bytes]:
     """Tables for bytes.translate, each giving every letter a case of its own (0x20 encoding).
 
     They touch letters only, so a whole question can be translated: a length is below 64, and
-    neither A nor AAAA nor the class holds a letter.
+    neither the types asked for nor the class hold a letter.
     """
     tables = []
     for _ in range(count):
@@ -217,10 +224,10 @@ def read(response: bytes, question: bytes, qtype: int) -> Answer:
     if truncated:
         return Answer(rcode, True, (), (), -1, False, False)
     targets: dict[str, tuple[str, int]] = {}
-    addresses: dict[str, list[tuple[str, int]]] = {}
+    data: dict[str, list[tuple[str, int]]] = {}
     kinds = set()
-    to_text: Callable[[bytes], str] = inet_ntoa if qtype == A else _ipv6_text
-    width = 4 if qtype == A else 16
+    authority = ""
+    data_at = _DATA[qtype]
     for number in range(answers + authorities + additionals):
         owner, at = names.at(at)
         if at + 10 > len(response):
@@ -241,11 +248,12 @@ def read(response: bytes, question: bytes, qtype: int) -> Answer:
                         raise Malformed("a CNAME of the wrong length")
                     targets.setdefault(owner, (target, seconds))
                 elif kind == qtype:
-                    if length != width:
-                        raise Malformed("an address of the wrong length")
-                    addresses.setdefault(owner, []).append((to_text(response[at:end]), seconds))
+                    text = data_at(names, response, at, end)
+                    data.setdefault(owner, []).append((text, seconds))
             elif number < answers + authorities:
                 kinds.add(kind)
+                if kind == SOA:
+                    authority = owner
         at = end
     # Authoritative data or a recursive server's word end the search; neither bit set and NS
     # records instead of an answer say "ask elsewhere".
@@ -265,14 +273,62 @@ def read(response: bytes, question: bytes, qtype: int) -> Answer:
             looped = True
             break
         passed.add(name)
-    found = [] if looped else addresses.get(name, [])
+    found = [] if looped else data.get(name, [])
     for _, seconds in found:
         ttl = seconds if ttl < 0 else min(ttl, seconds)
     referral = NS in kinds and SOA not in kinds and no_word and not found and not chain
     return Answer(
-        rcode, False, tuple([text for text, _ in found]), tuple(chain), ttl, looped, referral
+        rcode,
+        False,
+        tuple([text for text, _ in found]),
+        tuple(chain),
+        ttl,
+        looped,
+        referral,
+        "" if found else authority,
     )
 
 
-def _ipv6_text(packed: bytes) -> str:
-    return inet_ntop(AF_INET6, packed)
+def _ipv4_at(_: _Names, response: bytes, at: int, end: int) -> str:
+    if end - at != 4:
+        raise Malformed("an address of the wrong length")
+    return inet_ntoa(response[at:end])
+
+
+def _ipv6_at(_: _Names, response: bytes, at: int, end: int) -> str:
+    if end - at != 16:
+        raise Malformed("an address of the wrong length")
+    return inet_ntop(AF_INET6, response[at:end])
+
+
+def _name_at(names: _Names, response: bytes, at: int, end: int) -> str:
+    name, stop = names.at(at)
+    if stop != end:
+        raise Malformed("a name of the wrong length")
+    return name
+
+
+def _mx_at(names: _Names, response: bytes, at: int, end: int) -> str:
+    if end - at < 3:
+        raise Malformed("mail server data of the wrong length")
+    preference = int.from_bytes(response[at : at + 2], "big")
+    return f"{preference} {_name_at(names, response, at + 2, end)}"
+
+
+def _soa_at(names: _Names, response: bytes, at: int, end: int) -> str:
+    primary, at = names.at(at)
+    mailbox, at = names.at(at)
+    if end - at != 20:
+        raise Malformed("SOA data of the wrong length")
+    numbers = _SOA_NUMBERS.unpack_from(response, at)
+    return f"{primary} {mailbox} {' '.join(map(str, numbers))}"
+
+
+# Type -> its data in presentation form.
+_DATA: dict[int, Callable[[_Names, bytes, int, int], str]] = {
+    A: _ipv4_at,
+    AAAA: _ipv6_at,
+    NS: _name_at,
+    MX: _mx_at,
+    SOA: _soa_at,
+}

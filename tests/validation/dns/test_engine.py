@@ -406,19 +406,17 @@ async def test_aaaa_of_the_sandbox_is_no_data():
     mix = Mix(nxdomain=0, mute=0)
     existing = [name for name in names(50) if truth(name, 1, mix).behaviour is Behaviour.RESOLVES]
     async with SandboxDns(SandboxDnsSettings(mix=mix)) as server:
-        settings = EngineSettings(qtype=wire.AAAA)
-        async with Engine([Resolver(*server.address)], settings) as engine:
-            outcomes = await engine.resolve(existing)
+        async with Engine([Resolver(*server.address)]) as engine:
+            outcomes = await engine.resolve(existing, qtype=wire.AAAA)
 
     assert existing
     assert {outcome.verdict for outcome in outcomes} == {Verdict.NO_DATA}
 
 
 async def test_an_ipv4_address_is_no_answer_to_aaaa(scripted):
-    settings = EngineSettings(qtype=wire.AAAA)
     async with scripted(lambda question: [reply(question, "192.0.2.1")]) as resolver:
-        async with Engine([resolver], settings) as engine:
-            (outcome,) = await engine.resolve(["x.example"])
+        async with Engine([resolver]) as engine:
+            (outcome,) = await engine.resolve(["x.example"], qtype=wire.AAAA)
 
     assert (outcome.verdict, outcome.addresses) == (Verdict.NO_DATA, ())
 
@@ -431,7 +429,6 @@ async def test_an_ipv4_address_is_no_answer_to_aaaa(scripted):
         {"timeout": 0},
         {"tries": 0},
         {"tcp_limit": 0},
-        {"qtype": 5},
     ],
 )
 def test_settings_out_of_their_limits_are_refused(wrong_setting):

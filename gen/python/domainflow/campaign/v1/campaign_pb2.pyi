@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from domainflow.validation.v1 import dns_settings_pb2 as _dns_settings_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -621,6 +622,8 @@ class DnsConfiguration(_message.Message):
     ATTEMPT_LIMIT_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
+    DNS_PERSONA_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     attempt_limit: _builtins.int
     """Queries sent for one name before its verdict is TIMEOUT. Default 6; 1 to 20."""
     window: _builtins.int
@@ -628,6 +631,10 @@ class DnsConfiguration(_message.Message):
     chunk_size: _builtins.int
     """Names per chunk, the unit of work that is handed out, stored and acknowledged as one; 100 to 5,000. 0 means that the suite
     decides, and decides anew while the phase runs, between 100 and 5,000; every decision is an event.
+    """
+    dns_persona_id: _builtins.str
+    """The persona whose settings apply: copied into `settings` when the phase is configured, so that a later change of the persona changes
+    no campaign. Not together with settings.
     """
     @_builtins.property
     def resolvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -639,6 +646,10 @@ class DnsConfiguration(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """How long one query waits for an answer before the next attempt. Default 1 s; 50 ms to 30 s."""
 
+    @_builtins.property
+    def settings(self) -> _dns_settings_pb2.DnsSettings:
+        """All that can be set. resolvers, timeout, attempt_limit and window above, where given, take the place of those in here."""
+
     def __init__(
         self,
         *,
@@ -647,10 +658,12 @@ class DnsConfiguration(_message.Message):
         attempt_limit: _builtins.int = ...,
         window: _builtins.int = ...,
         chunk_size: _builtins.int = ...,
+        dns_persona_id: _builtins.str = ...,
+        settings: _dns_settings_pb2.DnsSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_limit", b"attempt_limit", "chunk_size", b"chunk_size", "resolvers", b"resolvers", "timeout", b"timeout", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_limit", b"attempt_limit", "chunk_size", b"chunk_size", "dns_persona_id", b"dns_persona_id", "resolvers", b"resolvers", "settings", b"settings", "timeout", b"timeout", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

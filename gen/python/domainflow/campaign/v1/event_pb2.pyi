@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from domainflow.campaign.v1 import campaign_pb2 as _campaign_pb2
+from domainflow.validation.v1 import resolver_pb2 as _resolver_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -42,6 +43,7 @@ class Event(_message.Message):
     NAME_DEAD_LETTERED_FIELD_NUMBER: _builtins.int
     DEAD_LETTERS_RESOLVED_FIELD_NUMBER: _builtins.int
     DELETION_STARTED_FIELD_NUMBER: _builtins.int
+    VERDICTS_WITHDRAWN_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """The campaign."""
     revision: _builtins.int
@@ -98,6 +100,10 @@ class Event(_message.Message):
     def deletion_started(self) -> Global___DeletionStarted:
         """The campaign's deletion began; nothing follows this event."""
 
+    @_builtins.property
+    def verdicts_withdrawn(self) -> Global___VerdictsWithdrawn:
+        """Verdicts were taken back, to be made anew."""
+
     def __init__(
         self,
         *,
@@ -116,12 +122,13 @@ class Event(_message.Message):
         name_dead_lettered: Global___NameDeadLettered | None = ...,
         dead_letters_resolved: Global___DeadLettersResolved | None = ...,
         deletion_started: Global___DeletionStarted | None = ...,
+        verdicts_withdrawn: Global___VerdictsWithdrawn | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign_created", b"campaign_created", "campaign_finished", b"campaign_finished", "campaign_updated", b"campaign_updated", "chunk_retried", b"chunk_retried", "chunk_settled", b"chunk_settled", "chunk_size_decided", b"chunk_size_decided", "chunk_split", b"chunk_split", "create_time", b"create_time", "dead_letters_resolved", b"dead_letters_resolved", "deletion_started", b"deletion_started", "kind", b"kind", "name_dead_lettered", b"name_dead_lettered", "names_reserved", b"names_reserved", "phase_changed", b"phase_changed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign_created", b"campaign_created", "campaign_finished", b"campaign_finished", "campaign_updated", b"campaign_updated", "chunk_retried", b"chunk_retried", "chunk_settled", b"chunk_settled", "chunk_size_decided", b"chunk_size_decided", "chunk_split", b"chunk_split", "create_time", b"create_time", "dead_letters_resolved", b"dead_letters_resolved", "deletion_started", b"deletion_started", "kind", b"kind", "name_dead_lettered", b"name_dead_lettered", "names_reserved", b"names_reserved", "phase_changed", b"phase_changed", "verdicts_withdrawn", b"verdicts_withdrawn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_created", b"campaign_created", "campaign_finished", b"campaign_finished", "campaign_id", b"campaign_id", "campaign_updated", b"campaign_updated", "chunk_retried", b"chunk_retried", "chunk_settled", b"chunk_settled", "chunk_size_decided", b"chunk_size_decided", "chunk_split", b"chunk_split", "create_time", b"create_time", "dead_letters_resolved", b"dead_letters_resolved", "deletion_started", b"deletion_started", "kind", b"kind", "name_dead_lettered", b"name_dead_lettered", "names_reserved", b"names_reserved", "phase_changed", b"phase_changed", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_created", b"campaign_created", "campaign_finished", b"campaign_finished", "campaign_id", b"campaign_id", "campaign_updated", b"campaign_updated", "chunk_retried", b"chunk_retried", "chunk_settled", b"chunk_settled", "chunk_size_decided", b"chunk_size_decided", "chunk_split", b"chunk_split", "create_time", b"create_time", "dead_letters_resolved", b"dead_letters_resolved", "deletion_started", b"deletion_started", "kind", b"kind", "name_dead_lettered", b"name_dead_lettered", "names_reserved", b"names_reserved", "phase_changed", b"phase_changed", "revision", b"revision", "verdicts_withdrawn", b"verdicts_withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["campaign_created", "phase_changed", "chunk_settled", "chunk_retried", "campaign_finished", "campaign_updated", "names_reserved", "chunk_size_decided", "chunk_split", "name_dead_lettered", "dead_letters_resolved", "deletion_started"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["campaign_created", "phase_changed", "chunk_settled", "chunk_retried", "campaign_finished", "campaign_updated", "names_reserved", "chunk_size_decided", "chunk_split", "name_dead_lettered", "dead_letters_resolved", "deletion_started", "verdicts_withdrawn"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -384,6 +391,7 @@ class SystemEvent(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     POOL_DECIDED_FIELD_NUMBER: _builtins.int
+    RESOLVER_CHANGED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Position in the suite's history: 1, 2, 3..."""
     @_builtins.property
@@ -394,18 +402,23 @@ class SystemEvent(_message.Message):
     def pool_decided(self) -> Global___PoolDecided:
         """The size of a worker pool was decided."""
 
+    @_builtins.property
+    def resolver_changed(self) -> Global___ResolverChanged:
+        """A resolver was quarantined or readmitted."""
+
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         pool_decided: Global___PoolDecided | None = ...,
+        resolver_changed: Global___ResolverChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "kind", b"kind", "pool_decided", b"pool_decided"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "kind", b"kind", "pool_decided", b"pool_decided", "resolver_changed", b"resolver_changed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "kind", b"kind", "pool_decided", b"pool_decided", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "kind", b"kind", "pool_decided", b"pool_decided", "resolver_changed", b"resolver_changed", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["pool_decided"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["pool_decided", "resolver_changed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -850,3 +863,105 @@ class Bookmark(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Bookmark: _TypeAlias = Bookmark  # noqa: Y015
+
+@_typing.final
+class ResolverChanged(_message.Message):
+    """The suite: what a worker process thinks of a resolver has changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOLVER_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RETRY_TIME_FIELD_NUMBER: _builtins.int
+    resolver: _builtins.str
+    """The resolver, as in domainflow.validation.v1.DnsResult."""
+    operator: _builtins.str
+    """Who operates it."""
+    host: _builtins.str
+    """The machine whose worker says so."""
+    worker_id: _builtins.str
+    """The worker."""
+    state: _resolver_pb2.ResolverState.ValueType
+    """From here on, as in domainflow.validation.v1.ResolverState."""
+    previous_state: _resolver_pb2.ResolverState.ValueType
+    """Until then."""
+    reason: _builtins.str
+    """What decided, with figures."""
+    @_builtins.property
+    def retry_time(self) -> _timestamp_pb2.Timestamp:
+        """When a quarantined one is tried again."""
+
+    def __init__(
+        self,
+        *,
+        resolver: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        host: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        state: _resolver_pb2.ResolverState.ValueType = ...,
+        previous_state: _resolver_pb2.ResolverState.ValueType = ...,
+        reason: _builtins.str = ...,
+        retry_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_time", b"retry_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "operator", b"operator", "previous_state", b"previous_state", "reason", b"reason", "resolver", b"resolver", "retry_time", b"retry_time", "state", b"state", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolverChanged: _TypeAlias = ResolverChanged  # noqa: Y015
+
+@_typing.final
+class VerdictsWithdrawn(_message.Message):
+    """Verdicts that rest on a resolver that was found to lie were taken back; their chunks are handed out again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    FIRST_POSITIONS_FIELD_NUMBER: _builtins.int
+    NAME_COUNT_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    RESOLVER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    phase: _campaign_pb2.Phase.ValueType
+    """The phase."""
+    run: _builtins.int
+    """Its run."""
+    name_count: _builtins.int
+    """Names in those chunks: so many fewer are settled now."""
+    resolver: _builtins.str
+    """The resolver."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def first_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """First positions of the chunks, at most 1,000 of them in one event."""
+
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_campaign_pb2.OutcomeCount]:
+        """What those chunks had been settled as."""
+
+    def __init__(
+        self,
+        *,
+        phase: _campaign_pb2.Phase.ValueType = ...,
+        run: _builtins.int = ...,
+        first_positions: _abc.Iterable[_builtins.int] | None = ...,
+        name_count: _builtins.int = ...,
+        outcomes: _abc.Iterable[_campaign_pb2.OutcomeCount] | None = ...,
+        resolver: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_positions", b"first_positions", "name_count", b"name_count", "outcomes", b"outcomes", "phase", b"phase", "reason", b"reason", "resolver", b"resolver", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerdictsWithdrawn: _TypeAlias = VerdictsWithdrawn  # noqa: Y015

@@ -93,6 +93,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_CAMPAIGN_DELETED: _ErrorReason.ValueType  # 24
     """FAILED_PRECONDITION. The campaign is being deleted. Metadata: campaign_id."""
+    ERROR_REASON_DNS_PERSONA_NOT_FOUND: _ErrorReason.ValueType  # 25
+    """NOT_FOUND. No DNS persona has this id. Metadata: dns_persona_id."""
+    ERROR_REASON_DNS_PERSONA_EXISTS: _ErrorReason.ValueType  # 26
+    """ALREADY_EXISTS. Another DNS persona has this name. Metadata: name, dns_persona_id (its)."""
+    ERROR_REASON_DOMAIN_NOT_FOUND: _ErrorReason.ValueType  # 27
+    """NOT_FOUND. The campaign has no name at this position. Metadata: campaign_id, position."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. The name of the value, without the prefix ERROR_REASON_, is the `reason` of the
@@ -170,4 +176,10 @@ later_phase.
 """
 ERROR_REASON_CAMPAIGN_DELETED: ErrorReason.ValueType  # 24
 """FAILED_PRECONDITION. The campaign is being deleted. Metadata: campaign_id."""
+ERROR_REASON_DNS_PERSONA_NOT_FOUND: ErrorReason.ValueType  # 25
+"""NOT_FOUND. No DNS persona has this id. Metadata: dns_persona_id."""
+ERROR_REASON_DNS_PERSONA_EXISTS: ErrorReason.ValueType  # 26
+"""ALREADY_EXISTS. Another DNS persona has this name. Metadata: name, dns_persona_id (its)."""
+ERROR_REASON_DOMAIN_NOT_FOUND: ErrorReason.ValueType  # 27
+"""NOT_FOUND. The campaign has no name at this position. Metadata: campaign_id, position."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -27,13 +27,17 @@ from domainflow.validation.v1 import dns_pb2 as domainflow_dot_validation_dot_v1
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'domainflow/query/v1/query_service.proto\x12\x13\x64omainflow.query.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\"domainflow/validation/v1/dns.proto\x1a\x1cgoogle/api/annotations.proto\"Z\n\x06\x44omain\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x30\n\x03\x64ns\x18\x03 \x01(\x0b\x32#.domainflow.validation.v1.DnsResult\"\xfa\x01\n\x12ListDomainsRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12%\n\x0estart_position\x18\x04 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x94\xeb\xdc\x03(\x00\x12O\n\x0c\x64ns_verdicts\x18\x05 \x03(\x0e\x32$.domainflow.validation.v1.DnsVerdictB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x13\n\x0b\x64ns_pending\x18\x06 \x01(\x08\"\x8d\x01\n\x13ListDomainsResponse\x12,\n\x07\x64omains\x18\x01 \x03(\x0b\x32\x1b.domainflow.query.v1.Domain\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x03 \x01(\t\x12\x12\n\ntotal_size\x18\x04 \x01(\x03\"\x91\x02\n\x14StreamDomainsRequest\x12*\n\x0c\x63\x61mpaign_ids\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x90N\x18\x01\"\x05r\x03\xb0\x01\x01\x12O\n\x0c\x64ns_verdicts\x18\x02 \x03(\x0e\x32$.domainflow.validation.v1.DnsVerdictB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x45\n\x07\x63olumns\x18\x03 \x03(\x0e\x32!.domainflow.query.v1.DomainColumnB\x11\xbaH\x0e\x92\x01\x0b\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x18\n\x06\x63ursor\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1b\n\nbatch_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x89\x01\n\x15StreamDomainsResponse\x12\x31\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32 .domainflow.query.v1.DomainBatchH\x00\x12\x35\n\x07summary\x18\x02 \x01(\x0b\x32\".domainflow.query.v1.StreamSummaryH\x00\x42\x06\n\x04kind\"\xb9\x01\n\x0b\x44omainBatch\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64omain_count\x18\x02 \x01(\x05\x12\r\n\x05names\x18\x03 \x03(\t\x12\x11\n\tpositions\x18\x04 \x03(\x03\x12:\n\x0c\x64ns_verdicts\x18\x05 \x03(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\x11\n\taddresses\x18\x06 \x03(\t\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\t\":\n\rStreamSummary\x12\x14\n\x0c\x64omain_count\x18\x01 \x01(\x03\x12\x13\n\x0bunreachable\x18\x02 \x03(\t\"8\n\x17GetDomainSummaryRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x8b\x01\n\x18GetDomainSummaryResponse\x12\x12\n\nname_count\x18\x01 \x01(\x03\x12@\n\x12\x64ns_verdict_counts\x18\x02 \x03(\x0b\x32$.domainflow.query.v1.DnsVerdictCount\x12\x19\n\x11\x64ns_pending_count\x18\x03 \x01(\x03\"W\n\x0f\x44nsVerdictCount\x12\x35\n\x07verdict\x18\x01 \x01(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*\x9d\x01\n\x0c\x44omainColumn\x12\x1d\n\x19\x44OMAIN_COLUMN_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44OMAIN_COLUMN_NAME\x10\x01\x12\x1a\n\x16\x44OMAIN_COLUMN_POSITION\x10\x02\x12\x1d\n\x19\x44OMAIN_COLUMN_DNS_VERDICT\x10\x03\x12\x1b\n\x17\x44OMAIN_COLUMN_ADDRESSES\x10\x04\x32\xe5\x03\n\x0cQueryService\x12\x8d\x01\n\x0bListDomains\x12\'.domainflow.query.v1.ListDomainsRequest\x1a(.domainflow.query.v1.ListDomainsResponse\"+\x82\xd3\xe4\x93\x02%\x12#/v1/campaigns/{campaign_id}/domains\x12\x9d\x01\n\rStreamDomains\x12).domainflow.query.v1.StreamDomainsRequest\x1a*.domainflow.query.v1.StreamDomainsResponse\"3\x82\xd3\xe4\x93\x02-\x12\x12/v1/domains:streamZ\x17\"\x12/v1/domains:stream:\x01*0\x01\x12\xa4\x01\n\x10GetDomainSummary\x12,.domainflow.query.v1.GetDomainSummaryRequest\x1a-.domainflow.query.v1.GetDomainSummaryResponse\"3\x82\xd3\xe4\x93\x02-\x12+/v1/campaigns/{campaign_id}/domains:summaryb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'domainflow/query/v1/query_service.proto\x12\x13\x64omainflow.query.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\"domainflow/validation/v1/dns.proto\x1a\x1cgoogle/api/annotations.proto\"Z\n\x06\x44omain\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x30\n\x03\x64ns\x18\x03 \x01(\x0b\x32#.domainflow.validation.v1.DnsResult\"R\n\x10GetDomainRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x08position\x18\x02 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x94\xeb\xdc\x03(\x00\"@\n\x11GetDomainResponse\x12+\n\x06\x64omain\x18\x01 \x01(\x0b\x32\x1b.domainflow.query.v1.Domain\"\xfa\x01\n\x12ListDomainsRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12%\n\x0estart_position\x18\x04 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x94\xeb\xdc\x03(\x00\x12O\n\x0c\x64ns_verdicts\x18\x05 \x03(\x0e\x32$.domainflow.validation.v1.DnsVerdictB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x13\n\x0b\x64ns_pending\x18\x06 \x01(\x08\"\x8d\x01\n\x13ListDomainsResponse\x12,\n\x07\x64omains\x18\x01 \x03(\x0b\x32\x1b.domainflow.query.v1.Domain\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x03 \x01(\t\x12\x12\n\ntotal_size\x18\x04 \x01(\x03\"\x91\x02\n\x14StreamDomainsRequest\x12*\n\x0c\x63\x61mpaign_ids\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x90N\x18\x01\"\x05r\x03\xb0\x01\x01\x12O\n\x0c\x64ns_verdicts\x18\x02 \x03(\x0e\x32$.domainflow.validation.v1.DnsVerdictB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x45\n\x07\x63olumns\x18\x03 \x03(\x0e\x32!.domainflow.query.v1.DomainColumnB\x11\xbaH\x0e\x92\x01\x0b\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x18\n\x06\x63ursor\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1b\n\nbatch_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x89\x01\n\x15StreamDomainsResponse\x12\x31\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32 .domainflow.query.v1.DomainBatchH\x00\x12\x35\n\x07summary\x18\x02 \x01(\x0b\x32\".domainflow.query.v1.StreamSummaryH\x00\x42\x06\n\x04kind\"\xb9\x01\n\x0b\x44omainBatch\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64omain_count\x18\x02 \x01(\x05\x12\r\n\x05names\x18\x03 \x03(\t\x12\x11\n\tpositions\x18\x04 \x03(\x03\x12:\n\x0c\x64ns_verdicts\x18\x05 \x03(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\x11\n\taddresses\x18\x06 \x03(\t\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\t\":\n\rStreamSummary\x12\x14\n\x0c\x64omain_count\x18\x01 \x01(\x03\x12\x13\n\x0bunreachable\x18\x02 \x03(\t\"8\n\x17GetDomainSummaryRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x8b\x01\n\x18GetDomainSummaryResponse\x12\x12\n\nname_count\x18\x01 \x01(\x03\x12@\n\x12\x64ns_verdict_counts\x18\x02 \x03(\x0b\x32$.domainflow.query.v1.DnsVerdictCount\x12\x19\n\x11\x64ns_pending_count\x18\x03 \x01(\x03\"W\n\x0f\x44nsVerdictCount\x12\x35\n\x07verdict\x18\x01 \x01(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*\x9d\x01\n\x0c\x44omainColumn\x12\x1d\n\x19\x44OMAIN_COLUMN_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44OMAIN_COLUMN_NAME\x10\x01\x12\x1a\n\x16\x44OMAIN_COLUMN_POSITION\x10\x02\x12\x1d\n\x19\x44OMAIN_COLUMN_DNS_VERDICT\x10\x03\x12\x1b\n\x17\x44OMAIN_COLUMN_ADDRESSES\x10\x04\x32\xfa\x04\n\x0cQueryService\x12\x8d\x01\n\x0bListDomains\x12\'.domainflow.query.v1.ListDomainsRequest\x1a(.domainflow.query.v1.ListDomainsResponse\"+\x82\xd3\xe4\x93\x02%\x12#/v1/campaigns/{campaign_id}/domains\x12\x92\x01\n\tGetDomain\x12%.domainflow.query.v1.GetDomainRequest\x1a&.domainflow.query.v1.GetDomainResponse\"6\x82\xd3\xe4\x93\x02\x30\x12./v1/campaigns/{campaign_id}/domains/{position}\x12\x9d\x01\n\rStreamDomains\x12).domainflow.query.v1.StreamDomainsRequest\x1a*.domainflow.query.v1.StreamDomainsResponse\"3\x82\xd3\xe4\x93\x02-\x12\x12/v1/domains:streamZ\x17\"\x12/v1/domains:stream:\x01*0\x01\x12\xa4\x01\n\x10GetDomainSummary\x12,.domainflow.query.v1.GetDomainSummaryRequest\x1a-.domainflow.query.v1.GetDomainSummaryResponse\"3\x82\xd3\xe4\x93\x02-\x12+/v1/campaigns/{campaign_id}/domains:summaryb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'domainflow.query.v1.query_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GETDOMAINREQUEST'].fields_by_name['campaign_id']._loaded_options = None
+  _globals['_GETDOMAINREQUEST'].fields_by_name['campaign_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_GETDOMAINREQUEST'].fields_by_name['position']._loaded_options = None
+  _globals['_GETDOMAINREQUEST'].fields_by_name['position']._serialized_options = b'\272H\n\"\010\020\200\224\353\334\003(\000'
   _globals['_LISTDOMAINSREQUEST'].fields_by_name['campaign_id']._loaded_options = None
   _globals['_LISTDOMAINSREQUEST'].fields_by_name['campaign_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_LISTDOMAINSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -58,32 +62,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETDOMAINSUMMARYREQUEST'].fields_by_name['campaign_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_QUERYSERVICE'].methods_by_name['ListDomains']._loaded_options = None
   _globals['_QUERYSERVICE'].methods_by_name['ListDomains']._serialized_options = b'\202\323\344\223\002%\022#/v1/campaigns/{campaign_id}/domains'
+  _globals['_QUERYSERVICE'].methods_by_name['GetDomain']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['GetDomain']._serialized_options = b'\202\323\344\223\0020\022./v1/campaigns/{campaign_id}/domains/{position}'
   _globals['_QUERYSERVICE'].methods_by_name['StreamDomains']._loaded_options = None
   _globals['_QUERYSERVICE'].methods_by_name['StreamDomains']._serialized_options = b'\202\323\344\223\002-\022\022/v1/domains:streamZ\027\"\022/v1/domains:stream:\001*'
   _globals['_QUERYSERVICE'].methods_by_name['GetDomainSummary']._loaded_options = None
   _globals['_QUERYSERVICE'].methods_by_name['GetDomainSummary']._serialized_options = b'\202\323\344\223\002-\022+/v1/campaigns/{campaign_id}/domains:summary'
-  _globals['_DOMAINCOLUMN']._serialized_start=1602
-  _globals['_DOMAINCOLUMN']._serialized_end=1759
+  _globals['_DOMAINCOLUMN']._serialized_start=1752
+  _globals['_DOMAINCOLUMN']._serialized_end=1909
   _globals['_DOMAIN']._serialized_start=159
   _globals['_DOMAIN']._serialized_end=249
-  _globals['_LISTDOMAINSREQUEST']._serialized_start=252
-  _globals['_LISTDOMAINSREQUEST']._serialized_end=502
-  _globals['_LISTDOMAINSRESPONSE']._serialized_start=505
-  _globals['_LISTDOMAINSRESPONSE']._serialized_end=646
-  _globals['_STREAMDOMAINSREQUEST']._serialized_start=649
-  _globals['_STREAMDOMAINSREQUEST']._serialized_end=922
-  _globals['_STREAMDOMAINSRESPONSE']._serialized_start=925
-  _globals['_STREAMDOMAINSRESPONSE']._serialized_end=1062
-  _globals['_DOMAINBATCH']._serialized_start=1065
-  _globals['_DOMAINBATCH']._serialized_end=1250
-  _globals['_STREAMSUMMARY']._serialized_start=1252
-  _globals['_STREAMSUMMARY']._serialized_end=1310
-  _globals['_GETDOMAINSUMMARYREQUEST']._serialized_start=1312
-  _globals['_GETDOMAINSUMMARYREQUEST']._serialized_end=1368
-  _globals['_GETDOMAINSUMMARYRESPONSE']._serialized_start=1371
-  _globals['_GETDOMAINSUMMARYRESPONSE']._serialized_end=1510
-  _globals['_DNSVERDICTCOUNT']._serialized_start=1512
-  _globals['_DNSVERDICTCOUNT']._serialized_end=1599
-  _globals['_QUERYSERVICE']._serialized_start=1762
-  _globals['_QUERYSERVICE']._serialized_end=2247
+  _globals['_GETDOMAINREQUEST']._serialized_start=251
+  _globals['_GETDOMAINREQUEST']._serialized_end=333
+  _globals['_GETDOMAINRESPONSE']._serialized_start=335
+  _globals['_GETDOMAINRESPONSE']._serialized_end=399
+  _globals['_LISTDOMAINSREQUEST']._serialized_start=402
+  _globals['_LISTDOMAINSREQUEST']._serialized_end=652
+  _globals['_LISTDOMAINSRESPONSE']._serialized_start=655
+  _globals['_LISTDOMAINSRESPONSE']._serialized_end=796
+  _globals['_STREAMDOMAINSREQUEST']._serialized_start=799
+  _globals['_STREAMDOMAINSREQUEST']._serialized_end=1072
+  _globals['_STREAMDOMAINSRESPONSE']._serialized_start=1075
+  _globals['_STREAMDOMAINSRESPONSE']._serialized_end=1212
+  _globals['_DOMAINBATCH']._serialized_start=1215
+  _globals['_DOMAINBATCH']._serialized_end=1400
+  _globals['_STREAMSUMMARY']._serialized_start=1402
+  _globals['_STREAMSUMMARY']._serialized_end=1460
+  _globals['_GETDOMAINSUMMARYREQUEST']._serialized_start=1462
+  _globals['_GETDOMAINSUMMARYREQUEST']._serialized_end=1518
+  _globals['_GETDOMAINSUMMARYRESPONSE']._serialized_start=1521
+  _globals['_GETDOMAINSUMMARYRESPONSE']._serialized_end=1660
+  _globals['_DNSVERDICTCOUNT']._serialized_start=1662
+  _globals['_DNSVERDICTCOUNT']._serialized_end=1749
+  _globals['_QUERYSERVICE']._serialized_start=1912
+  _globals['_QUERYSERVICE']._serialized_end=2546
 # @@protoc_insertion_point(module_scope)

@@ -85,6 +85,52 @@ class Domain(_message.Message):
 Global___Domain: _TypeAlias = Domain  # noqa: Y015
 
 @_typing.final
+class GetDomainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Which campaign."""
+    position: _builtins.int
+    """Zero-based position in the campaign."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDomainRequest: _TypeAlias = GetDomainRequest  # noqa: Y015
+
+@_typing.final
+class GetDomainResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def domain(self) -> Global___Domain:
+        """The domain, with dns.evidence."""
+
+    def __init__(
+        self,
+        *,
+        domain: Global___Domain | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDomainResponse: _TypeAlias = GetDomainResponse  # noqa: Y015
+
+@_typing.final
 class ListDomainsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -40,6 +40,11 @@ class QueryServiceStub:
                 request_serializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.ListDomainsRequest.SerializeToString,
                 response_deserializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.ListDomainsResponse.FromString,
                 _registered_method=True)
+        self.GetDomain = channel.unary_unary(
+                '/domainflow.query.v1.QueryService/GetDomain',
+                request_serializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.GetDomainRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.GetDomainResponse.FromString,
+                _registered_method=True)
         self.StreamDomains = channel.unary_stream(
                 '/domainflow.query.v1.QueryService/StreamDomains',
                 request_serializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.StreamDomainsRequest.SerializeToString,
@@ -58,6 +63,13 @@ class QueryServiceServicer:
 
     def ListDomains(self, request, context):
         """Returns one page of a campaign's domains in order of position. As fast on the last page as on the first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDomain(self, request, context):
+        """Returns one domain with all the evidence there is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,6 +98,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.ListDomains,
                     request_deserializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.ListDomainsRequest.FromString,
                     response_serializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.ListDomainsResponse.SerializeToString,
+            ),
+            'GetDomain': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDomain,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.GetDomainRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.GetDomainResponse.SerializeToString,
             ),
             'StreamDomains': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamDomains,
@@ -126,6 +143,33 @@ class QueryService:
             '/domainflow.query.v1.QueryService/ListDomains',
             domainflow_dot_query_dot_v1_dot_query__service__pb2.ListDomainsRequest.SerializeToString,
             domainflow_dot_query_dot_v1_dot_query__service__pb2.ListDomainsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDomain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/GetDomain',
+            domainflow_dot_query_dot_v1_dot_query__service__pb2.GetDomainRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_query__service__pb2.GetDomainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class QueryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> QueryServiceAsyncStub: ...
     ListDomains: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ListDomainsRequest, _query_service_pb2.ListDomainsResponse]
     """Returns one page of a campaign's domains in order of position. As fast on the last page as on the first."""
+    GetDomain: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetDomainRequest, _query_service_pb2.GetDomainResponse]
+    """Returns one domain with all the evidence there is."""
     StreamDomains: _grpc.UnaryStreamMultiCallable[_query_service_pb2.StreamDomainsRequest, _query_service_pb2.StreamDomainsResponse]
     """Streams the domains of any number of campaigns as columnar batches, campaign by campaign in the order asked for, each in order of
     position. Every batch has a cursor to resume after it. The last message, and only it, is the summary: a stream
@@ -50,6 +52,8 @@ class QueryServiceAsyncStub(QueryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListDomains: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ListDomainsRequest, _query_service_pb2.ListDomainsResponse]  # type: ignore[assignment]
     """Returns one page of a campaign's domains in order of position. As fast on the last page as on the first."""
+    GetDomain: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetDomainRequest, _query_service_pb2.GetDomainResponse]  # type: ignore[assignment]
+    """Returns one domain with all the evidence there is."""
     StreamDomains: _aio.UnaryStreamMultiCallable[_query_service_pb2.StreamDomainsRequest, _query_service_pb2.StreamDomainsResponse]  # type: ignore[assignment]
     """Streams the domains of any number of campaigns as columnar batches, campaign by campaign in the order asked for, each in order of
     position. Every batch has a cursor to resume after it. The last message, and only it, is the summary: a stream
@@ -68,6 +72,14 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.ListDomainsResponse, _abc.Awaitable[_query_service_pb2.ListDomainsResponse]]:
         """Returns one page of a campaign's domains in order of position. As fast on the last page as on the first."""
+
+    @_abc_1.abstractmethod
+    def GetDomain(
+        self,
+        request: _query_service_pb2.GetDomainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_service_pb2.GetDomainResponse, _abc.Awaitable[_query_service_pb2.GetDomainResponse]]:
+        """Returns one domain with all the evidence there is."""
 
     @_abc_1.abstractmethod
     def StreamDomains(

@@ -26,15 +26,31 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"domainflow/validation/v1/dns.proto\x12\x18\x64omainflow.validation.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\x02\n\tDnsResult\x12\x35\n\x07verdict\x18\x01 \x01(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\r\n\x05rcode\x18\x02 \x01(\x05\x12\x11\n\taddresses\x18\x03 \x03(\t\x12\x13\n\x0b\x63name_chain\x18\x04 \x03(\t\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08resolver\x18\x06 \x01(\t\x12\x15\n\rattempt_count\x18\x07 \x01(\x05\x12+\n\x08\x64uration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\ncheck_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03tcp\x18\n \x01(\x08*\xc3\x02\n\nDnsVerdict\x12\x1b\n\x17\x44NS_VERDICT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44NS_VERDICT_RESOLVED\x10\x01\x12\x18\n\x14\x44NS_VERDICT_NXDOMAIN\x10\x02\x12\x17\n\x13\x44NS_VERDICT_NO_DATA\x10\x03\x12\x18\n\x14\x44NS_VERDICT_SERVFAIL\x10\x04\x12\x17\n\x13\x44NS_VERDICT_REFUSED\x10\x05\x12\x17\n\x13\x44NS_VERDICT_TIMEOUT\x10\x06\x12\x18\n\x14\x44NS_VERDICT_WILDCARD\x10\x07\x12\x15\n\x11\x44NS_VERDICT_BOGUS\x10\x08\x12\x1a\n\x16\x44NS_VERDICT_CNAME_LOOP\x10\t\x12\x15\n\x11\x44NS_VERDICT_ERROR\x10\n\x12\x1b\n\x17\x44NS_VERDICT_DEAD_LETTER\x10\x0b\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"domainflow/validation/v1/dns.proto\x12\x18\x64omainflow.validation.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x04\n\tDnsResult\x12\x35\n\x07verdict\x18\x01 \x01(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\r\n\x05rcode\x18\x02 \x01(\x05\x12\x11\n\taddresses\x18\x03 \x03(\t\x12\x13\n\x0b\x63name_chain\x18\x04 \x03(\t\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08resolver\x18\x06 \x01(\t\x12\x15\n\rattempt_count\x18\x07 \x01(\x05\x12+\n\x08\x64uration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\ncheck_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03tcp\x18\n \x01(\x08\x12\x11\n\tauthority\x18\x0b \x01(\t\x12\x39\n\tagreement\x18\x0c \x01(\x0e\x32&.domainflow.validation.v1.DnsAgreement\x12\x35\n\nregistered\x18\r \x01(\x0e\x32!.domainflow.validation.v1.DnsFact\x12\x34\n\tdelegated\x18\x0e \x01(\x0e\x32!.domainflow.validation.v1.DnsFact\x12\x34\n\tresolving\x18\x0f \x01(\x0e\x32!.domainflow.validation.v1.DnsFact\x12\x37\n\x08\x65vidence\x18\x10 \x01(\x0b\x32%.domainflow.validation.v1.DnsEvidence\"\x8e\x02\n\x0b\x44nsEvidence\x12\x37\n\x07records\x18\x01 \x03(\x0b\x32&.domainflow.validation.v1.RecordResult\x12\x36\n\x08opinions\x18\x02 \x03(\x0b\x32$.domainflow.validation.v1.DnsOpinion\x12<\n\x08wildcard\x18\x03 \x01(\x0b\x32*.domainflow.validation.v1.WildcardEvidence\x12@\n\x0f\x61uthority_steps\x18\x04 \x03(\x0b\x32\'.domainflow.validation.v1.AuthorityStep\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xcc\x02\n\x0cRecordResult\x12\x32\n\x04type\x18\x01 \x01(\x0e\x32$.domainflow.validation.v1.RecordType\x12\x35\n\x07verdict\x18\x02 \x01(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\r\n\x05rcode\x18\x03 \x01(\x05\x12\x0f\n\x07records\x18\x04 \x03(\t\x12\x13\n\x0b\x63name_chain\x18\x05 \x03(\t\x12&\n\x03ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08resolver\x18\x07 \x01(\t\x12\x15\n\rattempt_count\x18\x08 \x01(\x05\x12+\n\x08\x64uration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0b\n\x03tcp\x18\n \x01(\x08\x12\x11\n\tauthority\x18\x0b \x01(\t\"\xc5\x01\n\nDnsOpinion\x12\x10\n\x08resolver\x18\x01 \x01(\t\x12\x10\n\x08operator\x18\x02 \x01(\t\x12\x35\n\x07verdict\x18\x03 \x01(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\r\n\x05rcode\x18\x04 \x01(\x05\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\r\n\x05\x63ount\x18\x06 \x01(\x05\x12+\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"H\n\x10WildcardEvidence\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07\x61nswers\x18\x02 \x03(\t\x12\x13\n\x0bprobe_count\x18\x03 \x01(\x05\"L\n\rAuthorityStep\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x0e\n\x06server\x18\x02 \x01(\t\x12\r\n\x05rcode\x18\x03 \x01(\x05\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\t*\xc3\x02\n\nDnsVerdict\x12\x1b\n\x17\x44NS_VERDICT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44NS_VERDICT_RESOLVED\x10\x01\x12\x18\n\x14\x44NS_VERDICT_NXDOMAIN\x10\x02\x12\x17\n\x13\x44NS_VERDICT_NO_DATA\x10\x03\x12\x18\n\x14\x44NS_VERDICT_SERVFAIL\x10\x04\x12\x17\n\x13\x44NS_VERDICT_REFUSED\x10\x05\x12\x17\n\x13\x44NS_VERDICT_TIMEOUT\x10\x06\x12\x18\n\x14\x44NS_VERDICT_WILDCARD\x10\x07\x12\x15\n\x11\x44NS_VERDICT_BOGUS\x10\x08\x12\x1a\n\x16\x44NS_VERDICT_CNAME_LOOP\x10\t\x12\x15\n\x11\x44NS_VERDICT_ERROR\x10\n\x12\x1b\n\x17\x44NS_VERDICT_DEAD_LETTER\x10\x0b*\xad\x01\n\x0c\x44nsAgreement\x12\x1d\n\x19\x44NS_AGREEMENT_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44NS_AGREEMENT_CONFIRMED\x10\x01\x12&\n\"DNS_AGREEMENT_DECIDED_BY_AUTHORITY\x10\x02\x12\x1a\n\x16\x44NS_AGREEMENT_DISPUTED\x10\x03\x12\x1d\n\x19\x44NS_AGREEMENT_UNCONFIRMED\x10\x04*F\n\x07\x44nsFact\x12\x18\n\x14\x44NS_FACT_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x44NS_FACT_YES\x10\x01\x12\x0f\n\x0b\x44NS_FACT_NO\x10\x02*\x8f\x01\n\nRecordType\x12\x1b\n\x17RECORD_TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rRECORD_TYPE_A\x10\x01\x12\x12\n\x0eRECORD_TYPE_NS\x10\x02\x12\x13\n\x0fRECORD_TYPE_SOA\x10\x06\x12\x12\n\x0eRECORD_TYPE_MX\x10\x0f\x12\x14\n\x10RECORD_TYPE_AAAA\x10\x1c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'domainflow.validation.v1.dns_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DNSVERDICT']._serialized_start=441
-  _globals['_DNSVERDICT']._serialized_end=764
+  _globals['_DNSVERDICT']._serialized_start=1699
+  _globals['_DNSVERDICT']._serialized_end=2022
+  _globals['_DNSAGREEMENT']._serialized_start=2025
+  _globals['_DNSAGREEMENT']._serialized_end=2198
+  _globals['_DNSFACT']._serialized_start=2200
+  _globals['_DNSFACT']._serialized_end=2270
+  _globals['_RECORDTYPE']._serialized_start=2273
+  _globals['_RECORDTYPE']._serialized_end=2416
   _globals['_DNSRESULT']._serialized_start=130
-  _globals['_DNSRESULT']._serialized_end=438
+  _globals['_DNSRESULT']._serialized_end=736
+  _globals['_DNSEVIDENCE']._serialized_start=739
+  _globals['_DNSEVIDENCE']._serialized_end=1009
+  _globals['_RECORDRESULT']._serialized_start=1012
+  _globals['_RECORDRESULT']._serialized_end=1344
+  _globals['_DNSOPINION']._serialized_start=1347
+  _globals['_DNSOPINION']._serialized_end=1544
+  _globals['_WILDCARDEVIDENCE']._serialized_start=1546
+  _globals['_WILDCARDEVIDENCE']._serialized_end=1618
+  _globals['_AUTHORITYSTEP']._serialized_start=1620
+  _globals['_AUTHORITYSTEP']._serialized_end=1696
 # @@protoc_insertion_point(module_scope)

@@ -81,6 +81,98 @@ DNS_VERDICT_DEAD_LETTER: DnsVerdict.ValueType  # 11
 """The check itself failed as often as it was tried; domainflow.campaign.v1.DeadLetter says why."""
 Global___DnsVerdict: _TypeAlias = DnsVerdict  # noqa: Y015
 
+class _DnsAgreement:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DnsAgreementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DnsAgreement.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DNS_AGREEMENT_UNSPECIFIED: _DnsAgreement.ValueType  # 0
+    """Nobody else was asked."""
+    DNS_AGREEMENT_CONFIRMED: _DnsAgreement.ValueType  # 1
+    """Another operator's resolver says the same."""
+    DNS_AGREEMENT_DECIDED_BY_AUTHORITY: _DnsAgreement.ValueType  # 2
+    """Resolvers disagreed, and the name's authority was asked; the verdict is what it says."""
+    DNS_AGREEMENT_DISPUTED: _DnsAgreement.ValueType  # 3
+    """Resolvers disagree, and the authority could not be asked or gave no answer; the verdict is what more of the resolvers say."""
+    DNS_AGREEMENT_UNCONFIRMED: _DnsAgreement.ValueType  # 4
+    """Another operator was asked and gave no usable answer."""
+
+class DnsAgreement(_DnsAgreement, metaclass=_DnsAgreementEnumTypeWrapper):
+    """Whether a second resolver, of another operator, says the same."""
+
+DNS_AGREEMENT_UNSPECIFIED: DnsAgreement.ValueType  # 0
+"""Nobody else was asked."""
+DNS_AGREEMENT_CONFIRMED: DnsAgreement.ValueType  # 1
+"""Another operator's resolver says the same."""
+DNS_AGREEMENT_DECIDED_BY_AUTHORITY: DnsAgreement.ValueType  # 2
+"""Resolvers disagreed, and the name's authority was asked; the verdict is what it says."""
+DNS_AGREEMENT_DISPUTED: DnsAgreement.ValueType  # 3
+"""Resolvers disagree, and the authority could not be asked or gave no answer; the verdict is what more of the resolvers say."""
+DNS_AGREEMENT_UNCONFIRMED: DnsAgreement.ValueType  # 4
+"""Another operator was asked and gave no usable answer."""
+Global___DnsAgreement: _TypeAlias = DnsAgreement  # noqa: Y015
+
+class _DnsFact:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DnsFactEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DnsFact.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DNS_FACT_UNSPECIFIED: _DnsFact.ValueType  # 0
+    """Unknown: what was asked cannot tell."""
+    DNS_FACT_YES: _DnsFact.ValueType  # 1
+    """True."""
+    DNS_FACT_NO: _DnsFact.ValueType  # 2
+    """False."""
+
+class DnsFact(_DnsFact, metaclass=_DnsFactEnumTypeWrapper):
+    """A fact that may be unknown."""
+
+DNS_FACT_UNSPECIFIED: DnsFact.ValueType  # 0
+"""Unknown: what was asked cannot tell."""
+DNS_FACT_YES: DnsFact.ValueType  # 1
+"""True."""
+DNS_FACT_NO: DnsFact.ValueType  # 2
+"""False."""
+Global___DnsFact: _TypeAlias = DnsFact  # noqa: Y015
+
+class _RecordType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RecordTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECORD_TYPE_UNSPECIFIED: _RecordType.ValueType  # 0
+    """None."""
+    RECORD_TYPE_A: _RecordType.ValueType  # 1
+    """An IPv4 address."""
+    RECORD_TYPE_NS: _RecordType.ValueType  # 2
+    """A name server of the zone."""
+    RECORD_TYPE_SOA: _RecordType.ValueType  # 6
+    """The zone's start of authority."""
+    RECORD_TYPE_MX: _RecordType.ValueType  # 15
+    """A mail server."""
+    RECORD_TYPE_AAAA: _RecordType.ValueType  # 28
+    """An IPv6 address."""
+
+class RecordType(_RecordType, metaclass=_RecordTypeEnumTypeWrapper):
+    """A type of record. The numbers are IANA's."""
+
+RECORD_TYPE_UNSPECIFIED: RecordType.ValueType  # 0
+"""None."""
+RECORD_TYPE_A: RecordType.ValueType  # 1
+"""An IPv4 address."""
+RECORD_TYPE_NS: RecordType.ValueType  # 2
+"""A name server of the zone."""
+RECORD_TYPE_SOA: RecordType.ValueType  # 6
+"""The zone's start of authority."""
+RECORD_TYPE_MX: RecordType.ValueType  # 15
+"""A mail server."""
+RECORD_TYPE_AAAA: RecordType.ValueType  # 28
+"""An IPv6 address."""
+Global___RecordType: _TypeAlias = RecordType  # noqa: Y015
+
 @_typing.final
 class DnsResult(_message.Message):
     """The verdict on one name and the evidence for it."""
@@ -97,6 +189,12 @@ class DnsResult(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     CHECK_TIME_FIELD_NUMBER: _builtins.int
     TCP_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    REGISTERED_FIELD_NUMBER: _builtins.int
+    DELEGATED_FIELD_NUMBER: _builtins.int
+    RESOLVING_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     verdict: Global___DnsVerdict.ValueType
     """The verdict."""
     rcode: _builtins.int
@@ -106,7 +204,19 @@ class DnsResult(_message.Message):
     attempt_count: _builtins.int
     """Queries sent for this name."""
     tcp: _builtins.bool
-    """True when the deciding answer came over TCP."""
+    """True when the deciding answer came over a connection: TCP, TLS or HTTPS."""
+    authority: _builtins.str
+    """Zone whose SOA record spoke for a negative answer (RFC 2308), such as "com"; empty without one."""
+    agreement: Global___DnsAgreement.ValueType
+    """Whether somebody else says the same; UNSPECIFIED when nobody else was asked."""
+    registered: Global___DnsFact.ValueType
+    """Whether the name is in its registry's zone."""
+    delegated: Global___DnsFact.ValueType
+    """Whether the registry's zone points to name servers for it. Both facts are of the registrable domain: the label below the
+    public suffix and the suffix.
+    """
+    resolving: Global___DnsFact.ValueType
+    """Whether the name itself has an address of its own: not when it comes from a wildcard."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Addresses in canonical text, in the order of the answer."""
@@ -127,6 +237,10 @@ class DnsResult(_message.Message):
     def check_time(self) -> _timestamp_pb2.Timestamp:
         """When the verdict was stored: names are settled in chunks."""
 
+    @_builtins.property
+    def evidence(self) -> Global___DnsEvidence:
+        """What was asked in how much detail. Not in lists and streams: GetDomain, CheckNames and ValidateDomains have it."""
+
     def __init__(
         self,
         *,
@@ -140,11 +254,249 @@ class DnsResult(_message.Message):
         duration: _duration_pb2.Duration | None = ...,
         check_time: _timestamp_pb2.Timestamp | None = ...,
         tcp: _builtins.bool = ...,
+        authority: _builtins.str = ...,
+        agreement: Global___DnsAgreement.ValueType = ...,
+        registered: Global___DnsFact.ValueType = ...,
+        delegated: Global___DnsFact.ValueType = ...,
+        resolving: Global___DnsFact.ValueType = ...,
+        evidence: Global___DnsEvidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time", "duration", b"duration", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time", "duration", b"duration", "evidence", b"evidence", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attempt_count", b"attempt_count", "check_time", b"check_time", "cname_chain", b"cname_chain", "duration", b"duration", "rcode", b"rcode", "resolver", b"resolver", "tcp", b"tcp", "ttl", b"ttl", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "agreement", b"agreement", "attempt_count", b"attempt_count", "authority", b"authority", "check_time", b"check_time", "cname_chain", b"cname_chain", "delegated", b"delegated", "duration", b"duration", "evidence", b"evidence", "rcode", b"rcode", "registered", b"registered", "resolver", b"resolver", "resolving", b"resolving", "tcp", b"tcp", "ttl", b"ttl", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DnsResult: _TypeAlias = DnsResult  # noqa: Y015
+
+@_typing.final
+class DnsEvidence(_message.Message):
+    """All that was asked about one name, stored as bytes in dns_results.evidence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    OPINIONS_FIELD_NUMBER: _builtins.int
+    WILDCARD_FIELD_NUMBER: _builtins.int
+    AUTHORITY_STEPS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why the verdict is what it is, in words, where more than one answer decided; empty for the ordinary ones."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordResult]:
+        """The result per type of record, in the order of DnsSettings.record_types."""
+
+    @_builtins.property
+    def opinions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DnsOpinion]:
+        """What each resolver that was asked besides says, and what was heard of those without a final answer."""
+
+    @_builtins.property
+    def wildcard(self) -> Global___WildcardEvidence:
+        """Set when the parent answers names that do not exist."""
+
+    @_builtins.property
+    def authority_steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuthorityStep]:
+        """The delegations followed, from the root on, when resolvers disagreed."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___RecordResult] | None = ...,
+        opinions: _abc.Iterable[Global___DnsOpinion] | None = ...,
+        wildcard: Global___WildcardEvidence | None = ...,
+        authority_steps: _abc.Iterable[Global___AuthorityStep] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wildcard", b"wildcard"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_steps", b"authority_steps", "opinions", b"opinions", "reason", b"reason", "records", b"records", "wildcard", b"wildcard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DnsEvidence: _TypeAlias = DnsEvidence  # noqa: Y015
+
+@_typing.final
+class RecordResult(_message.Message):
+    """What was said of one type of record. Failing here never hides what is known of another type."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    RCODE_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    CNAME_CHAIN_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    RESOLVER_FIELD_NUMBER: _builtins.int
+    ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    TCP_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    type: Global___RecordType.ValueType
+    """The type asked for."""
+    verdict: Global___DnsVerdict.ValueType
+    """The verdict on this type alone."""
+    rcode: _builtins.int
+    """As in DnsResult."""
+    resolver: _builtins.str
+    """As in DnsResult."""
+    attempt_count: _builtins.int
+    """As in DnsResult."""
+    tcp: _builtins.bool
+    """As in DnsResult."""
+    authority: _builtins.str
+    """As in DnsResult."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Data in presentation form (RFC 1035): addresses, "10 mail.example.com", "ns1.example.com"...; at most 100."""
+
+    @_builtins.property
+    def cname_chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in DnsResult."""
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """As in DnsResult."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """As in DnsResult."""
+
+    def __init__(
+        self,
+        *,
+        type: Global___RecordType.ValueType = ...,
+        verdict: Global___DnsVerdict.ValueType = ...,
+        rcode: _builtins.int = ...,
+        records: _abc.Iterable[_builtins.str] | None = ...,
+        cname_chain: _abc.Iterable[_builtins.str] | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        resolver: _builtins.str = ...,
+        attempt_count: _builtins.int = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        tcp: _builtins.bool = ...,
+        authority: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "authority", b"authority", "cname_chain", b"cname_chain", "duration", b"duration", "rcode", b"rcode", "records", b"records", "resolver", b"resolver", "tcp", b"tcp", "ttl", b"ttl", "type", b"type", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordResult: _TypeAlias = RecordResult  # noqa: Y015
+
+@_typing.final
+class DnsOpinion(_message.Message):
+    """What one resolver says about a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOLVER_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    RCODE_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    resolver: _builtins.str
+    """The resolver, as in DnsResult."""
+    operator: _builtins.str
+    """Who operates it."""
+    verdict: Global___DnsVerdict.ValueType
+    """What it says; TIMEOUT when it was mute."""
+    rcode: _builtins.int
+    """Response code; -1 when no answer came."""
+    count: _builtins.int
+    """How often it said so."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses it gives."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """Time it took, of the last answer; unset when unknown."""
+
+    def __init__(
+        self,
+        *,
+        resolver: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        verdict: Global___DnsVerdict.ValueType = ...,
+        rcode: _builtins.int = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        count: _builtins.int = ...,
+        duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "count", b"count", "duration", b"duration", "operator", b"operator", "rcode", b"rcode", "resolver", b"resolver", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DnsOpinion: _TypeAlias = DnsOpinion  # noqa: Y015
+
+@_typing.final
+class WildcardEvidence(_message.Message):
+    """Why an answer is taken to come from a wildcard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    PROBE_COUNT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The parent, such as "example.com" or "ws"."""
+    probe_count: _builtins.int
+    """Random names asked about below it."""
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses and alias targets that it answers random names with, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        answers: _abc.Iterable[_builtins.str] | None = ...,
+        probe_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "parent", b"parent", "probe_count", b"probe_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WildcardEvidence: _TypeAlias = WildcardEvidence  # noqa: Y015
+
+@_typing.final
+class AuthorityStep(_message.Message):
+    """One server asked while following the delegation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZONE_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
+    RCODE_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    zone: _builtins.str
+    """The zone it serves, "." for the root."""
+    server: _builtins.str
+    """The server, "address:port"."""
+    rcode: _builtins.int
+    """Its response code; -1 when it was mute."""
+    answer: _builtins.str
+    """What it said: the zone it points to, or the final answer."""
+    def __init__(
+        self,
+        *,
+        zone: _builtins.str = ...,
+        server: _builtins.str = ...,
+        rcode: _builtins.int = ...,
+        answer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "rcode", b"rcode", "server", b"server", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthorityStep: _TypeAlias = AuthorityStep  # noqa: Y015

@@ -5,8 +5,12 @@ isort:skip_file
 
 from collections import abc as _abc
 from domainflow.validation.v1 import dns_pb2 as _dns_pb2
+from domainflow.validation.v1 import dns_persona_pb2 as _dns_persona_pb2
+from domainflow.validation.v1 import dns_settings_pb2 as _dns_settings_pb2
+from domainflow.validation.v1 import resolver_pb2 as _resolver_pb2
 from domainflow.validation.v1 import task_pb2 as _task_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -27,6 +31,10 @@ class CheckNamesRequest(_message.Message):
 
     NAMES_FIELD_NUMBER: _builtins.int
     RESOLVERS_FIELD_NUMBER: _builtins.int
+    DNS_PERSONA_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    dns_persona_id: _builtins.str
+    """The persona whose settings apply. Not together with resolvers or settings."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names to check: 1 to 1,000. Normalised like an uploaded list; a name that is no DNS name is refused."""
@@ -35,15 +43,21 @@ class CheckNamesRequest(_message.Message):
     def resolvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Resolvers as in DnsConfiguration; empty means those of the machine the service runs on. At most 100."""
 
+    @_builtins.property
+    def settings(self) -> _dns_settings_pb2.DnsSettings:
+        """How to ask. Not together with resolvers."""
+
     def __init__(
         self,
         *,
         names: _abc.Iterable[_builtins.str] | None = ...,
         resolvers: _abc.Iterable[_builtins.str] | None = ...,
+        dns_persona_id: _builtins.str = ...,
+        settings: _dns_settings_pb2.DnsSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "resolvers", b"resolvers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona_id", b"dns_persona_id", "names", b"names", "resolvers", b"resolvers", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -284,3 +298,706 @@ class WorkerPool(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerPool: _TypeAlias = WorkerPool  # noqa: Y015
+
+@_typing.final
+class ValidateDomainsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___ValidateStart:
+        """How to ask. Must be the first message, and only it."""
+
+    @_builtins.property
+    def batch(self) -> Global___NameBatch:
+        """Names to check."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___ValidateStart | None = ...,
+        batch: Global___NameBatch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "kind", b"kind", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "kind", b"kind", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["start", "batch"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ValidateDomainsRequest: _TypeAlias = ValidateDomainsRequest  # noqa: Y015
+
+@_typing.final
+class ValidateStart(_message.Message):
+    """How the names of a stream are asked about. Empty: the resolvers of the machine the service runs on, and every default."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_PERSONA_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    dns_persona_id: _builtins.str
+    """The persona whose settings apply. Not together with settings."""
+    @_builtins.property
+    def settings(self) -> _dns_settings_pb2.DnsSettings:
+        """How to ask."""
+
+    def __init__(
+        self,
+        *,
+        dns_persona_id: _builtins.str = ...,
+        settings: _dns_settings_pb2.DnsSettings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona_id", b"dns_persona_id", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidateStart: _TypeAlias = ValidateStart  # noqa: Y015
+
+@_typing.final
+class NameBatch(_message.Message):
+    """Names of a stream. The n-th batch of a stream has the number n, from 0 on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 1,000. Normalised like an uploaded list; one that is no DNS name is answered with `rejected`, and stops nothing."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameBatch: _TypeAlias = NameBatch  # noqa: Y015
+
+@_typing.final
+class ValidateDomainsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> Global___ValidateResults:
+        """Verdicts on names of one batch, every name of it exactly once over all results. Batches may be answered out of order."""
+
+    @_builtins.property
+    def summary(self) -> Global___ValidateSummary:
+        """The end, reached in order."""
+
+    def __init__(
+        self,
+        *,
+        results: Global___ValidateResults | None = ...,
+        summary: Global___ValidateSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "results", b"results", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "results", b"results", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["results", "summary"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ValidateDomainsResponse: _TypeAlias = ValidateDomainsResponse  # noqa: Y015
+
+@_typing.final
+class ValidateResults(_message.Message):
+    """Verdicts on names of one batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_NUMBER_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    batch_number: _builtins.int
+    """Number of the batch."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValidatedName]:
+        """Verdicts."""
+
+    def __init__(
+        self,
+        *,
+        batch_number: _builtins.int = ...,
+        names: _abc.Iterable[Global___ValidatedName] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_number", b"batch_number", "names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidateResults: _TypeAlias = ValidateResults  # noqa: Y015
+
+@_typing.final
+class ValidatedName(_message.Message):
+    """What became of one name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DNS_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Place of the name in its batch, from 0 on."""
+    name: _builtins.str
+    """The name as it was asked for: lower case, A-labels, no trailing dot; as it came if it was rejected."""
+    rejected: _builtins.str
+    """Why it is no DNS name."""
+    @_builtins.property
+    def dns(self) -> _dns_pb2.DnsResult:
+        """Verdict and evidence."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        name: _builtins.str = ...,
+        dns: _dns_pb2.DnsResult | None = ...,
+        rejected: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "rejected", b"rejected", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "index", b"index", "name", b"name", "rejected", b"rejected", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["dns", "rejected"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___ValidatedName: _TypeAlias = ValidatedName  # noqa: Y015
+
+@_typing.final
+class ValidateSummary(_message.Message):
+    """The end of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_COUNT_FIELD_NUMBER: _builtins.int
+    REJECTED_COUNT_FIELD_NUMBER: _builtins.int
+    VERDICT_COUNTS_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    name_count: _builtins.int
+    """Names received; the same number was answered."""
+    rejected_count: _builtins.int
+    """Those that were no DNS names."""
+    @_builtins.property
+    def verdict_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerdictCount]:
+        """The others by verdict, each with at least one name."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """From the first message to the last."""
+
+    def __init__(
+        self,
+        *,
+        name_count: _builtins.int = ...,
+        rejected_count: _builtins.int = ...,
+        verdict_counts: _abc.Iterable[Global___VerdictCount] | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "name_count", b"name_count", "rejected_count", b"rejected_count", "verdict_counts", b"verdict_counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidateSummary: _TypeAlias = ValidateSummary  # noqa: Y015
+
+@_typing.final
+class VerdictCount(_message.Message):
+    """How many names have a verdict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    verdict: _dns_pb2.DnsVerdict.ValueType
+    """The verdict."""
+    count: _builtins.int
+    """Number of names."""
+    def __init__(
+        self,
+        *,
+        verdict: _dns_pb2.DnsVerdict.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerdictCount: _TypeAlias = VerdictCount  # noqa: Y015
+
+@_typing.final
+class ListResolversRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    RESOLVER_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    """Only reports of this worker; empty: all."""
+    resolver: _builtins.str
+    """Only this resolver, written as in DnsResult; empty: all."""
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        resolver: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resolver", b"resolver", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListResolversRequest: _TypeAlias = ListResolversRequest  # noqa: Y015
+
+@_typing.final
+class ListResolversResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOLVERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def resolvers(self) -> _containers.RepeatedCompositeFieldContainer[_resolver_pb2.ResolverReport]:
+        """At most 10,000, worst score first."""
+
+    def __init__(
+        self,
+        *,
+        resolvers: _abc.Iterable[_resolver_pb2.ResolverReport] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resolvers", b"resolvers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListResolversResponse: _TypeAlias = ListResolversResponse  # noqa: Y015
+
+@_typing.final
+class CreateDnsPersonaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_PERSONA_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a repeated call return the first one's answer (AIP-155); kept for a day."""
+    validate_only: _builtins.bool
+    """Check only, store nothing (AIP-163)."""
+    @_builtins.property
+    def dns_persona(self) -> _dns_persona_pb2.DnsPersona:
+        """Its id, etag and times are ignored."""
+
+    def __init__(
+        self,
+        *,
+        dns_persona: _dns_persona_pb2.DnsPersona | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns_persona", b"dns_persona"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona", b"dns_persona", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateDnsPersonaRequest: _TypeAlias = CreateDnsPersonaRequest  # noqa: Y015
+
+@_typing.final
+class CreateDnsPersonaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_PERSONA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dns_persona(self) -> _dns_persona_pb2.DnsPersona:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        dns_persona: _dns_persona_pb2.DnsPersona | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns_persona", b"dns_persona"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona", b"dns_persona"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateDnsPersonaResponse: _TypeAlias = CreateDnsPersonaResponse  # noqa: Y015
+
+@_typing.final
+class GetDnsPersonaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_PERSONA_ID_FIELD_NUMBER: _builtins.int
+    dns_persona_id: _builtins.str
+    """Which."""
+    def __init__(
+        self,
+        *,
+        dns_persona_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona_id", b"dns_persona_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDnsPersonaRequest: _TypeAlias = GetDnsPersonaRequest  # noqa: Y015
+
+@_typing.final
+class GetDnsPersonaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_PERSONA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dns_persona(self) -> _dns_persona_pb2.DnsPersona:
+        """The persona."""
+
+    def __init__(
+        self,
+        *,
+        dns_persona: _dns_persona_pb2.DnsPersona | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns_persona", b"dns_persona"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona", b"dns_persona"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDnsPersonaResponse: _TypeAlias = GetDnsPersonaResponse  # noqa: Y015
+
+@_typing.final
+class ListDnsPersonasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many; fewer may come. Default 100, larger than 1,000 means 1,000."""
+    page_token: _builtins.str
+    """next_page_token of an earlier answer; empty to begin."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDnsPersonasRequest: _TypeAlias = ListDnsPersonasRequest  # noqa: Y015
+
+@_typing.final
+class ListDnsPersonasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_PERSONAS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Leads to the next page. Empty at the end, and only there."""
+    @_builtins.property
+    def dns_personas(self) -> _containers.RepeatedCompositeFieldContainer[_dns_persona_pb2.DnsPersona]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        dns_personas: _abc.Iterable[_dns_persona_pb2.DnsPersona] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_personas", b"dns_personas", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDnsPersonasResponse: _TypeAlias = ListDnsPersonasResponse  # noqa: Y015
+
+@_typing.final
+class UpdateDnsPersonaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_PERSONA_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Check only, store nothing (AIP-163)."""
+    @_builtins.property
+    def dns_persona(self) -> _dns_persona_pb2.DnsPersona:
+        """Which, by its id, and its new name, description and settings. An etag that is not the present one is ABORTED; empty: whatever it is."""
+
+    def __init__(
+        self,
+        *,
+        dns_persona: _dns_persona_pb2.DnsPersona | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns_persona", b"dns_persona"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona", b"dns_persona", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDnsPersonaRequest: _TypeAlias = UpdateDnsPersonaRequest  # noqa: Y015
+
+@_typing.final
+class UpdateDnsPersonaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_PERSONA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dns_persona(self) -> _dns_persona_pb2.DnsPersona:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        dns_persona: _dns_persona_pb2.DnsPersona | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns_persona", b"dns_persona"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona", b"dns_persona"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDnsPersonaResponse: _TypeAlias = UpdateDnsPersonaResponse  # noqa: Y015
+
+@_typing.final
+class DeleteDnsPersonaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_PERSONA_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    dns_persona_id: _builtins.str
+    """Which."""
+    etag: _builtins.str
+    """ABORTED when this is not the present one; empty: whatever it is."""
+    def __init__(
+        self,
+        *,
+        dns_persona_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona_id", b"dns_persona_id", "etag", b"etag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDnsPersonaRequest: _TypeAlias = DeleteDnsPersonaRequest  # noqa: Y015
+
+@_typing.final
+class DeleteDnsPersonaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDnsPersonaResponse: _TypeAlias = DeleteDnsPersonaResponse  # noqa: Y015
+
+@_typing.final
+class TestDnsPersonaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_PERSONA_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    dns_persona_id: _builtins.str
+    """A stored persona. Not together with settings."""
+    @_builtins.property
+    def settings(self) -> _dns_settings_pb2.DnsSettings:
+        """Settings that are not stored yet."""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names to ask every resolver about, besides the canaries; at most 10."""
+
+    def __init__(
+        self,
+        *,
+        dns_persona_id: _builtins.str = ...,
+        settings: _dns_settings_pb2.DnsSettings | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona_id", b"dns_persona_id", "names", b"names", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestDnsPersonaRequest: _TypeAlias = TestDnsPersonaRequest  # noqa: Y015
+
+@_typing.final
+class TestDnsPersonaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOLVER_TESTS_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    passed: _builtins.bool
+    """Whether every resolver would be admitted."""
+    @_builtins.property
+    def resolver_tests(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolverTest]:
+        """One per resolver, in the order of the persona."""
+
+    def __init__(
+        self,
+        *,
+        resolver_tests: _abc.Iterable[Global___ResolverTest] | None = ...,
+        passed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passed", b"passed", "resolver_tests", b"resolver_tests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestDnsPersonaResponse: _TypeAlias = TestDnsPersonaResponse  # noqa: Y015
+
+@_typing.final
+class ResolverTest(_message.Message):
+    """What one resolver says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    CHECKED_NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> _resolver_pb2.ResolverReport:
+        """Counts, canaries, state and score after the test."""
+
+    @_builtins.property
+    def checked_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckedName]:
+        """What it says of the names, in their order."""
+
+    def __init__(
+        self,
+        *,
+        report: _resolver_pb2.ResolverReport | None = ...,
+        checked_names: _abc.Iterable[Global___CheckedName] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked_names", b"checked_names", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolverTest: _TypeAlias = ResolverTest  # noqa: Y015
+
+@_typing.final
+class ExportDnsPersonasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_PERSONA_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dns_persona_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which; empty: all."""
+
+    def __init__(
+        self,
+        *,
+        dns_persona_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona_ids", b"dns_persona_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportDnsPersonasRequest: _TypeAlias = ExportDnsPersonasRequest  # noqa: Y015
+
+@_typing.final
+class ExportDnsPersonasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    document: _builtins.str
+    """{"format": "domainflow.dns-personas.v1", "dns_personas": [...]}, fields as in the JSON form of DnsPersona without id, etag and times."""
+    def __init__(
+        self,
+        *,
+        document: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportDnsPersonasResponse: _TypeAlias = ExportDnsPersonasResponse  # noqa: Y015
+
+@_typing.final
+class ImportDnsPersonasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    document: _builtins.str
+    """As ExportDnsPersonas gives it; at most 1 MiB."""
+    replace: _builtins.bool
+    """Replace personas of the same name instead of refusing with ALREADY_EXISTS."""
+    validate_only: _builtins.bool
+    """Check only, store nothing (AIP-163)."""
+    def __init__(
+        self,
+        *,
+        document: _builtins.str = ...,
+        replace: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "replace", b"replace", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportDnsPersonasRequest: _TypeAlias = ImportDnsPersonasRequest  # noqa: Y015
+
+@_typing.final
+class ImportDnsPersonasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DNS_PERSONAS_FIELD_NUMBER: _builtins.int
+    REPLACED_COUNT_FIELD_NUMBER: _builtins.int
+    replaced_count: _builtins.int
+    """Of those, personas that were replaced."""
+    @_builtins.property
+    def dns_personas(self) -> _containers.RepeatedCompositeFieldContainer[_dns_persona_pb2.DnsPersona]:
+        """As stored, in the order of the document."""
+
+    def __init__(
+        self,
+        *,
+        dns_personas: _abc.Iterable[_dns_persona_pb2.DnsPersona] | None = ...,
+        replaced_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_personas", b"dns_personas", "replaced_count", b"replaced_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportDnsPersonasResponse: _TypeAlias = ImportDnsPersonasResponse  # noqa: Y015

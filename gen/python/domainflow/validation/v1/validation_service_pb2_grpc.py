@@ -50,6 +50,56 @@ class ValidationServiceStub:
                 request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListPoolsRequest.SerializeToString,
                 response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListPoolsResponse.FromString,
                 _registered_method=True)
+        self.ValidateDomains = channel.stream_stream(
+                '/domainflow.validation.v1.ValidationService/ValidateDomains',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ValidateDomainsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ValidateDomainsResponse.FromString,
+                _registered_method=True)
+        self.ListResolvers = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ListResolvers',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListResolversRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListResolversResponse.FromString,
+                _registered_method=True)
+        self.CreateDnsPersona = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/CreateDnsPersona',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.CreateDnsPersonaRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.CreateDnsPersonaResponse.FromString,
+                _registered_method=True)
+        self.GetDnsPersona = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/GetDnsPersona',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.GetDnsPersonaRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.GetDnsPersonaResponse.FromString,
+                _registered_method=True)
+        self.ListDnsPersonas = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ListDnsPersonas',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListDnsPersonasRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListDnsPersonasResponse.FromString,
+                _registered_method=True)
+        self.UpdateDnsPersona = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/UpdateDnsPersona',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.UpdateDnsPersonaRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.UpdateDnsPersonaResponse.FromString,
+                _registered_method=True)
+        self.DeleteDnsPersona = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/DeleteDnsPersona',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.DeleteDnsPersonaRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.DeleteDnsPersonaResponse.FromString,
+                _registered_method=True)
+        self.TestDnsPersona = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/TestDnsPersona',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.TestDnsPersonaRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.TestDnsPersonaResponse.FromString,
+                _registered_method=True)
+        self.ExportDnsPersonas = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ExportDnsPersonas',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ExportDnsPersonasRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ExportDnsPersonasResponse.FromString,
+                _registered_method=True)
+        self.ImportDnsPersonas = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ImportDnsPersonas',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ImportDnsPersonasRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ImportDnsPersonasResponse.FromString,
+                _registered_method=True)
 
 
 class ValidationServiceServicer:
@@ -78,6 +128,79 @@ class ValidationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ValidateDomains(self, request_iterator, context):
+        """Checks names now, as many as come: names in, verdicts out as they are settled, with the engine the campaigns use; stores
+        nothing. At most 5,000 names of a stream are in progress; beyond that the stream is not read, so that a client that sends faster than DNS
+        answers, or does not read, is slowed down. Half-close to end; the last message is the summary. Cancelling drops what is
+        in progress. Not over gRPC-Web or JSON, which have no client streams.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListResolvers(self, request, context):
+        """Lists what workers know of the resolvers they use, worst score first: one report per resolver and process seen in the last minute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateDnsPersona(self, request, context):
+        """Creates a persona. Idempotent by request_id. ALREADY_EXISTS when the name is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDnsPersona(self, request, context):
+        """Returns a persona.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDnsPersonas(self, request, context):
+        """Lists personas by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateDnsPersona(self, request, context):
+        """Replaces name, description and settings of a persona. Campaigns that are configured keep the settings they were given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDnsPersona(self, request, context):
+        """Deletes a persona. Campaigns keep the settings they were given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestDnsPersona(self, request, context):
+        """Asks every resolver of a persona the canaries and the names given, now, and reports on each. Stores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportDnsPersonas(self, request, context):
+        """Returns personas as one JSON document that ImportDnsPersonas takes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportDnsPersonas(self, request, context):
+        """Creates the personas of a document, all or none. Every fault of the document is named at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ValidationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +218,56 @@ def add_ValidationServiceServicer_to_server(servicer, server):
                     servicer.ListPools,
                     request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListPoolsRequest.FromString,
                     response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListPoolsResponse.SerializeToString,
+            ),
+            'ValidateDomains': grpc.stream_stream_rpc_method_handler(
+                    servicer.ValidateDomains,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ValidateDomainsRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ValidateDomainsResponse.SerializeToString,
+            ),
+            'ListResolvers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListResolvers,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListResolversRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListResolversResponse.SerializeToString,
+            ),
+            'CreateDnsPersona': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateDnsPersona,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.CreateDnsPersonaRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.CreateDnsPersonaResponse.SerializeToString,
+            ),
+            'GetDnsPersona': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDnsPersona,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.GetDnsPersonaRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.GetDnsPersonaResponse.SerializeToString,
+            ),
+            'ListDnsPersonas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDnsPersonas,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListDnsPersonasRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListDnsPersonasResponse.SerializeToString,
+            ),
+            'UpdateDnsPersona': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateDnsPersona,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.UpdateDnsPersonaRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.UpdateDnsPersonaResponse.SerializeToString,
+            ),
+            'DeleteDnsPersona': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDnsPersona,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.DeleteDnsPersonaRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.DeleteDnsPersonaResponse.SerializeToString,
+            ),
+            'TestDnsPersona': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestDnsPersona,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.TestDnsPersonaRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.TestDnsPersonaResponse.SerializeToString,
+            ),
+            'ExportDnsPersonas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportDnsPersonas,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ExportDnsPersonasRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ExportDnsPersonasResponse.SerializeToString,
+            ),
+            'ImportDnsPersonas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportDnsPersonas,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ImportDnsPersonasRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ImportDnsPersonasResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +352,276 @@ class ValidationService:
             '/domainflow.validation.v1.ValidationService/ListPools',
             domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListPoolsRequest.SerializeToString,
             domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateDomains(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/domainflow.validation.v1.ValidationService/ValidateDomains',
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ValidateDomainsRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ValidateDomainsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListResolvers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ListResolvers',
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListResolversRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListResolversResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateDnsPersona(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/CreateDnsPersona',
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.CreateDnsPersonaRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.CreateDnsPersonaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDnsPersona(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/GetDnsPersona',
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.GetDnsPersonaRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.GetDnsPersonaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDnsPersonas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ListDnsPersonas',
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListDnsPersonasRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ListDnsPersonasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateDnsPersona(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/UpdateDnsPersona',
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.UpdateDnsPersonaRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.UpdateDnsPersonaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDnsPersona(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/DeleteDnsPersona',
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.DeleteDnsPersonaRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.DeleteDnsPersonaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestDnsPersona(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/TestDnsPersona',
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.TestDnsPersonaRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.TestDnsPersonaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportDnsPersonas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ExportDnsPersonas',
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ExportDnsPersonasRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ExportDnsPersonasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportDnsPersonas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ImportDnsPersonas',
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ImportDnsPersonasRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ImportDnsPersonasResponse.FromString,
             options,
             channel_credentials,
             insecure,

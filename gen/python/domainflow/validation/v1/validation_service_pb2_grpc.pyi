@@ -41,6 +41,30 @@ class ValidationServiceStub:
     """Lists the worker processes seen in the last minute, oldest first."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ListPoolsRequest, _validation_service_pb2.ListPoolsResponse]
     """Lists the worker pools: one entry per pool and machine, with the latest decision on its size and the reason for it."""
+    ValidateDomains: _grpc.StreamStreamMultiCallable[_validation_service_pb2.ValidateDomainsRequest, _validation_service_pb2.ValidateDomainsResponse]
+    """Checks names now, as many as come: names in, verdicts out as they are settled, with the engine the campaigns use; stores
+    nothing. At most 5,000 names of a stream are in progress; beyond that the stream is not read, so that a client that sends faster than DNS
+    answers, or does not read, is slowed down. Half-close to end; the last message is the summary. Cancelling drops what is
+    in progress. Not over gRPC-Web or JSON, which have no client streams.
+    """
+    ListResolvers: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ListResolversRequest, _validation_service_pb2.ListResolversResponse]
+    """Lists what workers know of the resolvers they use, worst score first: one report per resolver and process seen in the last minute."""
+    CreateDnsPersona: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.CreateDnsPersonaRequest, _validation_service_pb2.CreateDnsPersonaResponse]
+    """Creates a persona. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+    GetDnsPersona: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.GetDnsPersonaRequest, _validation_service_pb2.GetDnsPersonaResponse]
+    """Returns a persona."""
+    ListDnsPersonas: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ListDnsPersonasRequest, _validation_service_pb2.ListDnsPersonasResponse]
+    """Lists personas by name."""
+    UpdateDnsPersona: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.UpdateDnsPersonaRequest, _validation_service_pb2.UpdateDnsPersonaResponse]
+    """Replaces name, description and settings of a persona. Campaigns that are configured keep the settings they were given."""
+    DeleteDnsPersona: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.DeleteDnsPersonaRequest, _validation_service_pb2.DeleteDnsPersonaResponse]
+    """Deletes a persona. Campaigns keep the settings they were given."""
+    TestDnsPersona: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.TestDnsPersonaRequest, _validation_service_pb2.TestDnsPersonaResponse]
+    """Asks every resolver of a persona the canaries and the names given, now, and reports on each. Stores nothing."""
+    ExportDnsPersonas: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ExportDnsPersonasRequest, _validation_service_pb2.ExportDnsPersonasResponse]
+    """Returns personas as one JSON document that ImportDnsPersonas takes."""
+    ImportDnsPersonas: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ImportDnsPersonasRequest, _validation_service_pb2.ImportDnsPersonasResponse]
+    """Creates the personas of a document, all or none. Every fault of the document is named at once."""
 
 @_typing.type_check_only
 class ValidationServiceAsyncStub(ValidationServiceStub):
@@ -55,6 +79,30 @@ class ValidationServiceAsyncStub(ValidationServiceStub):
     """Lists the worker processes seen in the last minute, oldest first."""
     ListPools: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ListPoolsRequest, _validation_service_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """Lists the worker pools: one entry per pool and machine, with the latest decision on its size and the reason for it."""
+    ValidateDomains: _aio.StreamStreamMultiCallable[_validation_service_pb2.ValidateDomainsRequest, _validation_service_pb2.ValidateDomainsResponse]  # type: ignore[assignment]
+    """Checks names now, as many as come: names in, verdicts out as they are settled, with the engine the campaigns use; stores
+    nothing. At most 5,000 names of a stream are in progress; beyond that the stream is not read, so that a client that sends faster than DNS
+    answers, or does not read, is slowed down. Half-close to end; the last message is the summary. Cancelling drops what is
+    in progress. Not over gRPC-Web or JSON, which have no client streams.
+    """
+    ListResolvers: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ListResolversRequest, _validation_service_pb2.ListResolversResponse]  # type: ignore[assignment]
+    """Lists what workers know of the resolvers they use, worst score first: one report per resolver and process seen in the last minute."""
+    CreateDnsPersona: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.CreateDnsPersonaRequest, _validation_service_pb2.CreateDnsPersonaResponse]  # type: ignore[assignment]
+    """Creates a persona. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+    GetDnsPersona: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.GetDnsPersonaRequest, _validation_service_pb2.GetDnsPersonaResponse]  # type: ignore[assignment]
+    """Returns a persona."""
+    ListDnsPersonas: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ListDnsPersonasRequest, _validation_service_pb2.ListDnsPersonasResponse]  # type: ignore[assignment]
+    """Lists personas by name."""
+    UpdateDnsPersona: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.UpdateDnsPersonaRequest, _validation_service_pb2.UpdateDnsPersonaResponse]  # type: ignore[assignment]
+    """Replaces name, description and settings of a persona. Campaigns that are configured keep the settings they were given."""
+    DeleteDnsPersona: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.DeleteDnsPersonaRequest, _validation_service_pb2.DeleteDnsPersonaResponse]  # type: ignore[assignment]
+    """Deletes a persona. Campaigns keep the settings they were given."""
+    TestDnsPersona: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.TestDnsPersonaRequest, _validation_service_pb2.TestDnsPersonaResponse]  # type: ignore[assignment]
+    """Asks every resolver of a persona the canaries and the names given, now, and reports on each. Stores nothing."""
+    ExportDnsPersonas: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ExportDnsPersonasRequest, _validation_service_pb2.ExportDnsPersonasResponse]  # type: ignore[assignment]
+    """Returns personas as one JSON document that ImportDnsPersonas takes."""
+    ImportDnsPersonas: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ImportDnsPersonasRequest, _validation_service_pb2.ImportDnsPersonasResponse]  # type: ignore[assignment]
+    """Creates the personas of a document, all or none. Every fault of the document is named at once."""
 
 class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
     """How names are checked: a check for somebody who waits, and the workers that check campaigns."""
@@ -84,5 +132,89 @@ class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_validation_service_pb2.ListPoolsResponse, _abc.Awaitable[_validation_service_pb2.ListPoolsResponse]]:
         """Lists the worker pools: one entry per pool and machine, with the latest decision on its size and the reason for it."""
+
+    @_abc_1.abstractmethod
+    def ValidateDomains(
+        self,
+        request_iterator: _MaybeAsyncIterator[_validation_service_pb2.ValidateDomainsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_validation_service_pb2.ValidateDomainsResponse], _abc.AsyncIterator[_validation_service_pb2.ValidateDomainsResponse]]:
+        """Checks names now, as many as come: names in, verdicts out as they are settled, with the engine the campaigns use; stores
+        nothing. At most 5,000 names of a stream are in progress; beyond that the stream is not read, so that a client that sends faster than DNS
+        answers, or does not read, is slowed down. Half-close to end; the last message is the summary. Cancelling drops what is
+        in progress. Not over gRPC-Web or JSON, which have no client streams.
+        """
+
+    @_abc_1.abstractmethod
+    def ListResolvers(
+        self,
+        request: _validation_service_pb2.ListResolversRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validation_service_pb2.ListResolversResponse, _abc.Awaitable[_validation_service_pb2.ListResolversResponse]]:
+        """Lists what workers know of the resolvers they use, worst score first: one report per resolver and process seen in the last minute."""
+
+    @_abc_1.abstractmethod
+    def CreateDnsPersona(
+        self,
+        request: _validation_service_pb2.CreateDnsPersonaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validation_service_pb2.CreateDnsPersonaResponse, _abc.Awaitable[_validation_service_pb2.CreateDnsPersonaResponse]]:
+        """Creates a persona. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+
+    @_abc_1.abstractmethod
+    def GetDnsPersona(
+        self,
+        request: _validation_service_pb2.GetDnsPersonaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validation_service_pb2.GetDnsPersonaResponse, _abc.Awaitable[_validation_service_pb2.GetDnsPersonaResponse]]:
+        """Returns a persona."""
+
+    @_abc_1.abstractmethod
+    def ListDnsPersonas(
+        self,
+        request: _validation_service_pb2.ListDnsPersonasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validation_service_pb2.ListDnsPersonasResponse, _abc.Awaitable[_validation_service_pb2.ListDnsPersonasResponse]]:
+        """Lists personas by name."""
+
+    @_abc_1.abstractmethod
+    def UpdateDnsPersona(
+        self,
+        request: _validation_service_pb2.UpdateDnsPersonaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validation_service_pb2.UpdateDnsPersonaResponse, _abc.Awaitable[_validation_service_pb2.UpdateDnsPersonaResponse]]:
+        """Replaces name, description and settings of a persona. Campaigns that are configured keep the settings they were given."""
+
+    @_abc_1.abstractmethod
+    def DeleteDnsPersona(
+        self,
+        request: _validation_service_pb2.DeleteDnsPersonaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validation_service_pb2.DeleteDnsPersonaResponse, _abc.Awaitable[_validation_service_pb2.DeleteDnsPersonaResponse]]:
+        """Deletes a persona. Campaigns keep the settings they were given."""
+
+    @_abc_1.abstractmethod
+    def TestDnsPersona(
+        self,
+        request: _validation_service_pb2.TestDnsPersonaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validation_service_pb2.TestDnsPersonaResponse, _abc.Awaitable[_validation_service_pb2.TestDnsPersonaResponse]]:
+        """Asks every resolver of a persona the canaries and the names given, now, and reports on each. Stores nothing."""
+
+    @_abc_1.abstractmethod
+    def ExportDnsPersonas(
+        self,
+        request: _validation_service_pb2.ExportDnsPersonasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validation_service_pb2.ExportDnsPersonasResponse, _abc.Awaitable[_validation_service_pb2.ExportDnsPersonasResponse]]:
+        """Returns personas as one JSON document that ImportDnsPersonas takes."""
+
+    @_abc_1.abstractmethod
+    def ImportDnsPersonas(
+        self,
+        request: _validation_service_pb2.ImportDnsPersonasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validation_service_pb2.ImportDnsPersonasResponse, _abc.Awaitable[_validation_service_pb2.ImportDnsPersonasResponse]]:
+        """Creates the personas of a document, all or none. Every fault of the document is named at once."""
 
 def add_ValidationServiceServicer_to_server(servicer: ValidationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,6 +6,8 @@ import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { DeadLetterState, OutcomeCount, Phase, PhaseStatus } from "./campaign_pb.js";
 import { file_domainflow_campaign_v1_campaign } from "./campaign_pb.js";
+import type { ResolverState } from "../../validation/v1/resolver_pb.js";
+import { file_domainflow_validation_v1_resolver } from "../../validation/v1/resolver_pb.js";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
@@ -14,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file domainflow/campaign/v1/event.proto.
  */
 export const file_domainflow_campaign_v1_event: GenFile = /*@__PURE__*/
-  fileDesc("CiJkb21haW5mbG93L2NhbXBhaWduL3YxL2V2ZW50LnByb3RvEhZkb21haW5mbG93LmNhbXBhaWduLnYxIpQHCgVFdmVudBITCgtjYW1wYWlnbl9pZBgBIAEoCRIQCghyZXZpc2lvbhgCIAEoAxIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASQwoQY2FtcGFpZ25fY3JlYXRlZBgEIAEoCzInLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25DcmVhdGVkSAASPQoNcGhhc2VfY2hhbmdlZBgFIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VDaGFuZ2VkSAASPQoNY2h1bmtfc2V0dGxlZBgGIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2h1bmtTZXR0bGVkSAASPQoNY2h1bmtfcmV0cmllZBgHIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2h1bmtSZXRyaWVkSAASRQoRY2FtcGFpZ25fZmluaXNoZWQYCCABKAsyKC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduRmluaXNoZWRIABJDChBjYW1wYWlnbl91cGRhdGVkGAkgASgLMicuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DYW1wYWlnblVwZGF0ZWRIABI/Cg5uYW1lc19yZXNlcnZlZBgKIAEoCzIlLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuTmFtZXNSZXNlcnZlZEgAEkYKEmNodW5rX3NpemVfZGVjaWRlZBgLIAEoCzIoLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2h1bmtTaXplRGVjaWRlZEgAEjkKC2NodW5rX3NwbGl0GAwgASgLMiIuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DaHVua1NwbGl0SAASRgoSbmFtZV9kZWFkX2xldHRlcmVkGA0gASgLMiguZG9tYWluZmxvdy5jYW1wYWlnbi52MS5OYW1lRGVhZExldHRlcmVkSAASTAoVZGVhZF9sZXR0ZXJzX3Jlc29sdmVkGA4gASgLMisuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5EZWFkTGV0dGVyc1Jlc29sdmVkSAASQwoQZGVsZXRpb25fc3RhcnRlZBgPIAEoCzInLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRGVsZXRpb25TdGFydGVkSABCBgoEa2luZCJACg9DYW1wYWlnblVwZGF0ZWQSDgoGZmllbGRzGAEgAygJEg0KBWFjdG9yGAIgASgJEg4KBnJlYXNvbhgDIAEoCSJQCg1OYW1lc1Jlc2VydmVkEhQKDGZpcnN0X29mZnNldBgBIAEoAxISCgpuYW1lX2NvdW50GAIgASgDEhUKDW1pc3NpbmdfY291bnQYAyABKAMijgEKEENodW5rU2l6ZURlY2lkZWQSLAoFcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEgsKA3J1bhgCIAEoBRISCgpjaHVua19zaXplGAMgASgFEhsKE3ByZXZpb3VzX2NodW5rX3NpemUYBCABKAUSDgoGcmVhc29uGAUgASgJIpsBCgpDaHVua1NwbGl0EiwKBXBoYXNlGAEgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZRILCgNydW4YAiABKAUSFgoOZmlyc3RfcG9zaXRpb24YAyABKAMSEgoKbmFtZV9jb3VudBgEIAEoAxIXCg9zZWNvbmRfcG9zaXRpb24YBSABKAMSDQoFY2F1c2UYBiABKAkifAoQTmFtZURlYWRMZXR0ZXJlZBIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USCwoDcnVuGAIgASgFEhAKCHBvc2l0aW9uGAMgASgDEgwKBG5hbWUYBCABKAkSDQoFY2F1c2UYBSABKAkitgEKE0RlYWRMZXR0ZXJzUmVzb2x2ZWQSLAoFcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEgsKA3J1bhgCIAEoBRI2CgVzdGF0ZRgDIAEoDjInLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRGVhZExldHRlclN0YXRlEg0KBWNvdW50GAQgASgDEg0KBWFjdG9yGAUgASgJEg4KBnJlYXNvbhgGIAEoCSIwCg9EZWxldGlvblN0YXJ0ZWQSDQoFYWN0b3IYASABKAkSDgoGcmVhc29uGAIgASgJIpUBCgtTeXN0ZW1FdmVudBIQCghyZXZpc2lvbhgBIAEoAxIvCgtjcmVhdGVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASOwoMcG9vbF9kZWNpZGVkGAMgASgLMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5Qb29sRGVjaWRlZEgAQgYKBGtpbmQioQEKC1Bvb2xEZWNpZGVkEgwKBHBvb2wYASABKAkSDAoEaG9zdBgCIAEoCRIVCg1wcm9jZXNzX2NvdW50GAMgASgFEh4KFnByZXZpb3VzX3Byb2Nlc3NfY291bnQYBCABKAUSEgoKdGFza19saW1pdBgFIAEoBRIbChNwcmV2aW91c190YXNrX2xpbWl0GAYgASgFEg4KBnJlYXNvbhgHIAEoCSJjChBEZWxldGlvblByb2dyZXNzEhMKC2NhbXBhaWduX2lkGAEgASgJEhEKCXJvd19jb3VudBgCIAEoAxIVCg1kZWxldGVkX2NvdW50GAMgASgDEhAKCGZpbmlzaGVkGAQgASgIIuwBCgpXYWl0aW5nRm9yEhAKCGVuZHBvaW50GAEgASgJEjMKEGVuZHBvaW50X2xhdGVuY3kYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFQoNZW5kcG9pbnRfbG9zcxgDIAEoARIdChVvbGRlc3RfZmlyc3RfcG9zaXRpb24YBCABKAMSLQoKb2xkZXN0X2FnZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIVCg1vbGRlc3Rfd29ya2VyGAYgASgJEhsKE2RlbGF5ZWRfY2h1bmtfY291bnQYByABKAUiHwoPQ2FtcGFpZ25DcmVhdGVkEgwKBG5hbWUYASABKAki2gEKDFBoYXNlQ2hhbmdlZBIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USOAoLZnJvbV9zdGF0dXMYAiABKA4yIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdHVzEjYKCXRvX3N0YXR1cxgDIAEoDjIjLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VTdGF0dXMSCwoDcnVuGAQgASgFEg0KBWFjdG9yGAUgASgJEg4KBnJlYXNvbhgGIAEoCSLrAQoMQ2h1bmtTZXR0bGVkEiwKBXBoYXNlGAEgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZRILCgNydW4YAiABKAUSFgoOZmlyc3RfcG9zaXRpb24YAyABKAMSEgoKbmFtZV9jb3VudBgEIAEoAxIPCgdhdHRlbXB0GAUgASgFEjYKCG91dGNvbWVzGAYgAygLMiQuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5PdXRjb21lQ291bnQSKwoIZHVyYXRpb24YByABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24igQEKDENodW5rUmV0cmllZBIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USCwoDcnVuGAIgASgFEhYKDmZpcnN0X3Bvc2l0aW9uGAMgASgDEg8KB2F0dGVtcHQYBCABKAUSDQoFY2F1c2UYBSABKAkiRwoQQ2FtcGFpZ25GaW5pc2hlZBIzCgZzdGF0dXMYASABKA4yIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdHVzIuwDCghQcm9ncmVzcxITCgtjYW1wYWlnbl9pZBgBIAEoCRIQCghyZXZpc2lvbhgCIAEoAxIsCgVwaGFzZRgDIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USMwoGc3RhdHVzGAQgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cxILCgNydW4YBSABKAUSEgoKbmFtZV9jb3VudBgGIAEoAxIVCg1zZXR0bGVkX2NvdW50GAcgASgDEjYKCG91dGNvbWVzGAggAygLMiQuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5PdXRjb21lQ291bnQSGAoQbmFtZXNfcGVyX3NlY29uZBgJIAEoARIsCglyZW1haW5pbmcYCiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGAoQY2h1bmtzX2luX2ZsaWdodBgLIAEoBRITCgtyZXRyeV9jb3VudBgMIAEoAxI3Cgt3YWl0aW5nX2ZvchgNIAEoCzIiLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuV2FpdGluZ0ZvchIbChN3b3JrZXJfbWVtb3J5X2J5dGVzGA4gASgDEhkKEWRlYWRfbGV0dGVyX2NvdW50GA8gASgDIrUBCghCb29rbWFyaxJCCglyZXZpc2lvbnMYASADKAsyLy5kb21haW5mbG93LmNhbXBhaWduLnYxLkJvb2ttYXJrLlJldmlzaW9uc0VudHJ5EhoKEmluaXRpYWxfc3RhdGVfc2VudBgCIAEoCBIXCg9zeXN0ZW1fcmV2aXNpb24YAyABKAMaMAoOUmV2aXNpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4AWIGcHJvdG8z", [file_domainflow_campaign_v1_campaign, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("CiJkb21haW5mbG93L2NhbXBhaWduL3YxL2V2ZW50LnByb3RvEhZkb21haW5mbG93LmNhbXBhaWduLnYxIt0HCgVFdmVudBITCgtjYW1wYWlnbl9pZBgBIAEoCRIQCghyZXZpc2lvbhgCIAEoAxIvCgtjcmVhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASQwoQY2FtcGFpZ25fY3JlYXRlZBgEIAEoCzInLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25DcmVhdGVkSAASPQoNcGhhc2VfY2hhbmdlZBgFIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VDaGFuZ2VkSAASPQoNY2h1bmtfc2V0dGxlZBgGIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2h1bmtTZXR0bGVkSAASPQoNY2h1bmtfcmV0cmllZBgHIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2h1bmtSZXRyaWVkSAASRQoRY2FtcGFpZ25fZmluaXNoZWQYCCABKAsyKC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduRmluaXNoZWRIABJDChBjYW1wYWlnbl91cGRhdGVkGAkgASgLMicuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DYW1wYWlnblVwZGF0ZWRIABI/Cg5uYW1lc19yZXNlcnZlZBgKIAEoCzIlLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuTmFtZXNSZXNlcnZlZEgAEkYKEmNodW5rX3NpemVfZGVjaWRlZBgLIAEoCzIoLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2h1bmtTaXplRGVjaWRlZEgAEjkKC2NodW5rX3NwbGl0GAwgASgLMiIuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5DaHVua1NwbGl0SAASRgoSbmFtZV9kZWFkX2xldHRlcmVkGA0gASgLMiguZG9tYWluZmxvdy5jYW1wYWlnbi52MS5OYW1lRGVhZExldHRlcmVkSAASTAoVZGVhZF9sZXR0ZXJzX3Jlc29sdmVkGA4gASgLMisuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5EZWFkTGV0dGVyc1Jlc29sdmVkSAASQwoQZGVsZXRpb25fc3RhcnRlZBgPIAEoCzInLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRGVsZXRpb25TdGFydGVkSAASRwoSdmVyZGljdHNfd2l0aGRyYXduGBAgASgLMikuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5WZXJkaWN0c1dpdGhkcmF3bkgAQgYKBGtpbmQiQAoPQ2FtcGFpZ25VcGRhdGVkEg4KBmZpZWxkcxgBIAMoCRINCgVhY3RvchgCIAEoCRIOCgZyZWFzb24YAyABKAkiUAoNTmFtZXNSZXNlcnZlZBIUCgxmaXJzdF9vZmZzZXQYASABKAMSEgoKbmFtZV9jb3VudBgCIAEoAxIVCg1taXNzaW5nX2NvdW50GAMgASgDIo4BChBDaHVua1NpemVEZWNpZGVkEiwKBXBoYXNlGAEgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZRILCgNydW4YAiABKAUSEgoKY2h1bmtfc2l6ZRgDIAEoBRIbChNwcmV2aW91c19jaHVua19zaXplGAQgASgFEg4KBnJlYXNvbhgFIAEoCSKbAQoKQ2h1bmtTcGxpdBIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USCwoDcnVuGAIgASgFEhYKDmZpcnN0X3Bvc2l0aW9uGAMgASgDEhIKCm5hbWVfY291bnQYBCABKAMSFwoPc2Vjb25kX3Bvc2l0aW9uGAUgASgDEg0KBWNhdXNlGAYgASgJInwKEE5hbWVEZWFkTGV0dGVyZWQSLAoFcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEgsKA3J1bhgCIAEoBRIQCghwb3NpdGlvbhgDIAEoAxIMCgRuYW1lGAQgASgJEg0KBWNhdXNlGAUgASgJIrYBChNEZWFkTGV0dGVyc1Jlc29sdmVkEiwKBXBoYXNlGAEgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZRILCgNydW4YAiABKAUSNgoFc3RhdGUYAyABKA4yJy5kb21haW5mbG93LmNhbXBhaWduLnYxLkRlYWRMZXR0ZXJTdGF0ZRINCgVjb3VudBgEIAEoAxINCgVhY3RvchgFIAEoCRIOCgZyZWFzb24YBiABKAkiMAoPRGVsZXRpb25TdGFydGVkEg0KBWFjdG9yGAEgASgJEg4KBnJlYXNvbhgCIAEoCSLaAQoLU3lzdGVtRXZlbnQSEAoIcmV2aXNpb24YASABKAMSLwoLY3JlYXRlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjsKDHBvb2xfZGVjaWRlZBgDIAEoCzIjLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUG9vbERlY2lkZWRIABJDChByZXNvbHZlcl9jaGFuZ2VkGAQgASgLMicuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5SZXNvbHZlckNoYW5nZWRIAEIGCgRraW5kIqEBCgtQb29sRGVjaWRlZBIMCgRwb29sGAEgASgJEgwKBGhvc3QYAiABKAkSFQoNcHJvY2Vzc19jb3VudBgDIAEoBRIeChZwcmV2aW91c19wcm9jZXNzX2NvdW50GAQgASgFEhIKCnRhc2tfbGltaXQYBSABKAUSGwoTcHJldmlvdXNfdGFza19saW1pdBgGIAEoBRIOCgZyZWFzb24YByABKAkiYwoQRGVsZXRpb25Qcm9ncmVzcxITCgtjYW1wYWlnbl9pZBgBIAEoCRIRCglyb3dfY291bnQYAiABKAMSFQoNZGVsZXRlZF9jb3VudBgDIAEoAxIQCghmaW5pc2hlZBgEIAEoCCLsAQoKV2FpdGluZ0ZvchIQCghlbmRwb2ludBgBIAEoCRIzChBlbmRwb2ludF9sYXRlbmN5GAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhUKDWVuZHBvaW50X2xvc3MYAyABKAESHQoVb2xkZXN0X2ZpcnN0X3Bvc2l0aW9uGAQgASgDEi0KCm9sZGVzdF9hZ2UYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFQoNb2xkZXN0X3dvcmtlchgGIAEoCRIbChNkZWxheWVkX2NodW5rX2NvdW50GAcgASgFIh8KD0NhbXBhaWduQ3JlYXRlZBIMCgRuYW1lGAEgASgJItoBCgxQaGFzZUNoYW5nZWQSLAoFcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEjgKC2Zyb21fc3RhdHVzGAIgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cxI2Cgl0b19zdGF0dXMYAyABKA4yIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdHVzEgsKA3J1bhgEIAEoBRINCgVhY3RvchgFIAEoCRIOCgZyZWFzb24YBiABKAki6wEKDENodW5rU2V0dGxlZBIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USCwoDcnVuGAIgASgFEhYKDmZpcnN0X3Bvc2l0aW9uGAMgASgDEhIKCm5hbWVfY291bnQYBCABKAMSDwoHYXR0ZW1wdBgFIAEoBRI2CghvdXRjb21lcxgGIAMoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuT3V0Y29tZUNvdW50EisKCGR1cmF0aW9uGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIoEBCgxDaHVua1JldHJpZWQSLAoFcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEgsKA3J1bhgCIAEoBRIWCg5maXJzdF9wb3NpdGlvbhgDIAEoAxIPCgdhdHRlbXB0GAQgASgFEg0KBWNhdXNlGAUgASgJIkcKEENhbXBhaWduRmluaXNoZWQSMwoGc3RhdHVzGAEgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cyLsAwoIUHJvZ3Jlc3MSEwoLY2FtcGFpZ25faWQYASABKAkSEAoIcmV2aXNpb24YAiABKAMSLAoFcGhhc2UYAyABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEjMKBnN0YXR1cxgEIAEoDjIjLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VTdGF0dXMSCwoDcnVuGAUgASgFEhIKCm5hbWVfY291bnQYBiABKAMSFQoNc2V0dGxlZF9jb3VudBgHIAEoAxI2CghvdXRjb21lcxgIIAMoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuT3V0Y29tZUNvdW50EhgKEG5hbWVzX3Blcl9zZWNvbmQYCSABKAESLAoJcmVtYWluaW5nGAogASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhgKEGNodW5rc19pbl9mbGlnaHQYCyABKAUSEwoLcmV0cnlfY291bnQYDCABKAMSNwoLd2FpdGluZ19mb3IYDSABKAsyIi5kb21haW5mbG93LmNhbXBhaWduLnYxLldhaXRpbmdGb3ISGwoTd29ya2VyX21lbW9yeV9ieXRlcxgOIAEoAxIZChFkZWFkX2xldHRlcl9jb3VudBgPIAEoAyK1AQoIQm9va21hcmsSQgoJcmV2aXNpb25zGAEgAygLMi8uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5Cb29rbWFyay5SZXZpc2lvbnNFbnRyeRIaChJpbml0aWFsX3N0YXRlX3NlbnQYAiABKAgSFwoPc3lzdGVtX3JldmlzaW9uGAMgASgDGjAKDlJldmlzaW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAzoCOAEijwIKD1Jlc29sdmVyQ2hhbmdlZBIQCghyZXNvbHZlchgBIAEoCRIQCghvcGVyYXRvchgCIAEoCRIMCgRob3N0GAMgASgJEhEKCXdvcmtlcl9pZBgEIAEoCRI2CgVzdGF0ZRgFIAEoDjInLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5SZXNvbHZlclN0YXRlEj8KDnByZXZpb3VzX3N0YXRlGAYgASgOMicuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLlJlc29sdmVyU3RhdGUSDgoGcmVhc29uGAcgASgJEi4KCnJldHJ5X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wItUBChFWZXJkaWN0c1dpdGhkcmF3bhIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USCwoDcnVuGAIgASgFEhcKD2ZpcnN0X3Bvc2l0aW9ucxgDIAMoAxISCgpuYW1lX2NvdW50GAQgASgDEjYKCG91dGNvbWVzGAUgAygLMiQuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5PdXRjb21lQ291bnQSEAoIcmVzb2x2ZXIYBiABKAkSDgoGcmVhc29uGAcgASgJYgZwcm90bzM", [file_domainflow_campaign_v1_campaign, file_domainflow_validation_v1_resolver, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Something that happened to a campaign. Durable; revisions of one campaign have no gap and no repeat.
@@ -144,6 +146,14 @@ export type Event = Message<"domainflow.campaign.v1.Event"> & {
      */
     value: DeletionStarted;
     case: "deletionStarted";
+  } | {
+    /**
+     * Verdicts were taken back, to be made anew.
+     *
+     * @generated from field: domainflow.campaign.v1.VerdictsWithdrawn verdicts_withdrawn = 16;
+     */
+    value: VerdictsWithdrawn;
+    case: "verdictsWithdrawn";
   } | { case: undefined; value?: undefined };
 };
 
@@ -495,6 +505,14 @@ export type SystemEvent = Message<"domainflow.campaign.v1.SystemEvent"> & {
      */
     value: PoolDecided;
     case: "poolDecided";
+  } | {
+    /**
+     * A resolver was quarantined or readmitted.
+     *
+     * @generated from field: domainflow.campaign.v1.ResolverChanged resolver_changed = 4;
+     */
+    value: ResolverChanged;
+    case: "resolverChanged";
   } | { case: undefined; value?: undefined };
 };
 
@@ -1036,4 +1054,137 @@ export type Bookmark = Message<"domainflow.campaign.v1.Bookmark"> & {
  */
 export const BookmarkSchema: GenMessage<Bookmark> = /*@__PURE__*/
   messageDesc(file_domainflow_campaign_v1_event, 18);
+
+/**
+ * The suite: what a worker process thinks of a resolver has changed.
+ *
+ * @generated from message domainflow.campaign.v1.ResolverChanged
+ */
+export type ResolverChanged = Message<"domainflow.campaign.v1.ResolverChanged"> & {
+  /**
+   * The resolver, as in domainflow.validation.v1.DnsResult.
+   *
+   * @generated from field: string resolver = 1;
+   */
+  resolver: string;
+
+  /**
+   * Who operates it.
+   *
+   * @generated from field: string operator = 2;
+   */
+  operator: string;
+
+  /**
+   * The machine whose worker says so.
+   *
+   * @generated from field: string host = 3;
+   */
+  host: string;
+
+  /**
+   * The worker.
+   *
+   * @generated from field: string worker_id = 4;
+   */
+  workerId: string;
+
+  /**
+   * From here on, as in domainflow.validation.v1.ResolverState.
+   *
+   * @generated from field: domainflow.validation.v1.ResolverState state = 5;
+   */
+  state: ResolverState;
+
+  /**
+   * Until then.
+   *
+   * @generated from field: domainflow.validation.v1.ResolverState previous_state = 6;
+   */
+  previousState: ResolverState;
+
+  /**
+   * What decided, with figures.
+   *
+   * @generated from field: string reason = 7;
+   */
+  reason: string;
+
+  /**
+   * When a quarantined one is tried again.
+   *
+   * @generated from field: google.protobuf.Timestamp retry_time = 8;
+   */
+  retryTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.ResolverChanged.
+ * Use `create(ResolverChangedSchema)` to create a new message.
+ */
+export const ResolverChangedSchema: GenMessage<ResolverChanged> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 19);
+
+/**
+ * Verdicts that rest on a resolver that was found to lie were taken back; their chunks are handed out again.
+ *
+ * @generated from message domainflow.campaign.v1.VerdictsWithdrawn
+ */
+export type VerdictsWithdrawn = Message<"domainflow.campaign.v1.VerdictsWithdrawn"> & {
+  /**
+   * The phase.
+   *
+   * @generated from field: domainflow.campaign.v1.Phase phase = 1;
+   */
+  phase: Phase;
+
+  /**
+   * Its run.
+   *
+   * @generated from field: int32 run = 2;
+   */
+  run: number;
+
+  /**
+   * First positions of the chunks, at most 1,000 of them in one event.
+   *
+   * @generated from field: repeated int64 first_positions = 3;
+   */
+  firstPositions: bigint[];
+
+  /**
+   * Names in those chunks: so many fewer are settled now.
+   *
+   * @generated from field: int64 name_count = 4;
+   */
+  nameCount: bigint;
+
+  /**
+   * What those chunks had been settled as.
+   *
+   * @generated from field: repeated domainflow.campaign.v1.OutcomeCount outcomes = 5;
+   */
+  outcomes: OutcomeCount[];
+
+  /**
+   * The resolver.
+   *
+   * @generated from field: string resolver = 6;
+   */
+  resolver: string;
+
+  /**
+   * Why.
+   *
+   * @generated from field: string reason = 7;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.VerdictsWithdrawn.
+ * Use `create(VerdictsWithdrawnSchema)` to create a new message.
+ */
+export const VerdictsWithdrawnSchema: GenMessage<VerdictsWithdrawn> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_event, 20);
 

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file domainflow/query/v1/query_service.proto.
  */
 export const file_domainflow_query_v1_query_service: GenFile = /*@__PURE__*/
-  fileDesc("Cidkb21haW5mbG93L3F1ZXJ5L3YxL3F1ZXJ5X3NlcnZpY2UucHJvdG8SE2RvbWFpbmZsb3cucXVlcnkudjEiWgoGRG9tYWluEhAKCHBvc2l0aW9uGAEgASgDEgwKBG5hbWUYAiABKAkSMAoDZG5zGAMgASgLMiMuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1Jlc3VsdCL6AQoSTGlzdERvbWFpbnNSZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARIaCglwYWdlX3NpemUYAiABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMY6AcSJQoOc3RhcnRfcG9zaXRpb24YBCABKANCDbpICiIIEICU69wDKAASTwoMZG5zX3ZlcmRpY3RzGAUgAygOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1ZlcmRpY3RCE7pIEJIBDRAgGAEiB4IBBBABIAASEwoLZG5zX3BlbmRpbmcYBiABKAgijQEKE0xpc3REb21haW5zUmVzcG9uc2USLAoHZG9tYWlucxgBIAMoCzIbLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIbChNwcmV2aW91c19wYWdlX3Rva2VuGAMgASgJEhIKCnRvdGFsX3NpemUYBCABKAMikQIKFFN0cmVhbURvbWFpbnNSZXF1ZXN0EioKDGNhbXBhaWduX2lkcxgBIAMoCUIUukgRkgEOCAEQkE4YASIFcgOwAQESTwoMZG5zX3ZlcmRpY3RzGAIgAygOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1ZlcmRpY3RCE7pIEJIBDRAgGAEiB4IBBBABIAASRQoHY29sdW1ucxgDIAMoDjIhLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluQ29sdW1uQhG6SA6SAQsYASIHggEEEAEgABIYCgZjdXJzb3IYBCABKAlCCLpIBXIDGOgHEhsKCmJhdGNoX3NpemUYBSABKAVCB7pIBBoCKAAiiQEKFVN0cmVhbURvbWFpbnNSZXNwb25zZRIxCgViYXRjaBgBIAEoCzIgLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluQmF0Y2hIABI1CgdzdW1tYXJ5GAIgASgLMiIuZG9tYWluZmxvdy5xdWVyeS52MS5TdHJlYW1TdW1tYXJ5SABCBgoEa2luZCK5AQoLRG9tYWluQmF0Y2gSEwoLY2FtcGFpZ25faWQYASABKAkSFAoMZG9tYWluX2NvdW50GAIgASgFEg0KBW5hbWVzGAMgAygJEhEKCXBvc2l0aW9ucxgEIAMoAxI6CgxkbnNfdmVyZGljdHMYBSADKA4yJC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zVmVyZGljdBIRCglhZGRyZXNzZXMYBiADKAkSDgoGY3Vyc29yGAcgASgJIjoKDVN0cmVhbVN1bW1hcnkSFAoMZG9tYWluX2NvdW50GAEgASgDEhMKC3VucmVhY2hhYmxlGAIgAygJIjgKF0dldERvbWFpblN1bW1hcnlSZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABASKLAQoYR2V0RG9tYWluU3VtbWFyeVJlc3BvbnNlEhIKCm5hbWVfY291bnQYASABKAMSQAoSZG5zX3ZlcmRpY3RfY291bnRzGAIgAygLMiQuZG9tYWluZmxvdy5xdWVyeS52MS5EbnNWZXJkaWN0Q291bnQSGQoRZG5zX3BlbmRpbmdfY291bnQYAyABKAMiVwoPRG5zVmVyZGljdENvdW50EjUKB3ZlcmRpY3QYASABKA4yJC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zVmVyZGljdBINCgVjb3VudBgCIAEoAyqdAQoMRG9tYWluQ29sdW1uEh0KGURPTUFJTl9DT0xVTU5fVU5TUEVDSUZJRUQQABIWChJET01BSU5fQ09MVU1OX05BTUUQARIaChZET01BSU5fQ09MVU1OX1BPU0lUSU9OEAISHQoZRE9NQUlOX0NPTFVNTl9ETlNfVkVSRElDVBADEhsKF0RPTUFJTl9DT0xVTU5fQUREUkVTU0VTEAQy5QMKDFF1ZXJ5U2VydmljZRKNAQoLTGlzdERvbWFpbnMSJy5kb21haW5mbG93LnF1ZXJ5LnYxLkxpc3REb21haW5zUmVxdWVzdBooLmRvbWFpbmZsb3cucXVlcnkudjEuTGlzdERvbWFpbnNSZXNwb25zZSIrgtPkkwIlEiMvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vZG9tYWlucxKdAQoNU3RyZWFtRG9tYWlucxIpLmRvbWFpbmZsb3cucXVlcnkudjEuU3RyZWFtRG9tYWluc1JlcXVlc3QaKi5kb21haW5mbG93LnF1ZXJ5LnYxLlN0cmVhbURvbWFpbnNSZXNwb25zZSIzgtPkkwItEhIvdjEvZG9tYWluczpzdHJlYW1aFyISL3YxL2RvbWFpbnM6c3RyZWFtOgEqMAESpAEKEEdldERvbWFpblN1bW1hcnkSLC5kb21haW5mbG93LnF1ZXJ5LnYxLkdldERvbWFpblN1bW1hcnlSZXF1ZXN0Gi0uZG9tYWluZmxvdy5xdWVyeS52MS5HZXREb21haW5TdW1tYXJ5UmVzcG9uc2UiM4LT5JMCLRIrL3YxL2NhbXBhaWducy97Y2FtcGFpZ25faWR9L2RvbWFpbnM6c3VtbWFyeWIGcHJvdG8z", [file_buf_validate_validate, file_domainflow_validation_v1_dns, file_google_api_annotations]);
+  fileDesc("Cidkb21haW5mbG93L3F1ZXJ5L3YxL3F1ZXJ5X3NlcnZpY2UucHJvdG8SE2RvbWFpbmZsb3cucXVlcnkudjEiWgoGRG9tYWluEhAKCHBvc2l0aW9uGAEgASgDEgwKBG5hbWUYAiABKAkSMAoDZG5zGAMgASgLMiMuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1Jlc3VsdCJSChBHZXREb21haW5SZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARIfCghwb3NpdGlvbhgCIAEoA0INukgKIggQgJTr3AMoACJAChFHZXREb21haW5SZXNwb25zZRIrCgZkb21haW4YASABKAsyGy5kb21haW5mbG93LnF1ZXJ5LnYxLkRvbWFpbiL6AQoSTGlzdERvbWFpbnNSZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARIaCglwYWdlX3NpemUYAiABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMY6AcSJQoOc3RhcnRfcG9zaXRpb24YBCABKANCDbpICiIIEICU69wDKAASTwoMZG5zX3ZlcmRpY3RzGAUgAygOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1ZlcmRpY3RCE7pIEJIBDRAgGAEiB4IBBBABIAASEwoLZG5zX3BlbmRpbmcYBiABKAgijQEKE0xpc3REb21haW5zUmVzcG9uc2USLAoHZG9tYWlucxgBIAMoCzIbLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIbChNwcmV2aW91c19wYWdlX3Rva2VuGAMgASgJEhIKCnRvdGFsX3NpemUYBCABKAMikQIKFFN0cmVhbURvbWFpbnNSZXF1ZXN0EioKDGNhbXBhaWduX2lkcxgBIAMoCUIUukgRkgEOCAEQkE4YASIFcgOwAQESTwoMZG5zX3ZlcmRpY3RzGAIgAygOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1ZlcmRpY3RCE7pIEJIBDRAgGAEiB4IBBBABIAASRQoHY29sdW1ucxgDIAMoDjIhLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluQ29sdW1uQhG6SA6SAQsYASIHggEEEAEgABIYCgZjdXJzb3IYBCABKAlCCLpIBXIDGOgHEhsKCmJhdGNoX3NpemUYBSABKAVCB7pIBBoCKAAiiQEKFVN0cmVhbURvbWFpbnNSZXNwb25zZRIxCgViYXRjaBgBIAEoCzIgLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluQmF0Y2hIABI1CgdzdW1tYXJ5GAIgASgLMiIuZG9tYWluZmxvdy5xdWVyeS52MS5TdHJlYW1TdW1tYXJ5SABCBgoEa2luZCK5AQoLRG9tYWluQmF0Y2gSEwoLY2FtcGFpZ25faWQYASABKAkSFAoMZG9tYWluX2NvdW50GAIgASgFEg0KBW5hbWVzGAMgAygJEhEKCXBvc2l0aW9ucxgEIAMoAxI6CgxkbnNfdmVyZGljdHMYBSADKA4yJC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zVmVyZGljdBIRCglhZGRyZXNzZXMYBiADKAkSDgoGY3Vyc29yGAcgASgJIjoKDVN0cmVhbVN1bW1hcnkSFAoMZG9tYWluX2NvdW50GAEgASgDEhMKC3VucmVhY2hhYmxlGAIgAygJIjgKF0dldERvbWFpblN1bW1hcnlSZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABASKLAQoYR2V0RG9tYWluU3VtbWFyeVJlc3BvbnNlEhIKCm5hbWVfY291bnQYASABKAMSQAoSZG5zX3ZlcmRpY3RfY291bnRzGAIgAygLMiQuZG9tYWluZmxvdy5xdWVyeS52MS5EbnNWZXJkaWN0Q291bnQSGQoRZG5zX3BlbmRpbmdfY291bnQYAyABKAMiVwoPRG5zVmVyZGljdENvdW50EjUKB3ZlcmRpY3QYASABKA4yJC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zVmVyZGljdBINCgVjb3VudBgCIAEoAyqdAQoMRG9tYWluQ29sdW1uEh0KGURPTUFJTl9DT0xVTU5fVU5TUEVDSUZJRUQQABIWChJET01BSU5fQ09MVU1OX05BTUUQARIaChZET01BSU5fQ09MVU1OX1BPU0lUSU9OEAISHQoZRE9NQUlOX0NPTFVNTl9ETlNfVkVSRElDVBADEhsKF0RPTUFJTl9DT0xVTU5fQUREUkVTU0VTEAQy+gQKDFF1ZXJ5U2VydmljZRKNAQoLTGlzdERvbWFpbnMSJy5kb21haW5mbG93LnF1ZXJ5LnYxLkxpc3REb21haW5zUmVxdWVzdBooLmRvbWFpbmZsb3cucXVlcnkudjEuTGlzdERvbWFpbnNSZXNwb25zZSIrgtPkkwIlEiMvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vZG9tYWlucxKSAQoJR2V0RG9tYWluEiUuZG9tYWluZmxvdy5xdWVyeS52MS5HZXREb21haW5SZXF1ZXN0GiYuZG9tYWluZmxvdy5xdWVyeS52MS5HZXREb21haW5SZXNwb25zZSI2gtPkkwIwEi4vdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vZG9tYWlucy97cG9zaXRpb259Ep0BCg1TdHJlYW1Eb21haW5zEikuZG9tYWluZmxvdy5xdWVyeS52MS5TdHJlYW1Eb21haW5zUmVxdWVzdBoqLmRvbWFpbmZsb3cucXVlcnkudjEuU3RyZWFtRG9tYWluc1Jlc3BvbnNlIjOC0+STAi0SEi92MS9kb21haW5zOnN0cmVhbVoXIhIvdjEvZG9tYWluczpzdHJlYW06ASowARKkAQoQR2V0RG9tYWluU3VtbWFyeRIsLmRvbWFpbmZsb3cucXVlcnkudjEuR2V0RG9tYWluU3VtbWFyeVJlcXVlc3QaLS5kb21haW5mbG93LnF1ZXJ5LnYxLkdldERvbWFpblN1bW1hcnlSZXNwb25zZSIzgtPkkwItEisvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vZG9tYWluczpzdW1tYXJ5YgZwcm90bzM", [file_buf_validate_validate, file_domainflow_validation_v1_dns, file_google_api_annotations]);
 
 /**
  * One name of a campaign and what is known of it.
@@ -50,6 +50,51 @@ export type Domain = Message<"domainflow.query.v1.Domain"> & {
  */
 export const DomainSchema: GenMessage<Domain> = /*@__PURE__*/
   messageDesc(file_domainflow_query_v1_query_service, 0);
+
+/**
+ * @generated from message domainflow.query.v1.GetDomainRequest
+ */
+export type GetDomainRequest = Message<"domainflow.query.v1.GetDomainRequest"> & {
+  /**
+   * Which campaign.
+   *
+   * @generated from field: string campaign_id = 1;
+   */
+  campaignId: string;
+
+  /**
+   * Zero-based position in the campaign.
+   *
+   * @generated from field: int64 position = 2;
+   */
+  position: bigint;
+};
+
+/**
+ * Describes the message domainflow.query.v1.GetDomainRequest.
+ * Use `create(GetDomainRequestSchema)` to create a new message.
+ */
+export const GetDomainRequestSchema: GenMessage<GetDomainRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_query_v1_query_service, 1);
+
+/**
+ * @generated from message domainflow.query.v1.GetDomainResponse
+ */
+export type GetDomainResponse = Message<"domainflow.query.v1.GetDomainResponse"> & {
+  /**
+   * The domain, with dns.evidence.
+   *
+   * @generated from field: domainflow.query.v1.Domain domain = 1;
+   */
+  domain?: Domain | undefined;
+};
+
+/**
+ * Describes the message domainflow.query.v1.GetDomainResponse.
+ * Use `create(GetDomainResponseSchema)` to create a new message.
+ */
+export const GetDomainResponseSchema: GenMessage<GetDomainResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_query_v1_query_service, 2);
 
 /**
  * @generated from message domainflow.query.v1.ListDomainsRequest
@@ -103,7 +148,7 @@ export type ListDomainsRequest = Message<"domainflow.query.v1.ListDomainsRequest
  * Use `create(ListDomainsRequestSchema)` to create a new message.
  */
 export const ListDomainsRequestSchema: GenMessage<ListDomainsRequest> = /*@__PURE__*/
-  messageDesc(file_domainflow_query_v1_query_service, 1);
+  messageDesc(file_domainflow_query_v1_query_service, 3);
 
 /**
  * @generated from message domainflow.query.v1.ListDomainsResponse
@@ -143,7 +188,7 @@ export type ListDomainsResponse = Message<"domainflow.query.v1.ListDomainsRespon
  * Use `create(ListDomainsResponseSchema)` to create a new message.
  */
 export const ListDomainsResponseSchema: GenMessage<ListDomainsResponse> = /*@__PURE__*/
-  messageDesc(file_domainflow_query_v1_query_service, 2);
+  messageDesc(file_domainflow_query_v1_query_service, 4);
 
 /**
  * @generated from message domainflow.query.v1.StreamDomainsRequest
@@ -190,7 +235,7 @@ export type StreamDomainsRequest = Message<"domainflow.query.v1.StreamDomainsReq
  * Use `create(StreamDomainsRequestSchema)` to create a new message.
  */
 export const StreamDomainsRequestSchema: GenMessage<StreamDomainsRequest> = /*@__PURE__*/
-  messageDesc(file_domainflow_query_v1_query_service, 3);
+  messageDesc(file_domainflow_query_v1_query_service, 5);
 
 /**
  * @generated from message domainflow.query.v1.StreamDomainsResponse
@@ -225,7 +270,7 @@ export type StreamDomainsResponse = Message<"domainflow.query.v1.StreamDomainsRe
  * Use `create(StreamDomainsResponseSchema)` to create a new message.
  */
 export const StreamDomainsResponseSchema: GenMessage<StreamDomainsResponse> = /*@__PURE__*/
-  messageDesc(file_domainflow_query_v1_query_service, 4);
+  messageDesc(file_domainflow_query_v1_query_service, 6);
 
 /**
  * Domains of one campaign as columns: entry i of each column that was asked for belongs to the same domain.
@@ -288,7 +333,7 @@ export type DomainBatch = Message<"domainflow.query.v1.DomainBatch"> & {
  * Use `create(DomainBatchSchema)` to create a new message.
  */
 export const DomainBatchSchema: GenMessage<DomainBatch> = /*@__PURE__*/
-  messageDesc(file_domainflow_query_v1_query_service, 5);
+  messageDesc(file_domainflow_query_v1_query_service, 7);
 
 /**
  * The end of a stream.
@@ -316,7 +361,7 @@ export type StreamSummary = Message<"domainflow.query.v1.StreamSummary"> & {
  * Use `create(StreamSummarySchema)` to create a new message.
  */
 export const StreamSummarySchema: GenMessage<StreamSummary> = /*@__PURE__*/
-  messageDesc(file_domainflow_query_v1_query_service, 6);
+  messageDesc(file_domainflow_query_v1_query_service, 8);
 
 /**
  * @generated from message domainflow.query.v1.GetDomainSummaryRequest
@@ -335,7 +380,7 @@ export type GetDomainSummaryRequest = Message<"domainflow.query.v1.GetDomainSumm
  * Use `create(GetDomainSummaryRequestSchema)` to create a new message.
  */
 export const GetDomainSummaryRequestSchema: GenMessage<GetDomainSummaryRequest> = /*@__PURE__*/
-  messageDesc(file_domainflow_query_v1_query_service, 7);
+  messageDesc(file_domainflow_query_v1_query_service, 9);
 
 /**
  * @generated from message domainflow.query.v1.GetDomainSummaryResponse
@@ -368,7 +413,7 @@ export type GetDomainSummaryResponse = Message<"domainflow.query.v1.GetDomainSum
  * Use `create(GetDomainSummaryResponseSchema)` to create a new message.
  */
 export const GetDomainSummaryResponseSchema: GenMessage<GetDomainSummaryResponse> = /*@__PURE__*/
-  messageDesc(file_domainflow_query_v1_query_service, 8);
+  messageDesc(file_domainflow_query_v1_query_service, 10);
 
 /**
  * How many names have a verdict.
@@ -396,7 +441,7 @@ export type DnsVerdictCount = Message<"domainflow.query.v1.DnsVerdictCount"> & {
  * Use `create(DnsVerdictCountSchema)` to create a new message.
  */
 export const DnsVerdictCountSchema: GenMessage<DnsVerdictCount> = /*@__PURE__*/
-  messageDesc(file_domainflow_query_v1_query_service, 9);
+  messageDesc(file_domainflow_query_v1_query_service, 11);
 
 /**
  * A column of StreamDomains.
@@ -461,6 +506,16 @@ export const QueryService: GenService<{
     methodKind: "unary";
     input: typeof ListDomainsRequestSchema;
     output: typeof ListDomainsResponseSchema;
+  },
+  /**
+   * Returns one domain with all the evidence there is.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.GetDomain
+   */
+  getDomain: {
+    methodKind: "unary";
+    input: typeof GetDomainRequestSchema;
+    output: typeof GetDomainResponseSchema;
   },
   /**
    * Streams the domains of any number of campaigns as columnar batches, campaign by campaign in the order asked for, each in order of

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file domainflow/validation/v1/dns.proto.
  */
 export const file_domainflow_validation_v1_dns: GenFile = /*@__PURE__*/
-  fileDesc("CiJkb21haW5mbG93L3ZhbGlkYXRpb24vdjEvZG5zLnByb3RvEhhkb21haW5mbG93LnZhbGlkYXRpb24udjEitAIKCURuc1Jlc3VsdBI1Cgd2ZXJkaWN0GAEgASgOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1ZlcmRpY3QSDQoFcmNvZGUYAiABKAUSEQoJYWRkcmVzc2VzGAMgAygJEhMKC2NuYW1lX2NoYWluGAQgAygJEiYKA3R0bBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghyZXNvbHZlchgGIAEoCRIVCg1hdHRlbXB0X2NvdW50GAcgASgFEisKCGR1cmF0aW9uGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNoZWNrX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgsKA3RjcBgKIAEoCCrDAgoKRG5zVmVyZGljdBIbChdETlNfVkVSRElDVF9VTlNQRUNJRklFRBAAEhgKFEROU19WRVJESUNUX1JFU09MVkVEEAESGAoURE5TX1ZFUkRJQ1RfTlhET01BSU4QAhIXChNETlNfVkVSRElDVF9OT19EQVRBEAMSGAoURE5TX1ZFUkRJQ1RfU0VSVkZBSUwQBBIXChNETlNfVkVSRElDVF9SRUZVU0VEEAUSFwoTRE5TX1ZFUkRJQ1RfVElNRU9VVBAGEhgKFEROU19WRVJESUNUX1dJTERDQVJEEAcSFQoRRE5TX1ZFUkRJQ1RfQk9HVVMQCBIaChZETlNfVkVSRElDVF9DTkFNRV9MT09QEAkSFQoRRE5TX1ZFUkRJQ1RfRVJST1IQChIbChdETlNfVkVSRElDVF9ERUFEX0xFVFRFUhALYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("CiJkb21haW5mbG93L3ZhbGlkYXRpb24vdjEvZG5zLnByb3RvEhhkb21haW5mbG93LnZhbGlkYXRpb24udjEi3gQKCURuc1Jlc3VsdBI1Cgd2ZXJkaWN0GAEgASgOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1ZlcmRpY3QSDQoFcmNvZGUYAiABKAUSEQoJYWRkcmVzc2VzGAMgAygJEhMKC2NuYW1lX2NoYWluGAQgAygJEiYKA3R0bBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghyZXNvbHZlchgGIAEoCRIVCg1hdHRlbXB0X2NvdW50GAcgASgFEisKCGR1cmF0aW9uGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNoZWNrX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgsKA3RjcBgKIAEoCBIRCglhdXRob3JpdHkYCyABKAkSOQoJYWdyZWVtZW50GAwgASgOMiYuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc0FncmVlbWVudBI1CgpyZWdpc3RlcmVkGA0gASgOMiEuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc0ZhY3QSNAoJZGVsZWdhdGVkGA4gASgOMiEuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc0ZhY3QSNAoJcmVzb2x2aW5nGA8gASgOMiEuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc0ZhY3QSNwoIZXZpZGVuY2UYECABKAsyJS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zRXZpZGVuY2UijgIKC0Ruc0V2aWRlbmNlEjcKB3JlY29yZHMYASADKAsyJi5kb21haW5mbG93LnZhbGlkYXRpb24udjEuUmVjb3JkUmVzdWx0EjYKCG9waW5pb25zGAIgAygLMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc09waW5pb24SPAoId2lsZGNhcmQYAyABKAsyKi5kb21haW5mbG93LnZhbGlkYXRpb24udjEuV2lsZGNhcmRFdmlkZW5jZRJACg9hdXRob3JpdHlfc3RlcHMYBCADKAsyJy5kb21haW5mbG93LnZhbGlkYXRpb24udjEuQXV0aG9yaXR5U3RlcBIOCgZyZWFzb24YBSABKAkizAIKDFJlY29yZFJlc3VsdBIyCgR0eXBlGAEgASgOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLlJlY29yZFR5cGUSNQoHdmVyZGljdBgCIAEoDjIkLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5EbnNWZXJkaWN0Eg0KBXJjb2RlGAMgASgFEg8KB3JlY29yZHMYBCADKAkSEwoLY25hbWVfY2hhaW4YBSADKAkSJgoDdHRsGAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhAKCHJlc29sdmVyGAcgASgJEhUKDWF0dGVtcHRfY291bnQYCCABKAUSKwoIZHVyYXRpb24YCSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SCwoDdGNwGAogASgIEhEKCWF1dGhvcml0eRgLIAEoCSLFAQoKRG5zT3BpbmlvbhIQCghyZXNvbHZlchgBIAEoCRIQCghvcGVyYXRvchgCIAEoCRI1Cgd2ZXJkaWN0GAMgASgOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1ZlcmRpY3QSDQoFcmNvZGUYBCABKAUSEQoJYWRkcmVzc2VzGAUgAygJEg0KBWNvdW50GAYgASgFEisKCGR1cmF0aW9uGAcgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIkgKEFdpbGRjYXJkRXZpZGVuY2USDgoGcGFyZW50GAEgASgJEg8KB2Fuc3dlcnMYAiADKAkSEwoLcHJvYmVfY291bnQYAyABKAUiTAoNQXV0aG9yaXR5U3RlcBIMCgR6b25lGAEgASgJEg4KBnNlcnZlchgCIAEoCRINCgVyY29kZRgDIAEoBRIOCgZhbnN3ZXIYBCABKAkqwwIKCkRuc1ZlcmRpY3QSGwoXRE5TX1ZFUkRJQ1RfVU5TUEVDSUZJRUQQABIYChRETlNfVkVSRElDVF9SRVNPTFZFRBABEhgKFEROU19WRVJESUNUX05YRE9NQUlOEAISFwoTRE5TX1ZFUkRJQ1RfTk9fREFUQRADEhgKFEROU19WRVJESUNUX1NFUlZGQUlMEAQSFwoTRE5TX1ZFUkRJQ1RfUkVGVVNFRBAFEhcKE0ROU19WRVJESUNUX1RJTUVPVVQQBhIYChRETlNfVkVSRElDVF9XSUxEQ0FSRBAHEhUKEUROU19WRVJESUNUX0JPR1VTEAgSGgoWRE5TX1ZFUkRJQ1RfQ05BTUVfTE9PUBAJEhUKEUROU19WRVJESUNUX0VSUk9SEAoSGwoXRE5TX1ZFUkRJQ1RfREVBRF9MRVRURVIQCyqtAQoMRG5zQWdyZWVtZW50Eh0KGUROU19BR1JFRU1FTlRfVU5TUEVDSUZJRUQQABIbChdETlNfQUdSRUVNRU5UX0NPTkZJUk1FRBABEiYKIkROU19BR1JFRU1FTlRfREVDSURFRF9CWV9BVVRIT1JJVFkQAhIaChZETlNfQUdSRUVNRU5UX0RJU1BVVEVEEAMSHQoZRE5TX0FHUkVFTUVOVF9VTkNPTkZJUk1FRBAEKkYKB0Ruc0ZhY3QSGAoURE5TX0ZBQ1RfVU5TUEVDSUZJRUQQABIQCgxETlNfRkFDVF9ZRVMQARIPCgtETlNfRkFDVF9OTxACKo8BCgpSZWNvcmRUeXBlEhsKF1JFQ09SRF9UWVBFX1VOU1BFQ0lGSUVEEAASEQoNUkVDT1JEX1RZUEVfQRABEhIKDlJFQ09SRF9UWVBFX05TEAISEwoPUkVDT1JEX1RZUEVfU09BEAYSEgoOUkVDT1JEX1RZUEVfTVgQDxIUChBSRUNPUkRfVFlQRV9BQUFBEBxiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * The verdict on one name and the evidence for it.
@@ -84,11 +84,54 @@ export type DnsResult = Message<"domainflow.validation.v1.DnsResult"> & {
   checkTime?: Timestamp | undefined;
 
   /**
-   * True when the deciding answer came over TCP.
+   * True when the deciding answer came over a connection: TCP, TLS or HTTPS.
    *
    * @generated from field: bool tcp = 10;
    */
   tcp: boolean;
+
+  /**
+   * Zone whose SOA record spoke for a negative answer (RFC 2308), such as "com"; empty without one.
+   *
+   * @generated from field: string authority = 11;
+   */
+  authority: string;
+
+  /**
+   * Whether somebody else says the same; UNSPECIFIED when nobody else was asked.
+   *
+   * @generated from field: domainflow.validation.v1.DnsAgreement agreement = 12;
+   */
+  agreement: DnsAgreement;
+
+  /**
+   * Whether the name is in its registry's zone.
+   *
+   * @generated from field: domainflow.validation.v1.DnsFact registered = 13;
+   */
+  registered: DnsFact;
+
+  /**
+   * Whether the registry's zone points to name servers for it. Both facts are of the registrable domain: the label below the
+   * public suffix and the suffix.
+   *
+   * @generated from field: domainflow.validation.v1.DnsFact delegated = 14;
+   */
+  delegated: DnsFact;
+
+  /**
+   * Whether the name itself has an address of its own: not when it comes from a wildcard.
+   *
+   * @generated from field: domainflow.validation.v1.DnsFact resolving = 15;
+   */
+  resolving: DnsFact;
+
+  /**
+   * What was asked in how much detail. Not in lists and streams: GetDomain, CheckNames and ValidateDomains have it.
+   *
+   * @generated from field: domainflow.validation.v1.DnsEvidence evidence = 16;
+   */
+  evidence?: DnsEvidence | undefined;
 };
 
 /**
@@ -97,6 +140,286 @@ export type DnsResult = Message<"domainflow.validation.v1.DnsResult"> & {
  */
 export const DnsResultSchema: GenMessage<DnsResult> = /*@__PURE__*/
   messageDesc(file_domainflow_validation_v1_dns, 0);
+
+/**
+ * All that was asked about one name, stored as bytes in dns_results.evidence.
+ *
+ * @generated from message domainflow.validation.v1.DnsEvidence
+ */
+export type DnsEvidence = Message<"domainflow.validation.v1.DnsEvidence"> & {
+  /**
+   * The result per type of record, in the order of DnsSettings.record_types.
+   *
+   * @generated from field: repeated domainflow.validation.v1.RecordResult records = 1;
+   */
+  records: RecordResult[];
+
+  /**
+   * What each resolver that was asked besides says, and what was heard of those without a final answer.
+   *
+   * @generated from field: repeated domainflow.validation.v1.DnsOpinion opinions = 2;
+   */
+  opinions: DnsOpinion[];
+
+  /**
+   * Set when the parent answers names that do not exist.
+   *
+   * @generated from field: domainflow.validation.v1.WildcardEvidence wildcard = 3;
+   */
+  wildcard?: WildcardEvidence | undefined;
+
+  /**
+   * The delegations followed, from the root on, when resolvers disagreed.
+   *
+   * @generated from field: repeated domainflow.validation.v1.AuthorityStep authority_steps = 4;
+   */
+  authoritySteps: AuthorityStep[];
+
+  /**
+   * Why the verdict is what it is, in words, where more than one answer decided; empty for the ordinary ones.
+   *
+   * @generated from field: string reason = 5;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.DnsEvidence.
+ * Use `create(DnsEvidenceSchema)` to create a new message.
+ */
+export const DnsEvidenceSchema: GenMessage<DnsEvidence> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_dns, 1);
+
+/**
+ * What was said of one type of record. Failing here never hides what is known of another type.
+ *
+ * @generated from message domainflow.validation.v1.RecordResult
+ */
+export type RecordResult = Message<"domainflow.validation.v1.RecordResult"> & {
+  /**
+   * The type asked for.
+   *
+   * @generated from field: domainflow.validation.v1.RecordType type = 1;
+   */
+  type: RecordType;
+
+  /**
+   * The verdict on this type alone.
+   *
+   * @generated from field: domainflow.validation.v1.DnsVerdict verdict = 2;
+   */
+  verdict: DnsVerdict;
+
+  /**
+   * As in DnsResult.
+   *
+   * @generated from field: int32 rcode = 3;
+   */
+  rcode: number;
+
+  /**
+   * Data in presentation form (RFC 1035): addresses, "10 mail.example.com", "ns1.example.com"...; at most 100.
+   *
+   * @generated from field: repeated string records = 4;
+   */
+  records: string[];
+
+  /**
+   * As in DnsResult.
+   *
+   * @generated from field: repeated string cname_chain = 5;
+   */
+  cnameChain: string[];
+
+  /**
+   * As in DnsResult.
+   *
+   * @generated from field: google.protobuf.Duration ttl = 6;
+   */
+  ttl?: Duration | undefined;
+
+  /**
+   * As in DnsResult.
+   *
+   * @generated from field: string resolver = 7;
+   */
+  resolver: string;
+
+  /**
+   * As in DnsResult.
+   *
+   * @generated from field: int32 attempt_count = 8;
+   */
+  attemptCount: number;
+
+  /**
+   * As in DnsResult.
+   *
+   * @generated from field: google.protobuf.Duration duration = 9;
+   */
+  duration?: Duration | undefined;
+
+  /**
+   * As in DnsResult.
+   *
+   * @generated from field: bool tcp = 10;
+   */
+  tcp: boolean;
+
+  /**
+   * As in DnsResult.
+   *
+   * @generated from field: string authority = 11;
+   */
+  authority: string;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.RecordResult.
+ * Use `create(RecordResultSchema)` to create a new message.
+ */
+export const RecordResultSchema: GenMessage<RecordResult> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_dns, 2);
+
+/**
+ * What one resolver says about a name.
+ *
+ * @generated from message domainflow.validation.v1.DnsOpinion
+ */
+export type DnsOpinion = Message<"domainflow.validation.v1.DnsOpinion"> & {
+  /**
+   * The resolver, as in DnsResult.
+   *
+   * @generated from field: string resolver = 1;
+   */
+  resolver: string;
+
+  /**
+   * Who operates it.
+   *
+   * @generated from field: string operator = 2;
+   */
+  operator: string;
+
+  /**
+   * What it says; TIMEOUT when it was mute.
+   *
+   * @generated from field: domainflow.validation.v1.DnsVerdict verdict = 3;
+   */
+  verdict: DnsVerdict;
+
+  /**
+   * Response code; -1 when no answer came.
+   *
+   * @generated from field: int32 rcode = 4;
+   */
+  rcode: number;
+
+  /**
+   * Addresses it gives.
+   *
+   * @generated from field: repeated string addresses = 5;
+   */
+  addresses: string[];
+
+  /**
+   * How often it said so.
+   *
+   * @generated from field: int32 count = 6;
+   */
+  count: number;
+
+  /**
+   * Time it took, of the last answer; unset when unknown.
+   *
+   * @generated from field: google.protobuf.Duration duration = 7;
+   */
+  duration?: Duration | undefined;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.DnsOpinion.
+ * Use `create(DnsOpinionSchema)` to create a new message.
+ */
+export const DnsOpinionSchema: GenMessage<DnsOpinion> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_dns, 3);
+
+/**
+ * Why an answer is taken to come from a wildcard.
+ *
+ * @generated from message domainflow.validation.v1.WildcardEvidence
+ */
+export type WildcardEvidence = Message<"domainflow.validation.v1.WildcardEvidence"> & {
+  /**
+   * The parent, such as "example.com" or "ws".
+   *
+   * @generated from field: string parent = 1;
+   */
+  parent: string;
+
+  /**
+   * Addresses and alias targets that it answers random names with, at most 100.
+   *
+   * @generated from field: repeated string answers = 2;
+   */
+  answers: string[];
+
+  /**
+   * Random names asked about below it.
+   *
+   * @generated from field: int32 probe_count = 3;
+   */
+  probeCount: number;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.WildcardEvidence.
+ * Use `create(WildcardEvidenceSchema)` to create a new message.
+ */
+export const WildcardEvidenceSchema: GenMessage<WildcardEvidence> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_dns, 4);
+
+/**
+ * One server asked while following the delegation.
+ *
+ * @generated from message domainflow.validation.v1.AuthorityStep
+ */
+export type AuthorityStep = Message<"domainflow.validation.v1.AuthorityStep"> & {
+  /**
+   * The zone it serves, "." for the root.
+   *
+   * @generated from field: string zone = 1;
+   */
+  zone: string;
+
+  /**
+   * The server, "address:port".
+   *
+   * @generated from field: string server = 2;
+   */
+  server: string;
+
+  /**
+   * Its response code; -1 when it was mute.
+   *
+   * @generated from field: int32 rcode = 3;
+   */
+  rcode: number;
+
+  /**
+   * What it said: the zone it points to, or the final answer.
+   *
+   * @generated from field: string answer = 4;
+   */
+  answer: string;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.AuthorityStep.
+ * Use `create(AuthorityStepSchema)` to create a new message.
+ */
+export const AuthorityStepSchema: GenMessage<AuthorityStep> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_dns, 5);
 
 /**
  * What DNS says about a name. Exactly one per name and run; data, never an error.
@@ -194,4 +517,141 @@ export enum DnsVerdict {
  */
 export const DnsVerdictSchema: GenEnum<DnsVerdict> = /*@__PURE__*/
   enumDesc(file_domainflow_validation_v1_dns, 0);
+
+/**
+ * Whether a second resolver, of another operator, says the same.
+ *
+ * @generated from enum domainflow.validation.v1.DnsAgreement
+ */
+export enum DnsAgreement {
+  /**
+   * Nobody else was asked.
+   *
+   * @generated from enum value: DNS_AGREEMENT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Another operator's resolver says the same.
+   *
+   * @generated from enum value: DNS_AGREEMENT_CONFIRMED = 1;
+   */
+  CONFIRMED = 1,
+
+  /**
+   * Resolvers disagreed, and the name's authority was asked; the verdict is what it says.
+   *
+   * @generated from enum value: DNS_AGREEMENT_DECIDED_BY_AUTHORITY = 2;
+   */
+  DECIDED_BY_AUTHORITY = 2,
+
+  /**
+   * Resolvers disagree, and the authority could not be asked or gave no answer; the verdict is what more of the resolvers say.
+   *
+   * @generated from enum value: DNS_AGREEMENT_DISPUTED = 3;
+   */
+  DISPUTED = 3,
+
+  /**
+   * Another operator was asked and gave no usable answer.
+   *
+   * @generated from enum value: DNS_AGREEMENT_UNCONFIRMED = 4;
+   */
+  UNCONFIRMED = 4,
+}
+
+/**
+ * Describes the enum domainflow.validation.v1.DnsAgreement.
+ */
+export const DnsAgreementSchema: GenEnum<DnsAgreement> = /*@__PURE__*/
+  enumDesc(file_domainflow_validation_v1_dns, 1);
+
+/**
+ * A fact that may be unknown.
+ *
+ * @generated from enum domainflow.validation.v1.DnsFact
+ */
+export enum DnsFact {
+  /**
+   * Unknown: what was asked cannot tell.
+   *
+   * @generated from enum value: DNS_FACT_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * True.
+   *
+   * @generated from enum value: DNS_FACT_YES = 1;
+   */
+  YES = 1,
+
+  /**
+   * False.
+   *
+   * @generated from enum value: DNS_FACT_NO = 2;
+   */
+  NO = 2,
+}
+
+/**
+ * Describes the enum domainflow.validation.v1.DnsFact.
+ */
+export const DnsFactSchema: GenEnum<DnsFact> = /*@__PURE__*/
+  enumDesc(file_domainflow_validation_v1_dns, 2);
+
+/**
+ * A type of record. The numbers are IANA's.
+ *
+ * @generated from enum domainflow.validation.v1.RecordType
+ */
+export enum RecordType {
+  /**
+   * None.
+   *
+   * @generated from enum value: RECORD_TYPE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * An IPv4 address.
+   *
+   * @generated from enum value: RECORD_TYPE_A = 1;
+   */
+  A = 1,
+
+  /**
+   * A name server of the zone.
+   *
+   * @generated from enum value: RECORD_TYPE_NS = 2;
+   */
+  NS = 2,
+
+  /**
+   * The zone's start of authority.
+   *
+   * @generated from enum value: RECORD_TYPE_SOA = 6;
+   */
+  SOA = 6,
+
+  /**
+   * A mail server.
+   *
+   * @generated from enum value: RECORD_TYPE_MX = 15;
+   */
+  MX = 15,
+
+  /**
+   * An IPv6 address.
+   *
+   * @generated from enum value: RECORD_TYPE_AAAA = 28;
+   */
+  AAAA = 28,
+}
+
+/**
+ * Describes the enum domainflow.validation.v1.RecordType.
+ */
+export const RecordTypeSchema: GenEnum<RecordType> = /*@__PURE__*/
+  enumDesc(file_domainflow_validation_v1_dns, 3);
 

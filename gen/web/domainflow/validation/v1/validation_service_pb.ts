@@ -5,20 +5,26 @@
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
-import type { DnsResult } from "./dns_pb.js";
+import type { DnsResult, DnsVerdict } from "./dns_pb.js";
 import { file_domainflow_validation_v1_dns } from "./dns_pb.js";
+import type { DnsPersona } from "./dns_persona_pb.js";
+import { file_domainflow_validation_v1_dns_persona } from "./dns_persona_pb.js";
+import type { DnsSettings } from "./dns_settings_pb.js";
+import { file_domainflow_validation_v1_dns_settings } from "./dns_settings_pb.js";
+import type { ResolverReport } from "./resolver_pb.js";
+import { file_domainflow_validation_v1_resolver } from "./resolver_pb.js";
 import type { WorkerLoad } from "./task_pb.js";
 import { file_domainflow_validation_v1_task } from "./task_pb.js";
 import { file_google_api_annotations } from "../../../google/api/annotations_pb.js";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file domainflow/validation/v1/validation_service.proto.
  */
 export const file_domainflow_validation_v1_validation_service: GenFile = /*@__PURE__*/
-  fileDesc("CjFkb21haW5mbG93L3ZhbGlkYXRpb24vdjEvdmFsaWRhdGlvbl9zZXJ2aWNlLnByb3RvEhhkb21haW5mbG93LnZhbGlkYXRpb24udjEiXwoRQ2hlY2tOYW1lc1JlcXVlc3QSIwoFbmFtZXMYASADKAlCFLpIEZIBDggBEOgHIgdyBRABGKwCEiUKCXJlc29sdmVycxgCIAMoCUISukgPkgEMEGQYASIGcgQQARhkIlIKEkNoZWNrTmFtZXNSZXNwb25zZRI8Cg1jaGVja2VkX25hbWVzGAEgAygLMiUuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkNoZWNrZWROYW1lIk0KC0NoZWNrZWROYW1lEgwKBG5hbWUYASABKAkSMAoDZG5zGAIgASgLMiMuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1Jlc3VsdCIUChJMaXN0V29ya2Vyc1JlcXVlc3QiSAoTTGlzdFdvcmtlcnNSZXNwb25zZRIxCgd3b3JrZXJzGAEgAygLMiAuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLldvcmtlciKKAgoGV29ya2VyEhEKCXdvcmtlcl9pZBgBIAEoCRIMCgRwb29sGAIgASgJEgwKBGhvc3QYAyABKAkSCwoDcGlkGAQgASgFEi4KCnN0YXJ0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3JlcG9ydF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBjaHVua3NfaW5fZmxpZ2h0GAcgASgFEhUKDXNldHRsZWRfY291bnQYCCABKAMSMgoEbG9hZBgJIAEoCzIkLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5Xb3JrZXJMb2FkIhIKEExpc3RQb29sc1JlcXVlc3QiTwoRTGlzdFBvb2xzUmVzcG9uc2USOgoMd29ya2VyX3Bvb2xzGAEgAygLMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLldvcmtlclBvb2wiygEKCldvcmtlclBvb2wSDAoEcG9vbBgBIAEoCRIMCgRob3N0GAIgASgJEhUKDXByb2Nlc3NfY291bnQYAyABKAUSEgoKdGFza19saW1pdBgEIAEoBRIZChFtaW5fcHJvY2Vzc19jb3VudBgFIAEoBRIZChFtYXhfcHJvY2Vzc19jb3VudBgGIAEoBRIOCgZyZWFzb24YByABKAkSLwoLZGVjaWRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wMpMDChFWYWxpZGF0aW9uU2VydmljZRKDAQoKQ2hlY2tOYW1lcxIrLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5DaGVja05hbWVzUmVxdWVzdBosLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5DaGVja05hbWVzUmVzcG9uc2UiGoLT5JMCFCIPL3YxL25hbWVzOmNoZWNrOgEqEn8KC0xpc3RXb3JrZXJzEiwuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxpc3RXb3JrZXJzUmVxdWVzdBotLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5MaXN0V29ya2Vyc1Jlc3BvbnNlIhOC0+STAg0SCy92MS93b3JrZXJzEncKCUxpc3RQb29scxIqLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5MaXN0UG9vbHNSZXF1ZXN0GisuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxpc3RQb29sc1Jlc3BvbnNlIhGC0+STAgsSCS92MS9wb29sc2IGcHJvdG8z", [file_buf_validate_validate, file_domainflow_validation_v1_dns, file_domainflow_validation_v1_task, file_google_api_annotations, file_google_protobuf_timestamp]);
+  fileDesc("CjFkb21haW5mbG93L3ZhbGlkYXRpb24vdjEvdmFsaWRhdGlvbl9zZXJ2aWNlLnByb3RvEhhkb21haW5mbG93LnZhbGlkYXRpb24udjEivQEKEUNoZWNrTmFtZXNSZXF1ZXN0EiMKBW5hbWVzGAEgAygJQhS6SBGSAQ4IARDoByIHcgUQARisAhIlCglyZXNvbHZlcnMYAiADKAlCErpID5IBDBBkGAEiBnIEEAEYZBIjCg5kbnNfcGVyc29uYV9pZBgDIAEoCUILukgIcgOwAQHYAQESNwoIc2V0dGluZ3MYBCABKAsyJS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zU2V0dGluZ3MiUgoSQ2hlY2tOYW1lc1Jlc3BvbnNlEjwKDWNoZWNrZWRfbmFtZXMYASADKAsyJS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuQ2hlY2tlZE5hbWUiTQoLQ2hlY2tlZE5hbWUSDAoEbmFtZRgBIAEoCRIwCgNkbnMYAiABKAsyIy5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zUmVzdWx0IhQKEkxpc3RXb3JrZXJzUmVxdWVzdCJIChNMaXN0V29ya2Vyc1Jlc3BvbnNlEjEKB3dvcmtlcnMYASADKAsyIC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuV29ya2VyIooCCgZXb3JrZXISEQoJd29ya2VyX2lkGAEgASgJEgwKBHBvb2wYAiABKAkSDAoEaG9zdBgDIAEoCRILCgNwaWQYBCABKAUSLgoKc3RhcnRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLcmVwb3J0X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKEGNodW5rc19pbl9mbGlnaHQYByABKAUSFQoNc2V0dGxlZF9jb3VudBgIIAEoAxIyCgRsb2FkGAkgASgLMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLldvcmtlckxvYWQiEgoQTGlzdFBvb2xzUmVxdWVzdCJPChFMaXN0UG9vbHNSZXNwb25zZRI6Cgx3b3JrZXJfcG9vbHMYASADKAsyJC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuV29ya2VyUG9vbCLKAQoKV29ya2VyUG9vbBIMCgRwb29sGAEgASgJEgwKBGhvc3QYAiABKAkSFQoNcHJvY2Vzc19jb3VudBgDIAEoBRISCgp0YXNrX2xpbWl0GAQgASgFEhkKEW1pbl9wcm9jZXNzX2NvdW50GAUgASgFEhkKEW1heF9wcm9jZXNzX2NvdW50GAYgASgFEg4KBnJlYXNvbhgHIAEoCRIvCgtkZWNpZGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAilwEKFlZhbGlkYXRlRG9tYWluc1JlcXVlc3QSOAoFc3RhcnQYASABKAsyJy5kb21haW5mbG93LnZhbGlkYXRpb24udjEuVmFsaWRhdGVTdGFydEgAEjQKBWJhdGNoGAIgASgLMiMuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLk5hbWVCYXRjaEgAQg0KBGtpbmQSBbpIAggBIm0KDVZhbGlkYXRlU3RhcnQSIwoOZG5zX3BlcnNvbmFfaWQYASABKAlCC7pICHIDsAEB2AEBEjcKCHNldHRpbmdzGAIgASgLMiUuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1NldHRpbmdzIi4KCU5hbWVCYXRjaBIhCgVuYW1lcxgBIAMoCUISukgPkgEMCAEQ6AciBXIDGKwCIp0BChdWYWxpZGF0ZURvbWFpbnNSZXNwb25zZRI8CgdyZXN1bHRzGAEgASgLMikuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLlZhbGlkYXRlUmVzdWx0c0gAEjwKB3N1bW1hcnkYAiABKAsyKS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuVmFsaWRhdGVTdW1tYXJ5SABCBgoEa2luZCJfCg9WYWxpZGF0ZVJlc3VsdHMSFAoMYmF0Y2hfbnVtYmVyGAEgASgDEjYKBW5hbWVzGAIgAygLMicuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLlZhbGlkYXRlZE5hbWUifgoNVmFsaWRhdGVkTmFtZRINCgVpbmRleBgBIAEoBRIMCgRuYW1lGAIgASgJEjIKA2RucxgDIAEoCzIjLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5EbnNSZXN1bHRIABISCghyZWplY3RlZBgEIAEoCUgAQggKBnJlc3VsdCKqAQoPVmFsaWRhdGVTdW1tYXJ5EhIKCm5hbWVfY291bnQYASABKAMSFgoOcmVqZWN0ZWRfY291bnQYAiABKAMSPgoOdmVyZGljdF9jb3VudHMYAyADKAsyJi5kb21haW5mbG93LnZhbGlkYXRpb24udjEuVmVyZGljdENvdW50EisKCGR1cmF0aW9uGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIlQKDFZlcmRpY3RDb3VudBI1Cgd2ZXJkaWN0GAEgASgOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1ZlcmRpY3QSDQoFY291bnQYAiABKAMiTwoUTGlzdFJlc29sdmVyc1JlcXVlc3QSGwoJd29ya2VyX2lkGAEgASgJQgi6SAVyAxisAhIaCghyZXNvbHZlchgCIAEoCUIIukgFcgMYkAMiVAoVTGlzdFJlc29sdmVyc1Jlc3BvbnNlEjsKCXJlc29sdmVycxgBIAMoCzIoLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5SZXNvbHZlclJlcG9ydCKUAQoXQ3JlYXRlRG5zUGVyc29uYVJlcXVlc3QSQQoLZG5zX3BlcnNvbmEYASABKAsyJC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zUGVyc29uYUIGukgDyAEBEh8KCnJlcXVlc3RfaWQYAiABKAlCC7pICHIDsAEB2AEBEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiVQoYQ3JlYXRlRG5zUGVyc29uYVJlc3BvbnNlEjkKC2Ruc19wZXJzb25hGAEgASgLMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1BlcnNvbmEiOAoUR2V0RG5zUGVyc29uYVJlcXVlc3QSIAoOZG5zX3BlcnNvbmFfaWQYASABKAlCCLpIBXIDsAEBIlIKFUdldERuc1BlcnNvbmFSZXNwb25zZRI5CgtkbnNfcGVyc29uYRgBIAEoCzIkLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5EbnNQZXJzb25hIlIKFkxpc3REbnNQZXJzb25hc1JlcXVlc3QSGgoJcGFnZV9zaXplGAEgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAiABKAlCCLpIBXIDGOgHIm4KF0xpc3REbnNQZXJzb25hc1Jlc3BvbnNlEjoKDGRuc19wZXJzb25hcxgBIAMoCzIkLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5EbnNQZXJzb25hEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJzChdVcGRhdGVEbnNQZXJzb25hUmVxdWVzdBJBCgtkbnNfcGVyc29uYRgBIAEoCzIkLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5EbnNQZXJzb25hQga6SAPIAQESFQoNdmFsaWRhdGVfb25seRgCIAEoCCJVChhVcGRhdGVEbnNQZXJzb25hUmVzcG9uc2USOQoLZG5zX3BlcnNvbmEYASABKAsyJC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zUGVyc29uYSJSChdEZWxldGVEbnNQZXJzb25hUmVxdWVzdBIgCg5kbnNfcGVyc29uYV9pZBgBIAEoCUIIukgFcgOwAQESFQoEZXRhZxgCIAEoCUIHukgEcgIYZCIaChhEZWxldGVEbnNQZXJzb25hUmVzcG9uc2UilwEKFVRlc3REbnNQZXJzb25hUmVxdWVzdBIjCg5kbnNfcGVyc29uYV9pZBgBIAEoCUILukgIcgOwAQHYAQESNwoIc2V0dGluZ3MYAiABKAsyJS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zU2V0dGluZ3MSIAoFbmFtZXMYAyADKAlCEbpIDpIBCxAKIgdyBRABGKwCImgKFlRlc3REbnNQZXJzb25hUmVzcG9uc2USPgoOcmVzb2x2ZXJfdGVzdHMYASADKAsyJi5kb21haW5mbG93LnZhbGlkYXRpb24udjEuUmVzb2x2ZXJUZXN0Eg4KBnBhc3NlZBgCIAEoCCKGAQoMUmVzb2x2ZXJUZXN0EjgKBnJlcG9ydBgBIAEoCzIoLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5SZXNvbHZlclJlcG9ydBI8Cg1jaGVja2VkX25hbWVzGAIgAygLMiUuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkNoZWNrZWROYW1lIkUKGEV4cG9ydERuc1BlcnNvbmFzUmVxdWVzdBIpCg9kbnNfcGVyc29uYV9pZHMYASADKAlCELpIDZIBChDoByIFcgOwAQEiLQoZRXhwb3J0RG5zUGVyc29uYXNSZXNwb25zZRIQCghkb2N1bWVudBgBIAEoCSJhChhJbXBvcnREbnNQZXJzb25hc1JlcXVlc3QSHQoIZG9jdW1lbnQYASABKAlCC7pICHIGEAEogIBAEg8KB3JlcGxhY2UYAiABKAgSFQoNdmFsaWRhdGVfb25seRgDIAEoCCJvChlJbXBvcnREbnNQZXJzb25hc1Jlc3BvbnNlEjoKDGRuc19wZXJzb25hcxgBIAMoCzIkLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5EbnNQZXJzb25hEhYKDnJlcGxhY2VkX2NvdW50GAIgASgFMpsPChFWYWxpZGF0aW9uU2VydmljZRKDAQoKQ2hlY2tOYW1lcxIrLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5DaGVja05hbWVzUmVxdWVzdBosLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5DaGVja05hbWVzUmVzcG9uc2UiGoLT5JMCFCIPL3YxL25hbWVzOmNoZWNrOgEqEn8KC0xpc3RXb3JrZXJzEiwuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxpc3RXb3JrZXJzUmVxdWVzdBotLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5MaXN0V29ya2Vyc1Jlc3BvbnNlIhOC0+STAg0SCy92MS93b3JrZXJzEncKCUxpc3RQb29scxIqLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5MaXN0UG9vbHNSZXF1ZXN0GisuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxpc3RQb29sc1Jlc3BvbnNlIhGC0+STAgsSCS92MS9wb29scxJ6Cg9WYWxpZGF0ZURvbWFpbnMSMC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuVmFsaWRhdGVEb21haW5zUmVxdWVzdBoxLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5WYWxpZGF0ZURvbWFpbnNSZXNwb25zZSgBMAEShwEKDUxpc3RSZXNvbHZlcnMSLi5kb21haW5mbG93LnZhbGlkYXRpb24udjEuTGlzdFJlc29sdmVyc1JlcXVlc3QaLy5kb21haW5mbG93LnZhbGlkYXRpb24udjEuTGlzdFJlc29sdmVyc1Jlc3BvbnNlIhWC0+STAg8SDS92MS9yZXNvbHZlcnMSlgEKEENyZWF0ZURuc1BlcnNvbmESMS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuQ3JlYXRlRG5zUGVyc29uYVJlcXVlc3QaMi5kb21haW5mbG93LnZhbGlkYXRpb24udjEuQ3JlYXRlRG5zUGVyc29uYVJlc3BvbnNlIhuC0+STAhUiEC92MS9kbnMtcGVyc29uYXM6ASoSmwEKDUdldERuc1BlcnNvbmESLi5kb21haW5mbG93LnZhbGlkYXRpb24udjEuR2V0RG5zUGVyc29uYVJlcXVlc3QaLy5kb21haW5mbG93LnZhbGlkYXRpb24udjEuR2V0RG5zUGVyc29uYVJlc3BvbnNlIimC0+STAiMSIS92MS9kbnMtcGVyc29uYXMve2Ruc19wZXJzb25hX2lkfRKQAQoPTGlzdERuc1BlcnNvbmFzEjAuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxpc3REbnNQZXJzb25hc1JlcXVlc3QaMS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuTGlzdERuc1BlcnNvbmFzUmVzcG9uc2UiGILT5JMCEhIQL3YxL2Rucy1wZXJzb25hcxKzAQoQVXBkYXRlRG5zUGVyc29uYRIxLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5VcGRhdGVEbnNQZXJzb25hUmVxdWVzdBoyLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5VcGRhdGVEbnNQZXJzb25hUmVzcG9uc2UiOILT5JMCMhotL3YxL2Rucy1wZXJzb25hcy97ZG5zX3BlcnNvbmEuZG5zX3BlcnNvbmFfaWR9OgEqEqQBChBEZWxldGVEbnNQZXJzb25hEjEuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRlbGV0ZURuc1BlcnNvbmFSZXF1ZXN0GjIuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRlbGV0ZURuc1BlcnNvbmFSZXNwb25zZSIpgtPkkwIjKiEvdjEvZG5zLXBlcnNvbmFzL3tkbnNfcGVyc29uYV9pZH0SlQEKDlRlc3REbnNQZXJzb25hEi8uZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLlRlc3REbnNQZXJzb25hUmVxdWVzdBowLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5UZXN0RG5zUGVyc29uYVJlc3BvbnNlIiCC0+STAhoiFS92MS9kbnMtcGVyc29uYXM6dGVzdDoBKhKdAQoRRXhwb3J0RG5zUGVyc29uYXMSMi5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRXhwb3J0RG5zUGVyc29uYXNSZXF1ZXN0GjMuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkV4cG9ydERuc1BlcnNvbmFzUmVzcG9uc2UiH4LT5JMCGRIXL3YxL2Rucy1wZXJzb25hczpleHBvcnQSoAEKEUltcG9ydERuc1BlcnNvbmFzEjIuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkltcG9ydERuc1BlcnNvbmFzUmVxdWVzdBozLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5JbXBvcnREbnNQZXJzb25hc1Jlc3BvbnNlIiKC0+STAhwiFy92MS9kbnMtcGVyc29uYXM6aW1wb3J0OgEqYgZwcm90bzM", [file_buf_validate_validate, file_domainflow_validation_v1_dns, file_domainflow_validation_v1_dns_persona, file_domainflow_validation_v1_dns_settings, file_domainflow_validation_v1_resolver, file_domainflow_validation_v1_task, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * @generated from message domainflow.validation.v1.CheckNamesRequest
@@ -37,6 +43,20 @@ export type CheckNamesRequest = Message<"domainflow.validation.v1.CheckNamesRequ
    * @generated from field: repeated string resolvers = 2;
    */
   resolvers: string[];
+
+  /**
+   * The persona whose settings apply. Not together with resolvers or settings.
+   *
+   * @generated from field: string dns_persona_id = 3;
+   */
+  dnsPersonaId: string;
+
+  /**
+   * How to ask. Not together with resolvers.
+   *
+   * @generated from field: domainflow.validation.v1.DnsSettings settings = 4;
+   */
+  settings?: DnsSettings | undefined;
 };
 
 /**
@@ -305,6 +325,729 @@ export const WorkerPoolSchema: GenMessage<WorkerPool> = /*@__PURE__*/
   messageDesc(file_domainflow_validation_v1_validation_service, 8);
 
 /**
+ * @generated from message domainflow.validation.v1.ValidateDomainsRequest
+ */
+export type ValidateDomainsRequest = Message<"domainflow.validation.v1.ValidateDomainsRequest"> & {
+  /**
+   * First one start, then names.
+   *
+   * @generated from oneof domainflow.validation.v1.ValidateDomainsRequest.kind
+   */
+  kind: {
+    /**
+     * How to ask. Must be the first message, and only it.
+     *
+     * @generated from field: domainflow.validation.v1.ValidateStart start = 1;
+     */
+    value: ValidateStart;
+    case: "start";
+  } | {
+    /**
+     * Names to check.
+     *
+     * @generated from field: domainflow.validation.v1.NameBatch batch = 2;
+     */
+    value: NameBatch;
+    case: "batch";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ValidateDomainsRequest.
+ * Use `create(ValidateDomainsRequestSchema)` to create a new message.
+ */
+export const ValidateDomainsRequestSchema: GenMessage<ValidateDomainsRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 9);
+
+/**
+ * How the names of a stream are asked about. Empty: the resolvers of the machine the service runs on, and every default.
+ *
+ * @generated from message domainflow.validation.v1.ValidateStart
+ */
+export type ValidateStart = Message<"domainflow.validation.v1.ValidateStart"> & {
+  /**
+   * The persona whose settings apply. Not together with settings.
+   *
+   * @generated from field: string dns_persona_id = 1;
+   */
+  dnsPersonaId: string;
+
+  /**
+   * How to ask.
+   *
+   * @generated from field: domainflow.validation.v1.DnsSettings settings = 2;
+   */
+  settings?: DnsSettings | undefined;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ValidateStart.
+ * Use `create(ValidateStartSchema)` to create a new message.
+ */
+export const ValidateStartSchema: GenMessage<ValidateStart> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 10);
+
+/**
+ * Names of a stream. The n-th batch of a stream has the number n, from 0 on.
+ *
+ * @generated from message domainflow.validation.v1.NameBatch
+ */
+export type NameBatch = Message<"domainflow.validation.v1.NameBatch"> & {
+  /**
+   * 1 to 1,000. Normalised like an uploaded list; one that is no DNS name is answered with `rejected`, and stops nothing.
+   *
+   * @generated from field: repeated string names = 1;
+   */
+  names: string[];
+};
+
+/**
+ * Describes the message domainflow.validation.v1.NameBatch.
+ * Use `create(NameBatchSchema)` to create a new message.
+ */
+export const NameBatchSchema: GenMessage<NameBatch> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 11);
+
+/**
+ * @generated from message domainflow.validation.v1.ValidateDomainsResponse
+ */
+export type ValidateDomainsResponse = Message<"domainflow.validation.v1.ValidateDomainsResponse"> & {
+  /**
+   * Any number of results, then one summary.
+   *
+   * @generated from oneof domainflow.validation.v1.ValidateDomainsResponse.kind
+   */
+  kind: {
+    /**
+     * Verdicts on names of one batch, every name of it exactly once over all results. Batches may be answered out of order.
+     *
+     * @generated from field: domainflow.validation.v1.ValidateResults results = 1;
+     */
+    value: ValidateResults;
+    case: "results";
+  } | {
+    /**
+     * The end, reached in order.
+     *
+     * @generated from field: domainflow.validation.v1.ValidateSummary summary = 2;
+     */
+    value: ValidateSummary;
+    case: "summary";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ValidateDomainsResponse.
+ * Use `create(ValidateDomainsResponseSchema)` to create a new message.
+ */
+export const ValidateDomainsResponseSchema: GenMessage<ValidateDomainsResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 12);
+
+/**
+ * Verdicts on names of one batch.
+ *
+ * @generated from message domainflow.validation.v1.ValidateResults
+ */
+export type ValidateResults = Message<"domainflow.validation.v1.ValidateResults"> & {
+  /**
+   * Number of the batch.
+   *
+   * @generated from field: int64 batch_number = 1;
+   */
+  batchNumber: bigint;
+
+  /**
+   * Verdicts.
+   *
+   * @generated from field: repeated domainflow.validation.v1.ValidatedName names = 2;
+   */
+  names: ValidatedName[];
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ValidateResults.
+ * Use `create(ValidateResultsSchema)` to create a new message.
+ */
+export const ValidateResultsSchema: GenMessage<ValidateResults> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 13);
+
+/**
+ * What became of one name.
+ *
+ * @generated from message domainflow.validation.v1.ValidatedName
+ */
+export type ValidatedName = Message<"domainflow.validation.v1.ValidatedName"> & {
+  /**
+   * Place of the name in its batch, from 0 on.
+   *
+   * @generated from field: int32 index = 1;
+   */
+  index: number;
+
+  /**
+   * The name as it was asked for: lower case, A-labels, no trailing dot; as it came if it was rejected.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * What became of it.
+   *
+   * @generated from oneof domainflow.validation.v1.ValidatedName.result
+   */
+  result: {
+    /**
+     * Verdict and evidence.
+     *
+     * @generated from field: domainflow.validation.v1.DnsResult dns = 3;
+     */
+    value: DnsResult;
+    case: "dns";
+  } | {
+    /**
+     * Why it is no DNS name.
+     *
+     * @generated from field: string rejected = 4;
+     */
+    value: string;
+    case: "rejected";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ValidatedName.
+ * Use `create(ValidatedNameSchema)` to create a new message.
+ */
+export const ValidatedNameSchema: GenMessage<ValidatedName> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 14);
+
+/**
+ * The end of a stream.
+ *
+ * @generated from message domainflow.validation.v1.ValidateSummary
+ */
+export type ValidateSummary = Message<"domainflow.validation.v1.ValidateSummary"> & {
+  /**
+   * Names received; the same number was answered.
+   *
+   * @generated from field: int64 name_count = 1;
+   */
+  nameCount: bigint;
+
+  /**
+   * Those that were no DNS names.
+   *
+   * @generated from field: int64 rejected_count = 2;
+   */
+  rejectedCount: bigint;
+
+  /**
+   * The others by verdict, each with at least one name.
+   *
+   * @generated from field: repeated domainflow.validation.v1.VerdictCount verdict_counts = 3;
+   */
+  verdictCounts: VerdictCount[];
+
+  /**
+   * From the first message to the last.
+   *
+   * @generated from field: google.protobuf.Duration duration = 4;
+   */
+  duration?: Duration | undefined;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ValidateSummary.
+ * Use `create(ValidateSummarySchema)` to create a new message.
+ */
+export const ValidateSummarySchema: GenMessage<ValidateSummary> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 15);
+
+/**
+ * How many names have a verdict.
+ *
+ * @generated from message domainflow.validation.v1.VerdictCount
+ */
+export type VerdictCount = Message<"domainflow.validation.v1.VerdictCount"> & {
+  /**
+   * The verdict.
+   *
+   * @generated from field: domainflow.validation.v1.DnsVerdict verdict = 1;
+   */
+  verdict: DnsVerdict;
+
+  /**
+   * Number of names.
+   *
+   * @generated from field: int64 count = 2;
+   */
+  count: bigint;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.VerdictCount.
+ * Use `create(VerdictCountSchema)` to create a new message.
+ */
+export const VerdictCountSchema: GenMessage<VerdictCount> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 16);
+
+/**
+ * @generated from message domainflow.validation.v1.ListResolversRequest
+ */
+export type ListResolversRequest = Message<"domainflow.validation.v1.ListResolversRequest"> & {
+  /**
+   * Only reports of this worker; empty: all.
+   *
+   * @generated from field: string worker_id = 1;
+   */
+  workerId: string;
+
+  /**
+   * Only this resolver, written as in DnsResult; empty: all.
+   *
+   * @generated from field: string resolver = 2;
+   */
+  resolver: string;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ListResolversRequest.
+ * Use `create(ListResolversRequestSchema)` to create a new message.
+ */
+export const ListResolversRequestSchema: GenMessage<ListResolversRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 17);
+
+/**
+ * @generated from message domainflow.validation.v1.ListResolversResponse
+ */
+export type ListResolversResponse = Message<"domainflow.validation.v1.ListResolversResponse"> & {
+  /**
+   * At most 10,000, worst score first.
+   *
+   * @generated from field: repeated domainflow.validation.v1.ResolverReport resolvers = 1;
+   */
+  resolvers: ResolverReport[];
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ListResolversResponse.
+ * Use `create(ListResolversResponseSchema)` to create a new message.
+ */
+export const ListResolversResponseSchema: GenMessage<ListResolversResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 18);
+
+/**
+ * @generated from message domainflow.validation.v1.CreateDnsPersonaRequest
+ */
+export type CreateDnsPersonaRequest = Message<"domainflow.validation.v1.CreateDnsPersonaRequest"> & {
+  /**
+   * Its id, etag and times are ignored.
+   *
+   * @generated from field: domainflow.validation.v1.DnsPersona dns_persona = 1;
+   */
+  dnsPersona?: DnsPersona | undefined;
+
+  /**
+   * Makes a repeated call return the first one's answer (AIP-155); kept for a day.
+   *
+   * @generated from field: string request_id = 2;
+   */
+  requestId: string;
+
+  /**
+   * Check only, store nothing (AIP-163).
+   *
+   * @generated from field: bool validate_only = 3;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.CreateDnsPersonaRequest.
+ * Use `create(CreateDnsPersonaRequestSchema)` to create a new message.
+ */
+export const CreateDnsPersonaRequestSchema: GenMessage<CreateDnsPersonaRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 19);
+
+/**
+ * @generated from message domainflow.validation.v1.CreateDnsPersonaResponse
+ */
+export type CreateDnsPersonaResponse = Message<"domainflow.validation.v1.CreateDnsPersonaResponse"> & {
+  /**
+   * As stored.
+   *
+   * @generated from field: domainflow.validation.v1.DnsPersona dns_persona = 1;
+   */
+  dnsPersona?: DnsPersona | undefined;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.CreateDnsPersonaResponse.
+ * Use `create(CreateDnsPersonaResponseSchema)` to create a new message.
+ */
+export const CreateDnsPersonaResponseSchema: GenMessage<CreateDnsPersonaResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 20);
+
+/**
+ * @generated from message domainflow.validation.v1.GetDnsPersonaRequest
+ */
+export type GetDnsPersonaRequest = Message<"domainflow.validation.v1.GetDnsPersonaRequest"> & {
+  /**
+   * Which.
+   *
+   * @generated from field: string dns_persona_id = 1;
+   */
+  dnsPersonaId: string;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.GetDnsPersonaRequest.
+ * Use `create(GetDnsPersonaRequestSchema)` to create a new message.
+ */
+export const GetDnsPersonaRequestSchema: GenMessage<GetDnsPersonaRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 21);
+
+/**
+ * @generated from message domainflow.validation.v1.GetDnsPersonaResponse
+ */
+export type GetDnsPersonaResponse = Message<"domainflow.validation.v1.GetDnsPersonaResponse"> & {
+  /**
+   * The persona.
+   *
+   * @generated from field: domainflow.validation.v1.DnsPersona dns_persona = 1;
+   */
+  dnsPersona?: DnsPersona | undefined;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.GetDnsPersonaResponse.
+ * Use `create(GetDnsPersonaResponseSchema)` to create a new message.
+ */
+export const GetDnsPersonaResponseSchema: GenMessage<GetDnsPersonaResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 22);
+
+/**
+ * @generated from message domainflow.validation.v1.ListDnsPersonasRequest
+ */
+export type ListDnsPersonasRequest = Message<"domainflow.validation.v1.ListDnsPersonasRequest"> & {
+  /**
+   * At most so many; fewer may come. Default 100, larger than 1,000 means 1,000.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * next_page_token of an earlier answer; empty to begin.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ListDnsPersonasRequest.
+ * Use `create(ListDnsPersonasRequestSchema)` to create a new message.
+ */
+export const ListDnsPersonasRequestSchema: GenMessage<ListDnsPersonasRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 23);
+
+/**
+ * @generated from message domainflow.validation.v1.ListDnsPersonasResponse
+ */
+export type ListDnsPersonasResponse = Message<"domainflow.validation.v1.ListDnsPersonasResponse"> & {
+  /**
+   * By name.
+   *
+   * @generated from field: repeated domainflow.validation.v1.DnsPersona dns_personas = 1;
+   */
+  dnsPersonas: DnsPersona[];
+
+  /**
+   * Leads to the next page. Empty at the end, and only there.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ListDnsPersonasResponse.
+ * Use `create(ListDnsPersonasResponseSchema)` to create a new message.
+ */
+export const ListDnsPersonasResponseSchema: GenMessage<ListDnsPersonasResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 24);
+
+/**
+ * @generated from message domainflow.validation.v1.UpdateDnsPersonaRequest
+ */
+export type UpdateDnsPersonaRequest = Message<"domainflow.validation.v1.UpdateDnsPersonaRequest"> & {
+  /**
+   * Which, by its id, and its new name, description and settings. An etag that is not the present one is ABORTED; empty: whatever it is.
+   *
+   * @generated from field: domainflow.validation.v1.DnsPersona dns_persona = 1;
+   */
+  dnsPersona?: DnsPersona | undefined;
+
+  /**
+   * Check only, store nothing (AIP-163).
+   *
+   * @generated from field: bool validate_only = 2;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.UpdateDnsPersonaRequest.
+ * Use `create(UpdateDnsPersonaRequestSchema)` to create a new message.
+ */
+export const UpdateDnsPersonaRequestSchema: GenMessage<UpdateDnsPersonaRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 25);
+
+/**
+ * @generated from message domainflow.validation.v1.UpdateDnsPersonaResponse
+ */
+export type UpdateDnsPersonaResponse = Message<"domainflow.validation.v1.UpdateDnsPersonaResponse"> & {
+  /**
+   * As stored.
+   *
+   * @generated from field: domainflow.validation.v1.DnsPersona dns_persona = 1;
+   */
+  dnsPersona?: DnsPersona | undefined;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.UpdateDnsPersonaResponse.
+ * Use `create(UpdateDnsPersonaResponseSchema)` to create a new message.
+ */
+export const UpdateDnsPersonaResponseSchema: GenMessage<UpdateDnsPersonaResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 26);
+
+/**
+ * @generated from message domainflow.validation.v1.DeleteDnsPersonaRequest
+ */
+export type DeleteDnsPersonaRequest = Message<"domainflow.validation.v1.DeleteDnsPersonaRequest"> & {
+  /**
+   * Which.
+   *
+   * @generated from field: string dns_persona_id = 1;
+   */
+  dnsPersonaId: string;
+
+  /**
+   * ABORTED when this is not the present one; empty: whatever it is.
+   *
+   * @generated from field: string etag = 2;
+   */
+  etag: string;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.DeleteDnsPersonaRequest.
+ * Use `create(DeleteDnsPersonaRequestSchema)` to create a new message.
+ */
+export const DeleteDnsPersonaRequestSchema: GenMessage<DeleteDnsPersonaRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 27);
+
+/**
+ * @generated from message domainflow.validation.v1.DeleteDnsPersonaResponse
+ */
+export type DeleteDnsPersonaResponse = Message<"domainflow.validation.v1.DeleteDnsPersonaResponse"> & {
+};
+
+/**
+ * Describes the message domainflow.validation.v1.DeleteDnsPersonaResponse.
+ * Use `create(DeleteDnsPersonaResponseSchema)` to create a new message.
+ */
+export const DeleteDnsPersonaResponseSchema: GenMessage<DeleteDnsPersonaResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 28);
+
+/**
+ * @generated from message domainflow.validation.v1.TestDnsPersonaRequest
+ */
+export type TestDnsPersonaRequest = Message<"domainflow.validation.v1.TestDnsPersonaRequest"> & {
+  /**
+   * A stored persona. Not together with settings.
+   *
+   * @generated from field: string dns_persona_id = 1;
+   */
+  dnsPersonaId: string;
+
+  /**
+   * Settings that are not stored yet.
+   *
+   * @generated from field: domainflow.validation.v1.DnsSettings settings = 2;
+   */
+  settings?: DnsSettings | undefined;
+
+  /**
+   * Names to ask every resolver about, besides the canaries; at most 10.
+   *
+   * @generated from field: repeated string names = 3;
+   */
+  names: string[];
+};
+
+/**
+ * Describes the message domainflow.validation.v1.TestDnsPersonaRequest.
+ * Use `create(TestDnsPersonaRequestSchema)` to create a new message.
+ */
+export const TestDnsPersonaRequestSchema: GenMessage<TestDnsPersonaRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 29);
+
+/**
+ * @generated from message domainflow.validation.v1.TestDnsPersonaResponse
+ */
+export type TestDnsPersonaResponse = Message<"domainflow.validation.v1.TestDnsPersonaResponse"> & {
+  /**
+   * One per resolver, in the order of the persona.
+   *
+   * @generated from field: repeated domainflow.validation.v1.ResolverTest resolver_tests = 1;
+   */
+  resolverTests: ResolverTest[];
+
+  /**
+   * Whether every resolver would be admitted.
+   *
+   * @generated from field: bool passed = 2;
+   */
+  passed: boolean;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.TestDnsPersonaResponse.
+ * Use `create(TestDnsPersonaResponseSchema)` to create a new message.
+ */
+export const TestDnsPersonaResponseSchema: GenMessage<TestDnsPersonaResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 30);
+
+/**
+ * What one resolver says.
+ *
+ * @generated from message domainflow.validation.v1.ResolverTest
+ */
+export type ResolverTest = Message<"domainflow.validation.v1.ResolverTest"> & {
+  /**
+   * Counts, canaries, state and score after the test.
+   *
+   * @generated from field: domainflow.validation.v1.ResolverReport report = 1;
+   */
+  report?: ResolverReport | undefined;
+
+  /**
+   * What it says of the names, in their order.
+   *
+   * @generated from field: repeated domainflow.validation.v1.CheckedName checked_names = 2;
+   */
+  checkedNames: CheckedName[];
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ResolverTest.
+ * Use `create(ResolverTestSchema)` to create a new message.
+ */
+export const ResolverTestSchema: GenMessage<ResolverTest> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 31);
+
+/**
+ * @generated from message domainflow.validation.v1.ExportDnsPersonasRequest
+ */
+export type ExportDnsPersonasRequest = Message<"domainflow.validation.v1.ExportDnsPersonasRequest"> & {
+  /**
+   * Which; empty: all.
+   *
+   * @generated from field: repeated string dns_persona_ids = 1;
+   */
+  dnsPersonaIds: string[];
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ExportDnsPersonasRequest.
+ * Use `create(ExportDnsPersonasRequestSchema)` to create a new message.
+ */
+export const ExportDnsPersonasRequestSchema: GenMessage<ExportDnsPersonasRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 32);
+
+/**
+ * @generated from message domainflow.validation.v1.ExportDnsPersonasResponse
+ */
+export type ExportDnsPersonasResponse = Message<"domainflow.validation.v1.ExportDnsPersonasResponse"> & {
+  /**
+   * {"format": "domainflow.dns-personas.v1", "dns_personas": [...]}, fields as in the JSON form of DnsPersona without id, etag and times.
+   *
+   * @generated from field: string document = 1;
+   */
+  document: string;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ExportDnsPersonasResponse.
+ * Use `create(ExportDnsPersonasResponseSchema)` to create a new message.
+ */
+export const ExportDnsPersonasResponseSchema: GenMessage<ExportDnsPersonasResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 33);
+
+/**
+ * @generated from message domainflow.validation.v1.ImportDnsPersonasRequest
+ */
+export type ImportDnsPersonasRequest = Message<"domainflow.validation.v1.ImportDnsPersonasRequest"> & {
+  /**
+   * As ExportDnsPersonas gives it; at most 1 MiB.
+   *
+   * @generated from field: string document = 1;
+   */
+  document: string;
+
+  /**
+   * Replace personas of the same name instead of refusing with ALREADY_EXISTS.
+   *
+   * @generated from field: bool replace = 2;
+   */
+  replace: boolean;
+
+  /**
+   * Check only, store nothing (AIP-163).
+   *
+   * @generated from field: bool validate_only = 3;
+   */
+  validateOnly: boolean;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ImportDnsPersonasRequest.
+ * Use `create(ImportDnsPersonasRequestSchema)` to create a new message.
+ */
+export const ImportDnsPersonasRequestSchema: GenMessage<ImportDnsPersonasRequest> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 34);
+
+/**
+ * @generated from message domainflow.validation.v1.ImportDnsPersonasResponse
+ */
+export type ImportDnsPersonasResponse = Message<"domainflow.validation.v1.ImportDnsPersonasResponse"> & {
+  /**
+   * As stored, in the order of the document.
+   *
+   * @generated from field: repeated domainflow.validation.v1.DnsPersona dns_personas = 1;
+   */
+  dnsPersonas: DnsPersona[];
+
+  /**
+   * Of those, personas that were replaced.
+   *
+   * @generated from field: int32 replaced_count = 2;
+   */
+  replacedCount: number;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.ImportDnsPersonasResponse.
+ * Use `create(ImportDnsPersonasResponseSchema)` to create a new message.
+ */
+export const ImportDnsPersonasResponseSchema: GenMessage<ImportDnsPersonasResponse> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_validation_service, 35);
+
+/**
  * How names are checked: a check for somebody who waits, and the workers that check campaigns.
  *
  * @generated from service domainflow.validation.v1.ValidationService
@@ -340,6 +1083,109 @@ export const ValidationService: GenService<{
     methodKind: "unary";
     input: typeof ListPoolsRequestSchema;
     output: typeof ListPoolsResponseSchema;
+  },
+  /**
+   * Checks names now, as many as come: names in, verdicts out as they are settled, with the engine the campaigns use; stores
+   * nothing. At most 5,000 names of a stream are in progress; beyond that the stream is not read, so that a client that sends faster than DNS
+   * answers, or does not read, is slowed down. Half-close to end; the last message is the summary. Cancelling drops what is
+   * in progress. Not over gRPC-Web or JSON, which have no client streams.
+   *
+   * @generated from rpc domainflow.validation.v1.ValidationService.ValidateDomains
+   */
+  validateDomains: {
+    methodKind: "bidi_streaming";
+    input: typeof ValidateDomainsRequestSchema;
+    output: typeof ValidateDomainsResponseSchema;
+  },
+  /**
+   * Lists what workers know of the resolvers they use, worst score first: one report per resolver and process seen in the last minute.
+   *
+   * @generated from rpc domainflow.validation.v1.ValidationService.ListResolvers
+   */
+  listResolvers: {
+    methodKind: "unary";
+    input: typeof ListResolversRequestSchema;
+    output: typeof ListResolversResponseSchema;
+  },
+  /**
+   * Creates a persona. Idempotent by request_id. ALREADY_EXISTS when the name is taken.
+   *
+   * @generated from rpc domainflow.validation.v1.ValidationService.CreateDnsPersona
+   */
+  createDnsPersona: {
+    methodKind: "unary";
+    input: typeof CreateDnsPersonaRequestSchema;
+    output: typeof CreateDnsPersonaResponseSchema;
+  },
+  /**
+   * Returns a persona.
+   *
+   * @generated from rpc domainflow.validation.v1.ValidationService.GetDnsPersona
+   */
+  getDnsPersona: {
+    methodKind: "unary";
+    input: typeof GetDnsPersonaRequestSchema;
+    output: typeof GetDnsPersonaResponseSchema;
+  },
+  /**
+   * Lists personas by name.
+   *
+   * @generated from rpc domainflow.validation.v1.ValidationService.ListDnsPersonas
+   */
+  listDnsPersonas: {
+    methodKind: "unary";
+    input: typeof ListDnsPersonasRequestSchema;
+    output: typeof ListDnsPersonasResponseSchema;
+  },
+  /**
+   * Replaces name, description and settings of a persona. Campaigns that are configured keep the settings they were given.
+   *
+   * @generated from rpc domainflow.validation.v1.ValidationService.UpdateDnsPersona
+   */
+  updateDnsPersona: {
+    methodKind: "unary";
+    input: typeof UpdateDnsPersonaRequestSchema;
+    output: typeof UpdateDnsPersonaResponseSchema;
+  },
+  /**
+   * Deletes a persona. Campaigns keep the settings they were given.
+   *
+   * @generated from rpc domainflow.validation.v1.ValidationService.DeleteDnsPersona
+   */
+  deleteDnsPersona: {
+    methodKind: "unary";
+    input: typeof DeleteDnsPersonaRequestSchema;
+    output: typeof DeleteDnsPersonaResponseSchema;
+  },
+  /**
+   * Asks every resolver of a persona the canaries and the names given, now, and reports on each. Stores nothing.
+   *
+   * @generated from rpc domainflow.validation.v1.ValidationService.TestDnsPersona
+   */
+  testDnsPersona: {
+    methodKind: "unary";
+    input: typeof TestDnsPersonaRequestSchema;
+    output: typeof TestDnsPersonaResponseSchema;
+  },
+  /**
+   * Returns personas as one JSON document that ImportDnsPersonas takes.
+   *
+   * @generated from rpc domainflow.validation.v1.ValidationService.ExportDnsPersonas
+   */
+  exportDnsPersonas: {
+    methodKind: "unary";
+    input: typeof ExportDnsPersonasRequestSchema;
+    output: typeof ExportDnsPersonasResponseSchema;
+  },
+  /**
+   * Creates the personas of a document, all or none. Every fault of the document is named at once.
+   *
+   * @generated from rpc domainflow.validation.v1.ValidationService.ImportDnsPersonas
+   */
+  importDnsPersonas: {
+    methodKind: "unary";
+    input: typeof ImportDnsPersonasRequestSchema;
+    output: typeof ImportDnsPersonasResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_domainflow_validation_v1_validation_service, 0);
