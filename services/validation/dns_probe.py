@@ -8,6 +8,7 @@ from math import ceil
 from domainflow.campaign.v1 import campaign_pb2
 from services.validation.dns.verdict import Outcome, Verdict
 from services.validation.engines import Engines
+from services.validation.evidence import evidence_to_bytes
 from services.validation.load import EndpointCounts
 from services.validation.plans import plan_of
 from services.validation.probe import Check
@@ -44,7 +45,9 @@ class DnsProbe:
     def results(self, claim: Claim, outcomes: Sequence[Outcome]) -> ChunkResults:
         key = claim.key
         now = time.time_ns() // 1000
-        return chunk_results(key.campaign_no, key.run, key.first_position, outcomes, now)
+        return chunk_results(
+            key.campaign_no, key.run, key.first_position, outcomes, now, evidence_to_bytes
+        )
 
     def dead_letter(self, name: str) -> Outcome:
         return Outcome(name, Verdict.DEAD_LETTER, -1, (), (), -1, "", 0, 0, False)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from domainflow.validation.v1 import dns_pb2
 from domainflow.validation.v1 import validation_service_pb2 as pb
 from domainflow.validation.v1 import validation_service_pb2_grpc as pb_grpc
 from services.chassis.domain_name import NotADomainName, normalise
@@ -12,8 +11,8 @@ from services.chassis.endpoint import BadEndpoint, parse_endpoint
 from services.chassis.errors import FieldViolation
 from services.validation.dns.plan import Plan
 from services.validation.dns.settings import EngineSettings
-from services.validation.dns.verdict import Outcome
 from services.validation.engines import Engines
+from services.validation.evidence import outcome_to_pb
 from services.validation.plans import resolvers_of
 from services.validation.store import Store
 
@@ -95,22 +94,3 @@ def check_names(request: pb.CheckNamesRequest) -> Iterator[FieldViolation]:
             parse_endpoint(resolver, default_port=53)
         except BadEndpoint as problem:
             yield FieldViolation(f"resolvers[{index}]", str(problem))
-
-
-def outcome_to_pb(outcome: Outcome, check_time_ns: int) -> dns_pb2.DnsResult:
-    """Verdict and evidence."""
-    result = dns_pb2.DnsResult(
-        verdict=dns_pb2.DnsVerdict.ValueType(outcome.verdict),
-        rcode=outcome.rcode,
-        addresses=outcome.addresses,
-        cname_chain=outcome.chain,
-        # Without an answer no resolver has decided anything.
-        resolver=outcome.resolver if outcome.rcode >= 0 else "",
-        attempt_count=outcome.attempts,
-        tcp=outcome.tcp,
-    )
-    if outcome.ttl >= 0:
-        result.ttl.FromSeconds(outcome.ttl)
-    result.duration.FromMicroseconds(outcome.duration_us)
-    result.check_time.FromNanoseconds(check_time_ns)
-    return result

@@ -9,6 +9,7 @@ from services.campaign.campaign import Action
 from services.campaign.store import Store as CampaignStore
 from services.chassis.postgres import Pool
 from services.validation.dns.verdict import Outcome, Verdict
+from services.validation.evidence import evidence_to_bytes
 from services.validation.results import ChunkResults, chunk_results
 from services.validation.store import ChunkKey, Claim, Store
 from tests.campaigns import act, history, kinds, validating
@@ -29,7 +30,7 @@ async def claimed(
 def outcomes(claim: Claim, names: Sequence[str], verdict: Verdict) -> ChunkResults:
     found = [Outcome(name, verdict, -1, (), (), -1, "", 0, 0, False) for name in names]
     key = claim.key
-    return chunk_results(key.campaign_no, key.run, key.first_position, found, 1)
+    return chunk_results(key.campaign_no, key.run, key.first_position, found, 1, evidence_to_bytes)
 
 
 async def ledger(pool: Pool) -> list[tuple[int, int, str, int, int]]:
