@@ -194,6 +194,19 @@ class DeadLetterNotFound(NotFound):
     reason = "DEAD_LETTER_NOT_FOUND"
 
 
+class DomainNotFound(NotFound):
+    """The campaign has no name at this position."""
+
+    reason = "DOMAIN_NOT_FOUND"
+
+    def __init__(self, campaign_id: object, position: int) -> None:
+        super().__init__(
+            f"the campaign {campaign_id} has no name at position {position:,}",
+            campaign_id=campaign_id,
+            position=position,
+        )
+
+
 class WrongNameSource(FailedPrecondition):
     """The campaign takes its names from another source than the call serves."""
 

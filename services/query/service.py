@@ -11,8 +11,19 @@ import grpc
 
 from domainflow.query.v1 import query_service_pb2 as pb
 from domainflow.query.v1.query_service_pb2_grpc import QueryServiceServicer
-from domainflow.validation.v1.dns_pb2 import DnsResult
-from services.chassis.errors import CampaignNotFound, FieldViolation
+from domainflow.validation.v1.dns_pb2 import (
+    DNS_AGREEMENT_UNSPECIFIED,
+    DNS_FACT_NO,
+    DNS_FACT_UNSPECIFIED,
+    DNS_FACT_YES,
+    DNS_VERDICT_CNAME_LOOP,
+    DNS_VERDICT_NO_DATA,
+    DNS_VERDICT_NXDOMAIN,
+    DNS_VERDICT_RESOLVED,
+    DNS_VERDICT_WILDCARD,
+    DnsResult,
+)
+from services.chassis.errors import CampaignNotFound, DomainNotFound, FieldViolation
 from services.chassis.seal import Seal, binding
 from services.chassis.server import Rules
 from services.query.page_token import PagePlace, StreamPlace
@@ -70,6 +81,20 @@ class QueryService(QueryServiceServicer):
             previous_page_token=PagePlace(False, first).seal(self._seal, bound) if before else "",
             total_size=total,
         )
+
+    async def GetDomain(
+        self, request: pb.GetDomainRequest, context: Context
+    ) -> pb.GetDomainResponse:
+        campaign = await self._store.campaign(UUID(request.campaign_id))
+        if campaign is None:
+            raise CampaignNotFound(request.campaign_id)
+        row = await self._store.domain(campaign.no, request.position)
+        if row is None:
+            raise DomainNotFound(request.campaign_id, request.position)
+        domain = _domain(row)
+        if row["evidence"]:
+            domain.dns.evidence.MergeFromString(row["evidence"])
+        return pb.GetDomainResponse(domain=domain)
 
     async def _total(self, campaign_id: str, chosen: Filter) -> tuple[int, int, int]:
         """Number, names and matching names of the campaign."""
@@ -285,3 +310,18 @@ def _fill(result: DnsResult, row: asyncpg.Record) -> None:
     result.duration.SetInParent()
     result.check_time.FromMicroseconds(row["check_time_us"])
     result.tcp = row["tcp"]
+    result.authority = row["authority"] or ""
+    result.agreement = row["agreement"] or DNS_AGREEMENT_UNSPECIFIED
+    result.registered, result.delegated = _FACTS[row["registered"]], _FACTS[row["delegated"]]
+    result.resolving = _RESOLVING.get(row["verdict"], DNS_FACT_UNSPECIFIED)
+
+
+_FACTS = {None: DNS_FACT_UNSPECIFIED, False: DNS_FACT_NO, True: DNS_FACT_YES}
+# Of the other verdicts it could not be found out.
+_RESOLVING = {
+    DNS_VERDICT_RESOLVED: DNS_FACT_YES,
+    DNS_VERDICT_NXDOMAIN: DNS_FACT_NO,
+    DNS_VERDICT_NO_DATA: DNS_FACT_NO,
+    DNS_VERDICT_WILDCARD: DNS_FACT_NO,
+    DNS_VERDICT_CNAME_LOOP: DNS_FACT_NO,
+}

@@ -153,6 +153,10 @@ class Store:
             rows = await self._pool.fetch(_RANGE, no, max(first, end - limit), end)
         return rows
 
+    async def domain(self, no: int, position: int) -> asyncpg.Record | None:
+        """One domain with the stored evidence; `verdict` is null while there is no result."""
+        return await self._pool.fetchrow(_ONE, no, position)
+
     async def any_domain(self, no: int, chosen: Filter, first: int, end: int) -> bool:
         """Whether there is a domain to find at positions first..end-1."""
         if chosen == Filter():
@@ -220,7 +224,7 @@ _VERDICTS = [number for number in DnsVerdict.values() if number]
 _PHASE = int(PHASE_DNS_VALIDATION)
 _RUN = f"(SELECT result_run FROM phases WHERE campaign_no = $1 AND phase = {_PHASE})"
 _RESULT = """verdict, rcode, attempt_count, tcp, duration_us, check_time_us, ttl, resolver,
-    addresses, cname_chain"""
+    addresses, cname_chain, authority, agreement, registered, delegated"""
 
 # SUM over the ledger, never COUNT(*): 0.5 ms for 2M names, exact, and no hot row.
 _COUNTERS = f"""
@@ -246,6 +250,13 @@ FROM (SELECT position, name FROM domains WHERE {_BOUND}) d
 FULL JOIN (SELECT position, {_RESULT} FROM dns_results WHERE {_BOUND} AND run = {_RUN}) r
     USING (position)
 ORDER BY position"""
+
+_AT = "campaign_no = $1 AND position = $2"
+_ONE = f"""
+SELECT position, name, {_RESULT}, evidence
+FROM (SELECT position, name FROM domains WHERE {_AT}) d
+LEFT JOIN (SELECT position, {_RESULT}, evidence FROM dns_results WHERE {_AT} AND run = {_RUN}) r
+    USING (position)"""
 
 
 def _hits(verdicts: int, order: str) -> str:

@@ -13,6 +13,7 @@ from domainflow.query.v1.query_service_pb2_grpc import (
     QueryServiceStub,
     add_QueryServiceServicer_to_server,
 )
+from domainflow.validation.v1.dns_pb2 import DNS_AGREEMENT_CONFIRMED, DnsEvidence
 from services.chassis.postgres import Pool, open_pool
 from services.chassis.seal import Seal
 from services.chassis.server import CallGuard
@@ -165,7 +166,31 @@ class Writer:
                     result(made.no, run, first + offset, verdict)
                     for offset, verdict in enumerate(verdicts)
                 ],
+                columns=COLUMNS,
             )
+
+
+COLUMNS = (
+    "campaign_no",
+    "run",
+    "position",
+    "verdict",
+    "rcode",
+    "attempt_count",
+    "tcp",
+    "duration_us",
+    "check_time_us",
+    "ttl",
+    "resolver",
+    "addresses",
+    "cname_chain",
+    "authority",
+    "agreement",
+    "registered",
+    "delegated",
+    "evidence",
+)
+EVIDENCE = DnsEvidence(reason="said by two").SerializeToString()
 
 
 def result(no: int, run: int, position: int, verdict: int) -> tuple[object, ...]:
@@ -185,4 +210,9 @@ def result(no: int, run: int, position: int, verdict: int) -> tuple[object, ...]
         None if mute else "192.0.2.53:53",
         f"198.51.100.{position % 250},2001:db8::1" if resolved else None,
         "alias.example,target.example" if resolved and position % 2 else None,
+        "example" if verdict == 2 else None,
+        DNS_AGREEMENT_CONFIRMED if resolved else None,
+        None if mute else resolved,
+        None if mute else resolved,
+        EVIDENCE if resolved else None,
     )
