@@ -6,6 +6,9 @@ from enum import IntEnum
 from typing import NamedTuple
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
+# Info codes of extended errors (RFC 8914) that say the signatures are broken: bogus, expired, not
+# yet valid, keys, signatures, zone key bit or proof of absence missing.
+DNSSEC_ERRORS = range(6, 13)
 
 
 class Verdict(IntEnum):
@@ -66,6 +69,8 @@ class Opinion:
     count: int = 1
     # Microseconds of the last answer; -1 when unknown.
     duration_us: int = -1
+    # Info code of the last answer's extended error (RFC 8914); -1 without one.
+    ede: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,8 @@ class Answer(NamedTuple):
     referral: bool
     # Owner of the SOA record that speaks for a negative answer; empty without one.
     authority: str = ""
+    # Info code of the extended error (RFC 8914), one of DNSSEC_ERRORS if several; -1 without one.
+    ede: int = -1
 
 
 # What is said when nothing readable comes.

@@ -9,9 +9,11 @@ from random import Random
 from socket import AF_INET6, inet_ntoa, inet_ntop
 from struct import Struct
 
-from services.validation.dns.verdict import NOERROR, NXDOMAIN, Answer
+from services.validation.dns.verdict import DNSSEC_ERRORS, NOERROR, NXDOMAIN, Answer
 
 A, NS, CNAME, SOA, MX, AAAA, OPT = 1, 2, 5, 6, 15, 28, 41
+# Option of an OPT record: the extended error (RFC 8914).
+EDE = 15
 # What may be asked for.
 QTYPES = (A, NS, SOA, MX, AAAA)
 CHAIN_LIMIT = 8
@@ -28,6 +30,7 @@ OPT_RECORD = b"\x00" + Struct("!HHIH").pack(OPT, EDNS_SIZE, 0, 0)
 
 _COUNTS = Struct("!HHHH")
 _RECORD = Struct("!HHIH")
+_OPTION = Struct("!HH")
 _SOA_NUMBERS = Struct("!IIIII")
 _SUFFIXES = 4096
 
@@ -227,6 +230,7 @@ def read(response: bytes, question: bytes, qtype: int) -> Answer:
     data: dict[str, list[tuple[str, int]]] = {}
     kinds = set()
     authority = ""
+    ede = -1
     data_at = _DATA[qtype]
     for number in range(answers + authorities + additionals):
         owner, at = names.at(at)
@@ -239,6 +243,7 @@ def read(response: bytes, question: bytes, qtype: int) -> Answer:
             raise Malformed("record data run past the end")
         if kind == OPT:
             rcode |= ttl >> 24 << 4
+            ede = _extended_error(response, at, end)
         elif category == 1:
             seconds = ttl if ttl < 0x80000000 else 0
             if number < answers:
@@ -286,7 +291,25 @@ def read(response: bytes, question: bytes, qtype: int) -> Answer:
         looped,
         referral,
         "" if found else authority,
+        ede,
     )
+
+
+def _extended_error(response: bytes, at: int, end: int) -> int:
+    """Info code of the extended error among the options from `at` to `end`, -1 without one.
+
+    Of several, one about DNSSEC. What is no proper option ends the search: nothing rests on it.
+    """
+    found = -1
+    while at + 4 <= end:
+        option, length = _OPTION.unpack_from(response, at)
+        at += 4
+        if at + length > end:
+            break
+        if option == EDE and length >= 2 and found not in DNSSEC_ERRORS:
+            found = int.from_bytes(response[at : at + 2], "big")
+        at += length
+    return found
 
 
 def _ipv4_at(_: _Names, response: bytes, at: int, end: int) -> str:

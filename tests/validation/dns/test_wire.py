@@ -2,6 +2,7 @@
 
 from random import Random
 
+import dns.edns
 import dns.flags
 import dns.message
 import dns.name
@@ -173,6 +174,29 @@ def test_an_extended_rcode_is_read():
     response.set_rcode(dns.rcode.BADVERS)
 
     assert read(response.to_wire(), question_of("x.example"), wire.A).rcode == 16
+
+
+@pytest.mark.parametrize(
+    ("codes", "ede"), [([], -1), ([22], 22), ([0], 0), ([22, 7, 9], 7), ([6, 22], 6)]
+)
+def test_the_extended_error_about_signatures_is_read_first(codes, ede):
+    options = [dns.edns.GenericOption(10, b"12345678"), *map(dns.edns.EDEOption, codes)]
+    response = response_to("x.example", rcode=2)
+    response.use_edns(0, payload=1232, options=options)
+
+    assert read(response.to_wire(), question_of("x.example"), wire.A).ede == ede
+
+
+@pytest.mark.parametrize(
+    "options", [b"\0\x0f", b"\0\x0f\0\1\0", b"\0\x0f\0\2\0", b"\0\x0f\xff\xff\0\6"]
+)
+def test_a_broken_option_says_nothing(options):
+    question = question_of("x.example")
+    record = b"\0\0\x29\4\xd0\0\0\0\0" + len(options).to_bytes(2, "big") + options
+    message = b"\0\0\x81\x82\0\1\0\0\0\0\0\1" + question + record
+
+    answer = read(message, question, wire.A)
+    assert (answer.rcode, answer.ede) == (2, -1)
 
 
 def test_a_referral_is_told_from_an_empty_answer():
