@@ -1,19 +1,21 @@
 """ValidationService: check now, for somebody who waits."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 from domainflow.validation.v1 import validation_service_pb2 as pb
 from domainflow.validation.v1 import validation_service_pb2_grpc as pb_grpc
 from services.chassis.domain_name import NotADomainName, normalise
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
-from services.chassis.errors import FieldViolation
+from services.chassis.errors import FieldViolation, InvalidFields
+from services.validation.check_stream import CheckStream
 from services.validation.dns.plan import Plan
 from services.validation.dns.settings import EngineSettings
 from services.validation.engines import Engines
 from services.validation.evidence import outcome_to_pb
-from services.validation.plans import resolvers_of
+from services.validation.plans import plan_of_settings, resolvers_of
 from services.validation.store import Store
 
 Context = Any
@@ -44,6 +46,19 @@ class ValidationService(pb_grpc.ValidationServiceServicer):
                 for outcome in outcomes
             ]
         )
+
+    async def ValidateDomains(
+        self, requests: AsyncIterator[pb.ValidateDomainsRequest], context: Context
+    ) -> AsyncIterator[pb.ValidateDomainsResponse]:
+        first = await anext(requests, pb.ValidateDomainsRequest())
+        if first.WhichOneof("kind") != "start":
+            problem = "is required: the first message of a stream says how to ask"
+            raise InvalidFields([FieldViolation("start", problem)])
+        plan = plan_of_settings(first.start.settings, ONE_SOCKET)
+        async with self._engines.use(plan) as examiner:
+            async with aclosing(CheckStream(examiner.examine).answers(requests)) as answers:
+                async for answer in answers:
+                    yield answer
 
     async def ListWorkers(
         self, request: pb.ListWorkersRequest, context: Context
