@@ -1,6 +1,5 @@
 """What requests say, in the words of the domain."""
 
-import hashlib
 import os
 import time
 from typing import Any
@@ -8,7 +7,6 @@ from uuid import UUID
 
 from domainflow.campaign.v1 import campaign_pb2
 from services.campaign.campaign import Mode, Phase, Priority
-from services.campaign.requests import RequestKey
 
 
 def asked_mode(mode: campaign_pb2.CampaignMode.ValueType) -> Mode | None:
@@ -28,15 +26,6 @@ def asked_priority(priority: campaign_pb2.Priority.ValueType) -> Priority | None
 def asked_phase(request: Any) -> Phase | None:
     """The phase that the request names; None for the current one."""
     return Phase(request.phase) if request.phase else None
-
-
-def request_key(request: Any) -> RequestKey | None:
-    """The request's key for idempotence: its id, and a digest of everything it says."""
-    if not request.request_id:
-        return None
-    name = request.DESCRIPTOR.full_name
-    body = request.SerializeToString(deterministic=True)
-    return RequestKey(UUID(request.request_id), name, hashlib.sha256(body).digest())
 
 
 def uuid7() -> UUID:

@@ -24,7 +24,6 @@ from services.campaign.configuration import without_range
 from services.campaign.events import campaign_updated
 from services.campaign.filter import And, Comparison, Condition, Not, Operator, Order
 from services.campaign.page_token import Place
-from services.campaign.requests import RequestKey, once
 from services.campaign.rows import (
     append_event,
     lock_existing,
@@ -33,6 +32,7 @@ from services.campaign.rows import (
     touch,
 )
 from services.chassis.postgres import Connection, Pool
+from services.chassis.requests import RequestKey, once
 
 MAX_NAME = 200
 _COPY = " (copy)"

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from domainflow.campaign.v1 import campaign_service_pb2 as pb
 from domainflow.campaign.v1 import campaign_service_pb2_grpc as pb_grpc
-from services.campaign.arguments import asked_mode, asked_priority, request_key, uuid7
+from services.campaign.arguments import asked_mode, asked_priority, uuid7
 from services.campaign.campaign import Campaign
 from services.campaign.catalogue import Change
 from services.campaign.deletion import Refused
@@ -14,6 +14,7 @@ from services.campaign.filter import parse_filter, parse_order
 from services.campaign.page_token import Place
 from services.campaign.render import campaign_to_pb
 from services.campaign.store import Store
+from services.chassis.requests import request_key
 from services.chassis.seal import Seal, binding
 
 DEFAULT_PAGE_SIZE = 50

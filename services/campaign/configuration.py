@@ -7,12 +7,12 @@ from services.campaign.allotment import MAX_OFFSET, Asked
 from services.campaign.campaign import Phase
 from services.campaign.filter import BadFilter, parse_filter, parse_order
 from services.campaign.pattern import Pattern, parse
+from services.chassis.dns_settings import MAX_RESOLVERS, check_settings
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
 from services.chassis.errors import FieldViolation, InvalidFields
 from services.chassis.server import Rules
 
 MAX_NAMES = 1_000_000_000
-MAX_RESOLVERS = 1000
 
 
 def check_create(request: campaign_service_pb2.CreateCampaignRequest) -> Iterator[FieldViolation]:
@@ -94,12 +94,22 @@ def _check_parts(configuration: campaign_pb2.CampaignConfiguration) -> Iterator[
     if configuration.generation.HasField("pattern"):
         violations = _check_pattern(configuration.generation.pattern)
         yield from _below("configuration.generation.pattern.", violations)
+    if configuration.dns.dns_persona_id and configuration.dns.HasField("settings"):
+        yield FieldViolation(
+            "configuration.dns.dns_persona_id", "does not go with settings: give one of them"
+        )
+    yield from check_dns(configuration.dns, "configuration.dns")
+
+
+def check_dns(dns: campaign_pb2.DnsConfiguration, path: str) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about how DNS is asked, which stands at `path`."""
     # The contract's rule speaks about the ones beyond.
-    for index, resolver in enumerate(configuration.dns.resolvers[:MAX_RESOLVERS]):
+    for index, resolver in enumerate(dns.resolvers[:MAX_RESOLVERS]):
         try:
             parse_endpoint(resolver, default_port=53)
         except BadEndpoint as problem:
-            yield FieldViolation(f"configuration.dns.resolvers[{index}]", str(problem))
+            yield FieldViolation(f"{path}.resolvers[{index}]", str(problem))
+    yield from check_settings(dns.settings, f"{path}.settings", resolvers=dns.resolvers)
 
 
 def _check_phases(request: campaign_service_pb2.CreateCampaignRequest) -> Iterator[FieldViolation]:

@@ -14,10 +14,10 @@ import asyncpg
 
 from services.campaign.campaign import Action, Campaign, Phase, require_open
 from services.campaign.events import dead_letters_resolved
-from services.campaign.requests import RequestKey, once
 from services.campaign.rows import act, append_event, lock_existing
 from services.chassis.errors import CampaignNotFound, DeadLetterNotFound
 from services.chassis.postgres import Connection, Pool
+from services.chassis.requests import RequestKey, once
 
 
 class LetterState(StrEnum):

@@ -27,11 +27,11 @@ from services.campaign.campaign import (
 )
 from services.campaign.events import deletion_started
 from services.campaign.ranges import give_back_names
-from services.campaign.requests import RequestKey, once
 from services.campaign.rows import act, lock_existing, read_campaigns
 from services.chassis import jetstream, postgres
 from services.chassis.errors import CampaignNotFound, ServiceError
 from services.chassis.postgres import Connection, Pool
+from services.chassis.requests import RequestKey, once
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from uuid import UUID
 
 from domainflow.campaign.v1 import campaign_pb2, event_pb2
-from domainflow.validation.v1 import task_pb2
+from domainflow.validation.v1 import dns_settings_pb2, task_pb2
 from services.campaign.campaign import Phase, Status
 from services.campaign.changes import Change, Recent
 from services.campaign.estimate import Endpoint, Sample, Window, remaining, worst
@@ -20,7 +20,8 @@ from services.campaign.history import History, OpenWork, Settled, WorkerReport
 from services.campaign.leases import LONGEST_DELAY
 from services.campaign.messages import Message, bounded
 from services.campaign.outcomes import OUTCOMES
-from services.chassis.endpoint import BadEndpoint, parse_endpoint
+from services.chassis.dns_settings import label_of
+from services.chassis.endpoint import BadEndpoint
 
 # Between two messages on one campaign there are at least so many seconds: at most 4 within any
 # second, the one that a new watcher begins with included.
@@ -35,7 +36,6 @@ SUM_PORTION = 50
 DEAD_LETTER = "DEAD_LETTER"
 # The pool whose workers do a phase.
 _POOLS = {Phase.DNS_VALIDATION: "dns", Phase.HTTP_VALIDATION: "http"}
-_DNS_PORT = 53
 
 
 @dataclass(slots=True)
@@ -58,8 +58,8 @@ class _Gauge:
     # Attempts beyond the first at chunks that are settled.
     repeat_count: int = 0
     retry_count: int = 0
-    # None means those of the machine that each worker runs on.
-    resolvers: frozenset[tuple[str, int]] | None = None
+    # As workers call them. None: those of the machine that each worker runs on are among them.
+    resolvers: frozenset[str] | None = None
     # To be read from the ledger before anything is said.
     is_stale: bool = True
     open: OpenWork | None = None
@@ -308,17 +308,19 @@ def _in_order(gauge: _Gauge) -> list[campaign_pb2.OutcomeCount]:
     return [campaign_pb2.OutcomeCount(outcome=name, count=gauge.outcomes[name]) for name in names]
 
 
-def _resolvers(settled: Settled) -> frozenset[tuple[str, int]] | None:
-    configuration = campaign_pb2.CampaignConfiguration.FromString(settled.configuration)
-    named = [_address(text) for text in configuration.dns.resolvers]
-    return frozenset(address for address in named if address) or None
-
-
-def _address(text: str) -> tuple[str, int] | None:
-    try:
-        return parse_endpoint(text, default_port=_DNS_PORT)
-    except BadEndpoint:
-        return None
+def _resolvers(settled: Settled) -> frozenset[str] | None:
+    dns = campaign_pb2.CampaignConfiguration.FromString(settled.configuration).dns
+    given = [dns_settings_pb2.DnsResolver(address=text) for text in dns.resolvers]
+    labels = set()
+    for resolver in given or dns.settings.resolvers:
+        try:
+            label = label_of(resolver)
+        except BadEndpoint:
+            continue
+        if label is None:
+            return None
+        labels.add(label)
+    return frozenset(labels) or None
 
 
 class _Workers:
@@ -350,12 +352,12 @@ class _Workers:
         """Resident memory of all of them."""
         return sum(load.memory_bytes for _, load in self._loads)
 
-    def worst(self, pool: str, among: frozenset[tuple[str, int]] | None) -> Endpoint | None:
+    def worst(self, pool: str, among: frozenset[str] | None) -> Endpoint | None:
         """The endpoint that the pool's workers wait for most, of those given or of all."""
         return worst(
             Endpoint(e.endpoint, e.questions_per_second, e.loss, e.latency_us / 1e6)
             for worker_pool, load in self._loads
             if worker_pool == pool
             for e in load.endpoints
-            if among is None or _address(e.endpoint) in among
+            if among is None or e.endpoint in among
         )

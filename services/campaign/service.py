@@ -8,7 +8,7 @@ from uuid import UUID
 
 from domainflow.campaign.v1 import campaign_pb2
 from domainflow.campaign.v1 import campaign_service_pb2 as pb
-from services.campaign.arguments import asked_mode, asked_phase, asked_priority, request_key, uuid7
+from services.campaign.arguments import asked_mode, asked_phase, asked_priority, uuid7
 from services.campaign.campaign import Action, Campaign, Mode, Phase, Priority, available
 from services.campaign.catalogue import NewCampaign
 from services.campaign.catalogue_service import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, CatalogueService
@@ -26,6 +26,7 @@ from services.campaign.render import (
 from services.campaign.store import Store
 from services.campaign.watch import Hub
 from services.chassis.errors import FieldViolation, InvalidFields, InvalidToken
+from services.chassis.requests import request_key
 from services.chassis.seal import Seal, binding
 
 _PAGE_VERSION = 1

@@ -5,7 +5,7 @@ One public method is one transaction.
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -23,7 +23,7 @@ from services.campaign.events import campaign_updated
 from services.campaign.history import History
 from services.campaign.ledger import Ledger
 from services.campaign.names import SELECT_UPLOAD, Names, Upload
-from services.campaign.requests import RequestKey, once
+from services.campaign.personas import with_persona
 from services.campaign.reservations import Reservations
 from services.campaign.rows import (
     Tally,
@@ -36,6 +36,7 @@ from services.campaign.rows import (
     read_tally,
 )
 from services.chassis.postgres import Connection, Pool
+from services.chassis.requests import RequestKey, once
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,15 @@ class Store:
         *,
         validate_only: bool = False,
     ) -> bytes:
-        """Store a campaign; returns what `answer` makes of it, or the stored answer of `key`."""
+        """Store a campaign; returns what `answer` makes of it, or the stored answer of `key`.
+
+        Raises DnsPersonaNotFound, InvalidFields.
+        """
 
         async def insert(connection: Connection) -> bytes:
-            return answer(await insert_campaign(connection, new))
+            configuration = await with_persona(connection, new.configuration)
+            made = replace(new, configuration=configuration)
+            return answer(await insert_campaign(connection, made))
 
         return await once(self._pool, key, insert, validate_only=validate_only)
 
@@ -122,7 +128,8 @@ class Store:
         """Replace the stored configuration by what `configuration` makes of it, for `phase`.
 
         A campaign that ends before the phase goes on to it from now on. Raises CampaignNotFound,
-        EtagMismatch and what campaign.steps raises; then nothing has changed.
+        EtagMismatch, DnsPersonaNotFound, InvalidFields and what campaign.steps raises; then nothing
+        has changed.
         """
 
         async def change(connection: Connection) -> bytes:
@@ -133,7 +140,7 @@ class Store:
             await connection.execute(
                 "UPDATE campaigns SET configuration = $2 WHERE no = $1",
                 before.no,
-                configuration(before.configuration),
+                await with_persona(connection, configuration(before.configuration)),
             )
             campaign = await read_campaign(connection, "no = $1", before.no)
             after = await act(

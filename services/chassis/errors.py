@@ -128,6 +128,23 @@ class CampaignNotFound(NotFound):
         super().__init__(f"no campaign has the id {campaign_id}", campaign_id=campaign_id)
 
 
+class DnsPersonaNotFound(NotFound):
+    """No DNS persona has this id."""
+
+    reason = "DNS_PERSONA_NOT_FOUND"
+
+    def __init__(self, dns_persona_id: object) -> None:
+        super().__init__(
+            f"no DNS persona has the id {dns_persona_id}", dns_persona_id=dns_persona_id
+        )
+
+
+class DnsPersonaExists(AlreadyExists):
+    """Another DNS persona has this name."""
+
+    reason = "DNS_PERSONA_EXISTS"
+
+
 class TransitionNotAllowed(FailedPrecondition):
     """The transition table does not allow this step from the present status."""
 

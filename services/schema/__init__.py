@@ -10,6 +10,8 @@ One writer per table; `query` reads all of them over read-only connections.
 claim_chunk, hold_chunk, release_chunk, fail_chunk, split_chunk, settle_chunk only |
 | events | campaign and workers, through append_event only |
 | dns_results, workers, pools | validation |
+| dns_personas | validation; campaign copies their settings |
+| validation_requests | validation |
 | dead_letters | validation; campaign resolves them |
 | whatever a deleted campaign leaves | campaign, once nobody else may write it (deletion.py) |
 | system_events | validation, through append_system_event only |

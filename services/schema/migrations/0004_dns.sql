@@ -23,6 +23,16 @@ CREATE TABLE dns_personas (
     update_time timestamptz NOT NULL DEFAULT now()
 );
 
+-- Answers to mutations of the validation service by request id (AIP-155), kept for a day.
+CREATE TABLE validation_requests (
+    request_id uuid PRIMARY KEY,
+    method text NOT NULL,
+    body_sha256 bytea NOT NULL,
+    response bytea NOT NULL,
+    create_time timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX validation_requests_create_time ON validation_requests (create_time);
+
 -- What each process knows of each resolver it uses; replaced every few seconds, removed with its process or after a minute.
 CREATE UNLOGGED TABLE resolver_reports (
     worker_id text NOT NULL,

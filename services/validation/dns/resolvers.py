@@ -3,10 +3,9 @@
 import socket
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from services.chassis.endpoint import BadEndpoint, parse_endpoint
+from services.chassis.endpoint import BadEndpoint, operator_of, parse_endpoint, written
 
 
 class Transport(IntEnum):
@@ -27,17 +26,6 @@ DEFAULT_PORTS = {
     Transport.HTTPS_JSON: 443,
 }
 _SCHEMES = {Transport.TCP: "tcp://", Transport.TLS: "tls://"}
-
-# Public resolvers whose addresses lie in several networks.
-_OPERATORS = {
-    "google": ("8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844"),
-    "cloudflare": ("1.1.1.1", "1.0.0.1", "2606:4700:4700::1111", "2606:4700:4700::1001"),
-    "quad9": ("9.9.9.9", "149.112.112.112", "2620:fe::fe", "2620:fe::9"),
-    "opendns": ("208.67.222.222", "208.67.220.220", "2620:119:35::35", "2620:119:53::53"),
-}
-_OPERATOR_OF = {
-    ip_address(address): name for name, addresses in _OPERATORS.items() for address in addresses
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +57,12 @@ class Resolver:
     def __str__(self) -> str:
         if self.url:
             return self.url
-        address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-        return _SCHEMES.get(self.transport, "") + address
+        return _SCHEMES.get(self.transport, "") + written(self.host, self.port)
 
     @property
     def operator(self) -> str:
         """Who operates it: second opinions come from somebody else."""
-        if self.operated_by:
-            return self.operated_by
-        address = ip_address(self.host)
-        known = _OPERATOR_OF.get(address)
-        if known:
-            return known
-        return str(ip_network((address, 24 if address.version == 4 else 48), strict=False))
+        return self.operated_by or operator_of(self.host)
 
     @property
     def family(self) -> socket.AddressFamily:
