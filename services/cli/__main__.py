@@ -3,6 +3,7 @@
 import typer
 
 from services.cli import campaign, dead_letters, domains
+from services.cli.check import check
 from services.cli.demo import demo
 from services.cli.doctor import doctor
 from services.cli.up import up
@@ -29,6 +30,7 @@ def app() -> typer.Typer:
     made.command()(up)
     made.command()(demo)
     made.command()(doctor)
+    made.command()(check)
     made.command()(workers)
     made.add_typer(campaign.group(), name="campaign")
     made.add_typer(domains.group(), name="domains")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc
 from domainflow.validation.v1 import dns_pb2
-from services.cli import export, terminal
+from services.cli import evidence, export, terminal
 from services.cli.connection import (
     DATA_FOLDER,
     DEADLINE,
@@ -40,6 +40,7 @@ def group() -> typer.Typer:
     """The commands below `domainflow domains`."""
     made = typer.Typer(no_args_is_help=True, help="Read what is known of the names.")
     made.command("list")(list_domains)
+    made.command("get")(get_domain)
     made.command("export")(export_domains)
     return made
 
@@ -81,6 +82,28 @@ def list_domains(
         for word, token in (("next", page.next_page_token), ("previous", page.previous_page_token)):
             if token:
                 terminal.say(f"{word} page: --page-token {token}")
+
+    run(work())
+
+
+def get_domain(
+    campaign_id: Annotated[str, typer.Argument(metavar="ID", help="Campaign id.")],
+    position: Annotated[int, typer.Argument(min=0, help="Position of the name.")],
+    server: ServerOption = "",
+    data: DataOption = DATA_FOLDER,
+) -> None:
+    """Show one name with all that stands behind its verdict; JSON unless on a terminal."""
+    request = query_service_pb2.GetDomainRequest(campaign_id=campaign_id, position=position)
+
+    async def work() -> None:
+        async with connected(locate(server, data)) as channel:
+            stub = query_service_pb2_grpc.QueryServiceStub(channel)
+            answer = await stub.GetDomain(request, timeout=DEADLINE)
+        if not terminal.is_watched():
+            terminal.emit(terminal.as_json(answer.domain))
+            return
+        for table in evidence.tables(answer.domain):
+            terminal.show(table)
 
     run(work())
 

@@ -1,0 +1,150 @@
+"""`domainflow check` and `domains get`: what is asked for, and what is shown."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc
+from domainflow.validation.v1 import dns_pb2, validation_service_pb2_grpc
+from domainflow.validation.v1 import validation_service_pb2 as pb
+from services.cli import evidence
+from services.cli.__main__ import app
+
+
+class Validation(validation_service_pb2_grpc.ValidationServiceServicer):
+    """Every name is NXDOMAIN; remembers how it was asked."""
+
+    def __init__(self) -> None:
+        self.starts: list[pb.ValidateStart] = []
+        self.batches: list[list[str]] = []
+
+    def ValidateDomains(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        self.starts.append(next(requests).start)
+        for number, request in enumerate(requests):
+            names = list(request.batch.names)
+            self.batches.append(names)
+            result = dns_pb2.DnsResult(verdict=dns_pb2.DNS_VERDICT_NXDOMAIN)
+            found = [pb.ValidatedName(index=i, name=n, dns=result) for i, n in enumerate(names)]
+            yield pb.ValidateDomainsResponse(
+                results=pb.ValidateResults(batch_number=number, names=found)
+            )
+        count = sum(map(len, self.batches))
+        counts = [pb.VerdictCount(verdict=dns_pb2.DNS_VERDICT_NXDOMAIN, count=count)]
+        yield pb.ValidateDomainsResponse(
+            summary=pb.ValidateSummary(name_count=count, verdict_counts=counts)
+        )
+
+
+def test_names_are_checked_and_come_as_ndjson(serve: Callable[..., str]) -> None:
+    validation = Validation()
+    arguments = ["--resolver", "192.0.2.1", "--server", serve(validation=validation)]
+
+    done = CliRunner().invoke(app(), ["check", "a.com", "b.com", *arguments])
+
+    assert done.exit_code == 0, done.stderr
+    assert [json.loads(line)["name"] for line in done.stdout.splitlines()] == ["a.com", "b.com"]
+    assert "2 names" in done.stderr
+    assert "2 NXDOMAIN" in done.stderr
+    (start,) = validation.starts
+    assert [it.address for it in start.settings.resolvers] == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize("source", ["file", "standard input"])
+def test_names_come_from_a_list_too(serve: Callable[..., str], tmp_path: Path, source: str) -> None:
+    validation = Validation()
+    text = "".join(f"n{number}.com\n\n" for number in range(250))
+    (tmp_path / "names").write_text(text)
+    file = str(tmp_path / "names") if source == "file" else "-"
+    arguments = ["--file", file, "--server", serve(validation=validation)]
+
+    done = CliRunner().invoke(app(), ["check", *arguments], input=text)
+
+    assert done.exit_code == 0, done.stderr
+    assert [name for batch in validation.batches for name in batch] == [
+        f"n{number}.com" for number in range(250)
+    ]
+
+
+def test_a_persona_goes_without_resolvers(serve: Callable[..., str]) -> None:
+    persona = "01890000-0000-7000-8000-000000000001"
+    validation = Validation()
+    address = serve(validation=validation)
+
+    done = CliRunner().invoke(app(), ["check", "a.com", "--persona", persona, "--server", address])
+    both = CliRunner().invoke(
+        app(), ["check", "a.com", "--persona", persona, "--resolver", "192.0.2.1"]
+    )
+
+    assert done.exit_code == 0, done.stderr
+    assert validation.starts[0].dns_persona_id == persona
+    assert both.exit_code == 2
+
+
+DOMAIN = query_service_pb2.Domain(
+    position=7,
+    name="a.com",
+    dns=dns_pb2.DnsResult(
+        verdict=dns_pb2.DNS_VERDICT_WILDCARD,
+        addresses=["192.0.2.7"],
+        registered=dns_pb2.DNS_FACT_NO,
+        agreement=dns_pb2.DNS_AGREEMENT_DECIDED_BY_AUTHORITY,
+        evidence=dns_pb2.DnsEvidence(
+            reason="as every name below com",
+            records=[
+                dns_pb2.RecordResult(
+                    type=dns_pb2.RECORD_TYPE_MX,
+                    verdict=dns_pb2.DNS_VERDICT_RESOLVED,
+                    records=["10 mail.a.com"],
+                )
+            ],
+            opinions=[
+                dns_pb2.DnsOpinion(
+                    resolver="192.0.2.53:53", operator="b", verdict=dns_pb2.DNS_VERDICT_SERVFAIL
+                )
+            ],
+            wildcard=dns_pb2.WildcardEvidence(parent="com", answers=["192.0.2.7"], probe_count=3),
+            authority_steps=[
+                dns_pb2.AuthorityStep(zone=".", server="192.0.2.4:53", answer="refers to com")
+            ],
+        ),
+    ),
+)
+
+
+class Rows(query_service_pb2_grpc.QueryServiceServicer):
+    def GetDomain(self, request: Any, context: Any) -> Any:
+        return query_service_pb2.GetDomainResponse(domain=DOMAIN)
+
+
+def test_a_domain_is_shown_as_json(serve: Callable[..., str]) -> None:
+    address = serve(rows=Rows())
+
+    shown = CliRunner().invoke(app(), ["domains", "get", "c", "7", "--server", address])
+
+    assert shown.exit_code == 0, shown.stderr
+    assert json.loads(shown.stdout)["dns"]["evidence"]["wildcard"]["parent"] == "com"
+
+
+def test_people_see_every_kind_of_evidence() -> None:
+    console = Console(file=io.StringIO(), width=200)
+
+    for table in evidence.tables(DOMAIN):
+        console.print(table)
+
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for part in (
+        "WILDCARD",
+        "as every name below com",
+        "decided by authority",
+        "10 mail.a.com",
+        "SERVFAIL",
+        "3 random names",
+        "refers to com",
+    ):
+        assert part in text
