@@ -17,10 +17,18 @@ from services.validation.dns import wire
 from services.validation.dns.flight import Flight
 from services.validation.dns.follow_up import FollowUp
 from services.validation.dns.query import Call, Query
-from services.validation.dns.resolvers import Resolver
+from services.validation.dns.resolvers import Resolver, Transport
 from services.validation.dns.settings import EngineSettings
 from services.validation.dns.stats import EngineStats
-from services.validation.dns.upstream import ANY, Channel, Route, Upstream, Upstreams
+from services.validation.dns.upstream import (
+    ANY,
+    Channel,
+    Opener,
+    Route,
+    Upstream,
+    Upstreams,
+    open_datagram_channel,
+)
 from services.validation.dns.verdict import Outcome, Verdict
 
 # Time-outs and delayed retries are looked at this often.
@@ -39,6 +47,13 @@ RECEIVE_SIZE = 4096
 RETRY_PAUSE = 0.001
 # Seconds to leave the kernel alone when it takes no more.
 BLOCKED_FOR = 0.002
+
+_OPENERS: dict[Transport, Opener] = {Transport.UDP: open_datagram_channel}
+
+# A count, the type and class of an SOA record, and the same behind the root's name.
+ONE = b"\0\1"
+SOA_IN = b"\0\6\0\1"
+ROOT_SOA = b"\0" + SOA_IN
 
 _new = tuple.__new__
 
@@ -60,7 +75,9 @@ class Engine:
         if not resolvers:
             raise ValueError("an engine needs at least one resolver")
         self._settings = settings = settings or EngineSettings()
-        self._upstreams = Upstreams(resolvers, settings, random or SystemRandom(), self._drain)
+        self._upstreams = Upstreams(
+            resolvers, settings, random or SystemRandom(), self._drain, _OPENERS
+        )
         self._flight = Flight(self._upstreams)
         self._follow_up = FollowUp(self._flight, settings, self._fill)
         self._questions = {qtype: wire.Questions(qtype) for qtype in wire.QTYPES}
@@ -150,6 +167,26 @@ class Engine:
                     self._calls.remove(call)
                 self._flight.abandon(call)
                 self._fill()
+
+    def quarantine(self, resolver: Resolver) -> None:
+        """Ask a resolver only where Route(resolver=it) says so, until `admit`; or if all are out.
+
+        Names that wait for it are asked elsewhere, and what it still says about them is ignored.
+        Raises KeyError for a resolver that the engine does not have.
+        """
+        upstream = self._upstreams.find(resolver)
+        if upstream.quarantined:
+            return
+        upstream.quarantined = True
+        if self._loop is not None and not all(it.quarantined for it in self._upstreams.all):
+            self._flight.take_back(upstream)
+            self._fill()
+
+    def admit(self, resolver: Resolver) -> None:
+        """End a resolver's quarantine. Raises KeyError as `quarantine` does."""
+        self._upstreams.find(resolver).quarantined = False
+        if self._loop is not None:
+            self._fill()
 
     def stats(self) -> EngineStats:
         """Cheap enough to ask for every second."""
@@ -330,14 +367,17 @@ class Engine:
                 addresses, ttl, verdict, rcode = (), -1, absent, 3
                 # The SOA's owner, nearly always the root or a pointer into the question.
                 at = 12 + len(question)
-                if datagram[at : at + 1] == b"\xc0" and datagram[at + 2 : at + 4] == b"\0\6":
+                if datagram[8:10] != ONE:
+                    # None, or several, among which it is for the careful to choose.
+                    pass
+                elif datagram[at : at + 1] == b"\xc0" and datagram[at + 2 : at + 6] == SOA_IN:
                     start = datagram[at + 1] - 12
                     name = call.names[query.index]
                     if start > 0 and name[start - 1 : start] == ".":
                         authority = name[start:]
                     elif not start:
                         authority = name
-                elif datagram[at : at + 3] == b"\0\0\6":
+                elif datagram[at : at + 5] == ROOT_SOA:
                     authority = "."
             del pending[key]
             index = query.index

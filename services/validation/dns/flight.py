@@ -6,7 +6,7 @@ import time
 from itertools import count
 
 from services.validation.dns.query import Call, Query
-from services.validation.dns.upstream import Channel, Upstreams
+from services.validation.dns.upstream import Channel, Upstream, Upstreams
 from services.validation.dns.verdict import Answer, Outcome, Verdict
 
 
@@ -52,6 +52,26 @@ class Flight:
         assert query.traces is not None
         query.traces.append((query.channel, query.key))
         return True
+
+    def take_back(self, upstream: Upstream) -> None:
+        """Ask again what waits for `upstream` and may be asked elsewhere; be deaf to what it says.
+
+        Costs none of a name's tries unless it is asked again.
+        """
+        held = []
+        for channel in upstream.live_channels():
+            for key, query in list(channel.late.items()):
+                if query.may_move():
+                    del channel.late[key]
+            held += [query for query in channel.pending.values() if query.may_move()]
+        for query in held:
+            self._withdraw(query)
+        over_tcp = [it for it in self.over_tcp if it.channel.upstream is upstream and it.may_move()]
+        for query in over_tcp:
+            self.over_tcp.pop(query).cancel()
+        for query in held + over_tcp:
+            query.odd()
+            self.ask_later(query, 0)
 
     def answered(self, query: Query, channel: Channel, key: bytes) -> bool:
         """Expect nothing more from this attempt. Whether it was the live one."""

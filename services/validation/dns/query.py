@@ -99,6 +99,10 @@ class Query:
         assert self.call is not None
         return self.call.qtype
 
+    def may_move(self) -> bool:
+        """Whether another resolver may be asked; not for what is settled."""
+        return self.call is not None and self.call.route.resolver is None
+
     def framing(self) -> tuple[bytes, bytes]:
         """What stands before and after the question, after the id; not for a settled query."""
         assert self.call is not None

@@ -1,6 +1,17 @@
 """What an engine says of itself while it works."""
 
 from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ResolverState(IntEnum):
+    """How far a resolver is relied on."""
+
+    ADMITTED = 1
+    # It says nothing, and gets a name now and then only.
+    SUSPECT = 2
+    # Taken out from outside: it is asked by name alone, unless all are.
+    QUARANTINED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +26,14 @@ class ResolverStats:
     # Answers whose time was taken, a sample, and nanoseconds from question to answer in all.
     timed: int = 0
     waited_ns: int = 0
+    state: ResolverState = ResolverState.ADMITTED
+    operator: str = ""
+    # Answers with these codes, whatever became of the names.
+    servfail: int = 0
+    refused: int = 0
+    # Questions it may have to answer at once, and the share lately left without an answer, 0-1.
+    window: int = 0
+    loss: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,16 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING
 
 from services.validation.dns import wire
-from services.validation.dns.resolvers import Resolver
+from services.validation.dns.resolvers import Resolver, Transport
 from services.validation.dns.settings import EngineSettings
-from services.validation.dns.stats import ResolverStats
+from services.validation.dns.stats import ResolverState, ResolverStats
 
 if TYPE_CHECKING:
     from services.validation.dns.query import Query
@@ -82,6 +82,11 @@ class Channel:
             self.sock.close()
 
 
+# Opens a channel to an upstream with so many ids and these tables of cases; what it returns calls
+# the last argument whenever it has something to read.
+Opener = Callable[["Upstream", int, list[bytes], Callable[[Channel], None]], Channel]
+
+
 class Upstream:
     """A resolver in use: a rotation of channels, and whether anything comes back."""
 
@@ -100,6 +105,7 @@ class Upstream:
         queries_per_socket: int,
         cases: list[bytes],
         drain: Callable[[Channel], None],
+        opener: Opener,
     ) -> None:
         self.resolver = resolver
         self.label = str(resolver)
@@ -108,16 +114,21 @@ class Upstream:
         # Replaced channels that still wait for answers.
         self.retired: list[Channel] = []
         self.suspect = False
+        # Taken out from outside; see Upstreams.pick.
+        self.quarantined = False
         self.silent = 0
         self.sent = self.answered = self.timeouts = 0
         # Answers whose time was taken, and nanoseconds from question to answer in all.
         self.timed = self.waited_ns = 0
+        # Answers with these codes.
+        self.servfail = self.refused = 0
         # Echoes over UDP in another case than sent, and in the same.
         self.folded = self.exact = 0
         self.folds_case = False
         self._sockets = sockets
         self._queries_per_socket = queries_per_socket
         self._cases = cases
+        self._opener = opener
         # Called when a channel has something to read.
         self._drain = drain
         self._turn = 0
@@ -133,9 +144,15 @@ class Upstream:
             channel.retired_at = now
             self.retired.append(channel)
             del self.channels[self._turn]
-        channel = self._open()
+        channel = self._opener(self, self._queries_per_socket, self._cases, self._drain)
         self.channels.insert(self._turn, channel)
         return channel
+
+    @property
+    def state(self) -> ResolverState:
+        if self.quarantined:
+            return ResolverState.QUARANTINED
+        return ResolverState.SUSPECT if self.suspect else ResolverState.ADMITTED
 
     def credit(self, settled: int) -> None:
         """Count names that an answer settled."""
@@ -197,26 +214,34 @@ class Upstream:
             timeouts=self.timeouts,
             timed=self.timed,
             waited_ns=self.waited_ns,
+            state=self.state,
+            operator=self.operator,
+            servfail=self.servfail,
+            refused=self.refused,
         )
 
-    def _open(self) -> Channel:
-        sock = None
-        try:
-            sock = socket.socket(self.resolver.family, socket.SOCK_DGRAM)
-            sock.setblocking(False)
-            # The default holds some 270 answers; a burst of a whole window must fit.
-            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-                sock.setsockopt(socket.SOL_SOCKET, option, 4 << 20)
-            sock.connect((self.resolver.host, self.resolver.port))
-        except OSError:
-            # No route, or no descriptor left. A channel that sends nowhere lets the names time
-            # out and go elsewhere like any others, and is soon used up and tried again.
-            if sock is not None:
-                sock.close()
-            return Channel(self, None, 64, self._cases)
-        channel = Channel(self, sock, self._queries_per_socket, self._cases)
-        asyncio.get_running_loop().add_reader(sock.fileno(), self._drain, channel)
-        return channel
+
+def open_datagram_channel(
+    upstream: Upstream, ids: int, cases: list[bytes], drain: Callable[[Channel], None]
+) -> Channel:
+    """A channel over UDP. One that sends nowhere if no socket can be had."""
+    sock = None
+    try:
+        sock = socket.socket(upstream.resolver.family, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        # The default holds some 270 answers; a burst of a whole window must fit.
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, 4 << 20)
+        sock.connect((upstream.resolver.host, upstream.resolver.port))
+    except OSError:
+        # No route, or no descriptor left. A channel that sends nowhere lets the names time
+        # out and go elsewhere like any others, and is soon used up and tried again.
+        if sock is not None:
+            sock.close()
+        return Channel(upstream, None, 64, cases)
+    channel = Channel(upstream, sock, ids, cases)
+    asyncio.get_running_loop().add_reader(sock.fileno(), drain, channel)
+    return channel
 
 
 class Upstreams:
@@ -228,6 +253,7 @@ class Upstreams:
         settings: EngineSettings,
         random: Random,
         drain: Callable[[Channel], None],
+        openers: Mapping[Transport, Opener],
     ) -> None:
         cases = wire.case_tables(random, CASE_TABLES) if settings.vary_case else [bytes(range(256))]
         self.all = [
@@ -237,6 +263,7 @@ class Upstreams:
                 queries_per_socket=settings.queries_per_socket,
                 cases=cases,
                 drain=drain,
+                opener=openers[resolver.transport],
             )
             for resolver in dict.fromkeys(resolvers)
         ]
@@ -247,9 +274,7 @@ class Upstreams:
 
         Now and then a suspect gets one name, so that it can show it has recovered.
         """
-        upstreams = self.all
-        if route is not ANY:
-            upstreams = self._on_route(route)
+        upstreams = self._on_route(route)
         if len(upstreams) == 1:
             return upstreams[0]
         well = [it for it in upstreams if not it.suspect]
@@ -262,18 +287,32 @@ class Upstreams:
         return choice[self._turn % len(choice)]
 
     def _on_route(self, route: Route) -> list[Upstream]:
+        """Whom a name may be put to: never nobody."""
         if route.resolver is not None:
-            return [it for it in self.all if it.resolver == route.resolver]
-        others = [it for it in self.all if it.operator != route.avoid_operator]
-        return others or self.all
+            named = [it for it in self.all if it.resolver == route.resolver]
+            if named:
+                return named
+        # Where all are in quarantine, each is as good as the others.
+        admitted = [it for it in self.all if not it.quarantined] or self.all
+        if route.avoid_operator:
+            return [it for it in admitted if it.operator != route.avoid_operator] or admitted
+        return admitted
+
+    def find(self, resolver: Resolver) -> Upstream:
+        """Raises KeyError for one that the engine does not have."""
+        for upstream in self.all:
+            if upstream.resolver == resolver:
+                return upstream
+        raise KeyError(str(resolver))
 
     def usable(self) -> int:
         """How many are worth asking: those that answer, or all where none does."""
-        return sum(not it.suspect for it in self.all) or len(self.all)
+        return sum(not it.suspect and not it.quarantined for it in self.all) or len(self.all)
 
     def lose(self, upstream: Upstream) -> bool:
         """Suspect `upstream` at once. False: it was already, or there is no other to turn to."""
-        if upstream.suspect or all(it.suspect or it is upstream for it in self.all):
+        others = (it for it in self.all if it is not upstream)
+        if upstream.suspect or all(it.suspect or it.quarantined for it in others):
             return False
         upstream.suspect = True
         return True
