@@ -8,26 +8,28 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from socket import inet_aton
+from socket import AF_INET6, inet_aton, inet_pton
 from struct import Struct
 from types import TracebackType
 from typing import Self
+from zlib import crc32
 
-from .truth import Behaviour, Mix, Truth, truth
+from .truth import AAAA, CNAME, MX, NS, SOA, SOA_NUMBERS, A, Behaviour, Mix, Truth, World
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
-A, CNAME, SOA, OPT = 1, 5, 6, 41
+OPT = 41
+# What a liar answers with.
+LIE = "203.0.113.80"
 
 _HEADER = Struct("!HHHHH")
 _RECORD = Struct("!HHIH")
 _OPT_RECORD = b"\x00" + _RECORD.pack(OPT, 1232, 0, 0)
-# SOA of the zone ".": owner, then mname and rname as the root too.
-_SOA_RECORD = (
-    b"\x00"
-    + _RECORD.pack(SOA, 1, 300, 22)
-    + bytes(2)
-    + Struct("!IIIII").pack(1, 900, 300, 86400, 300)
-)
+# With an extended error (RFC 8914): 6, DNSSEC bogus.
+_OPT_BOGUS = b"\x00" + _RECORD.pack(OPT, 1232, 0, 6) + b"\x00\x0f\x00\x02\x00\x06"
+# Primary and mailbox are the root.
+_SOA_DATA = bytes(2) + Struct("!IIIII").pack(*SOA_NUMBERS)
+# All but the owner.
+_SOA_RECORD = _RECORD.pack(SOA, 1, 300, len(_SOA_DATA)) + _SOA_DATA
 _A_FIXED = b"\xc0\x0c\x00\x01\x00\x01"
 _DRAIN_LIMIT = 128
 _TCP_IDLE = 10.0
@@ -49,8 +51,9 @@ class Faults:
     truncate: float = 0.0
     # A forged or broken packet comes before the right answer.
     bogus: float = 0.0
-    # Names that do not exist get an address. The one fault that changes verdicts.
-    lying: bool = False
+    # Of the names that do not exist, those that get an address: always the same ones. The one
+    # fault that changes verdicts, and not of questions.
+    lying: float = 0.0
     # Names are echoed in lower case, as some resolvers do.
     fold_case: bool = False
 
@@ -85,6 +88,8 @@ class SandboxDns:
     def __init__(self, settings: SandboxDnsSettings | None = None) -> None:
         self.settings = settings or SandboxDnsSettings()
         self.stats = SandboxDnsStats()
+        self._world = World(self.settings.seed, self.settings.mix)
+        self._lying = float(self.settings.faults.lying)
         self._random = Random(self.settings.fault_seed)
         self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
@@ -96,6 +101,10 @@ class SandboxDns:
             raise RuntimeError("the server is not open")
         host, port = self._socket.getsockname()[:2]
         return host, port
+
+    def lie(self, fraction: float = 1.0) -> None:
+        """From now on give an address to this fraction of the names that do not exist."""
+        self._lying = float(fraction)
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -155,14 +164,14 @@ class SandboxDns:
             if faulty:
                 self._answer_with_faults(question, client)
             else:
-                response, wait = self._respond(question, udp=True)
+                response, wait = self.respond(question, udp=True)
                 self._send_later(response, client, wait + faults.delay)
 
     def _answer_with_faults(self, question: bytes, client: tuple[str, int]) -> None:
         faults, random = self.settings.faults, self._random
         if random.random() < faults.loss:
             return
-        response, wait = self._respond(question, udp=True)
+        response, wait = self.respond(question, udp=True)
         if not response:
             return
         end = question_end(question)
@@ -220,7 +229,7 @@ class SandboxDns:
                     question = await reader.readexactly(length)
                     self.stats.questions += 1
                     self.stats.tcp += 1
-                    response, wait = self._respond(question, udp=False)
+                    response, wait = self.respond(question, udp=False)
                     await asyncio.sleep(wait + self.settings.faults.delay)
                     if response:
                         writer.write(len(response).to_bytes(2, "big") + response)
@@ -233,30 +242,45 @@ class SandboxDns:
 
     # Answers
 
-    def _respond(self, question: bytes, *, udp: bool) -> tuple[bytes, float]:
-        """The response, empty for none, and the seconds to wait before it."""
+    def respond(self, question: bytes, *, udp: bool) -> tuple[bytes, float]:
+        """The response, empty for none, and the seconds to wait before it. No faults but lies."""
         end = question_end(question)
         if not end or question[2] & 0xF8 or question[4:6] != b"\x00\x01":
             # Not a question. Answering garbage would make an echo of two such servers.
             return b"", 0.0
-        name = _name_of(question)
-        asked = int.from_bytes(question[end - 4 : end - 2], "big")
-        settings = self.settings
-        known = truth(name, settings.seed, settings.mix)
-        if settings.faults.fold_case:
+        known = self._world.truth(name_of(question))
+        if self.settings.faults.fold_case:
             question = question[:12] + question[12 : end - 4].lower() + question[end - 4 :]
+        return self.answer(question, end, known, udp=udp)
+
+    def answer(self, question: bytes, end: int, known: Truth, *, udp: bool) -> tuple[bytes, float]:
+        """As a recursive resolver answers; `end` is that of the question section."""
         behaviour = known.behaviour
         if behaviour is Behaviour.MUTE:
             return b"", 0.0
         if behaviour is Behaviour.TRUNCATED and udp:
             return _truncated(question, end), 0.0
-        addresses: Sequence[str] = known.addresses if asked == A else ()
+        qtype = int.from_bytes(question[end - 4 : end - 2], "big")
         rcode = _RCODES.get(behaviour, NOERROR)
-        if settings.faults.lying and rcode == NXDOMAIN:
-            rcode, addresses = NOERROR, ("203.0.113.80",) if asked == A else ()
-        response = _build(question, end, known, rcode, addresses)
+        records = known.addresses if qtype == A else known.records(qtype)
+        if rcode == NXDOMAIN and self._lying and self._lies_about(known.name):
+            rcode, records = NOERROR, (LIE,) if qtype == A else ()
+        elif behaviour is Behaviour.BOGUS:
+            # The "checking disabled" bit.
+            if question[3] & 0x10:
+                rcode, records = NOERROR, known.unchecked if qtype == A else records
+            else:
+                records = ()
+        elif behaviour is Behaviour.V6_BROKEN and qtype == AAAA:
+            rcode = SERVFAIL
+        if known.shown and records:
+            records = tuple(self._random.sample(records, known.shown))
+        response = build(question, end, known, rcode, qtype, records)
         limit = _payload_size(question, end) if udp else 65535
         return (response if len(response) <= limit else _truncated(question, end)), known.delay
+
+    def _lies_about(self, name: str) -> bool:
+        return crc32(name.encode("latin-1")) < self._lying * 2**32
 
 
 _RCODES = {
@@ -265,6 +289,7 @@ _RCODES = {
     Behaviour.SERVFAIL: SERVFAIL,
     Behaviour.REFUSED: REFUSED,
     Behaviour.UNUSABLE: NOTIMP,
+    Behaviour.BOGUS: SERVFAIL,
 }
 
 
@@ -282,7 +307,8 @@ def question_end(message: bytes) -> int:
     return 0
 
 
-def _name_of(message: bytes) -> str:
+def name_of(message: bytes) -> str:
+    """The name asked about, in the case it was asked in; the message has a well-formed question."""
     labels = []
     at = 12
     while message[at]:
@@ -302,7 +328,8 @@ def _payload_size(question: bytes, end: int) -> int:
 def _header_of(
     question: bytes, rcode: int, answers: int = 0, authorities: int = 0, extra: int = 0
 ) -> bytes:
-    flags = 0x8080 | (question[2] & 0x01) << 8 | rcode
+    # Recursion desired and checking disabled are repeated.
+    flags = 0x8080 | (question[2] & 0x01) << 8 | question[3] & 0x10 | rcode
     return question[:2] + _HEADER.pack(flags, 1, answers, authorities, extra)
 
 
@@ -311,33 +338,69 @@ def _truncated(question: bytes, end: int) -> bytes:
     return header[:2] + bytes((header[2] | 0x02,)) + header[3:] + question[12:end]
 
 
-def _build(question: bytes, end: int, known: Truth, rcode: int, addresses: Sequence[str]) -> bytes:
-    fixed = _A_FIXED + known.ttl.to_bytes(4, "big") + b"\x00\x04"
+def build(
+    question: bytes, end: int, known: Truth, rcode: int, qtype: int, records: Sequence[str]
+) -> bytes:
+    """A whole response with these records of the type asked for, whatever its size."""
+    ttl = known.ttl
     if known.chain:
-        body, count = _chain_records(known, addresses)
+        body, count = _chain_records(known, qtype, records)
+    elif qtype == A:
+        fixed = _A_FIXED + ttl.to_bytes(4, "big") + b"\x00\x04"
+        body, count = b"".join([fixed + inet_aton(it) for it in records]), len(records)
     else:
-        body, count = b"".join([fixed + inet_aton(it) for it in addresses]), len(addresses)
-    negative = not addresses and rcode in (NOERROR, NXDOMAIN) and not known.chain
+        body, count = _records(b"\xc0\x0c", qtype, ttl, records), len(records)
+    negative = (
+        not records
+        and (rcode == NOERROR or rcode == NXDOMAIN)
+        and known.behaviour is not Behaviour.LOOP
+    )
     edns = len(question) > end
     header = _header_of(question, rcode, count, int(negative), int(edns))
-    tail = (_SOA_RECORD if negative else b"") + (_OPT_RECORD if edns else b"")
+    tail = _owner_of(known, end) + _SOA_RECORD if negative else b""
+    if edns:
+        bogus = rcode == SERVFAIL and known.behaviour is Behaviour.BOGUS
+        tail += _OPT_BOGUS if bogus else _OPT_RECORD
     return header + question[12:end] + body + tail
 
 
-def _chain_records(known: Truth, addresses: Sequence[str]) -> tuple[bytes, int]:
-    """CNAME records with full names, then the addresses of the last."""
+def _owner_of(known: Truth, end: int) -> bytes:
+    """The zone's name: a pointer into the question, which ends with it."""
+    zone = known.zone
+    return b"\0" if zone == "." else (0xC000 + end - 6 - len(zone)).to_bytes(2, "big")
+
+
+def _chain_records(known: Truth, qtype: int, data: Sequence[str]) -> tuple[bytes, int]:
+    """CNAME records with full names, then the records of the last."""
     records = []
     owner = b"\xc0\x0c"
     for target in known.chain:
-        encoded = _encode(target)
+        encoded = encode(target)
         records.append(owner + _RECORD.pack(CNAME, 1, known.ttl, len(encoded)) + encoded)
         owner = encoded
-    records += [
-        owner + _RECORD.pack(A, 1, known.ttl, 4) + inet_aton(address) for address in addresses
-    ]
-    return b"".join(records), len(records)
+    records.append(_records(owner, qtype, known.ttl, data))
+    return b"".join(records), len(known.chain) + len(data)
 
 
-def _encode(name: str) -> bytes:
-    labels = [label.encode("latin-1") for label in name.split(".")]
+def _records(owner: bytes, qtype: int, ttl: int, data: Sequence[str]) -> bytes:
+    encoded = [_encode_data(qtype, text) for text in data]
+    return b"".join([owner + _RECORD.pack(qtype, 1, ttl, len(it)) + it for it in encoded])
+
+
+def _encode_data(qtype: int, text: str) -> bytes:
+    if qtype == A:
+        return inet_aton(text)
+    if qtype == AAAA:
+        return inet_pton(AF_INET6, text)
+    if qtype == NS:
+        return encode(text)
+    if qtype == MX:
+        preference, _, server = text.partition(" ")
+        return int(preference).to_bytes(2, "big") + encode(server)
+    return _SOA_DATA
+
+
+def encode(name: str) -> bytes:
+    """A name in wire format, not compressed."""
+    labels = [label.encode("latin-1") for label in name.split(".") if label]
     return b"".join([bytes((len(label),)) + label for label in labels]) + b"\0"

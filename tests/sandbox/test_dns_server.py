@@ -15,7 +15,7 @@ import dns.rdatatype
 import pytest
 
 from services.sandbox.dns_server import Faults, SandboxDns, SandboxDnsSettings
-from services.sandbox.truth import Behaviour, Mix, truth
+from services.sandbox.truth import AAAA, MX, NS, SOA, A, Behaviour, Mix, truth
 
 MIX = Mix()
 RCODES = {
@@ -24,6 +24,7 @@ RCODES = {
     Behaviour.SERVFAIL: dns.rcode.SERVFAIL,
     Behaviour.REFUSED: dns.rcode.REFUSED,
     Behaviour.UNUSABLE: dns.rcode.NOTIMP,
+    Behaviour.BOGUS: dns.rcode.SERVFAIL,
 }
 
 
@@ -77,14 +78,56 @@ async def test_a_large_answer_without_edns_is_truncated(server):
     assert response.flags & dns.flags.TC
 
 
-@pytest.mark.parametrize("kind", ["AAAA", "MX", "TXT", "NS"])
-async def test_other_types_agree_on_existence(server, kind):
-    present = await ask(server, named(Behaviour.RESOLVES), kind)
-    absent = await ask(server, named(Behaviour.NXDOMAIN), kind)
+TYPES = {"A": A, "AAAA": AAAA, "MX": MX, "NS": NS, "SOA": SOA}
 
-    assert (present.rcode(), present.answer) == (dns.rcode.NOERROR, [])
+
+@pytest.mark.parametrize("kind", [*TYPES, "TXT"])
+async def test_each_type_is_answered_as_the_truth_says(server, kind):
+    names = [f"name{number}.example" for number in range(300)]
+    present = [name for name in names if truth(name, 1, MIX).behaviour is Behaviour.RESOLVES]
+    for name in present:
+        response = await ask(server, name, kind)
+        found = [item.to_text().replace(".", "") for rrset in response.answer for item in rrset]
+        due = truth(name, 1, MIX).records(TYPES.get(kind, 16))
+        assert sorted(found) == sorted(text.replace(".", "") for text in due)
+        if not due:
+            assert response.authority[0].rdtype == dns.rdatatype.SOA
+            assert response.authority[0].name.to_text(omit_final_dot=True) == name
+    absent = await ask(server, named(Behaviour.NXDOMAIN), kind)
     assert absent.rcode() == dns.rcode.NXDOMAIN
-    assert present.authority[0].rdtype == dns.rdatatype.SOA
+    assert absent.authority[0].name.to_text() == "example."
+
+
+async def test_broken_signatures_are_told_unless_checking_is_disabled(server):
+    name = named(Behaviour.BOGUS)
+    refused = await ask(server, name, use_edns=0)
+    taken = await ask(server, name, use_edns=0, flags=dns.flags.RD | dns.flags.CD)
+
+    assert refused.rcode() == dns.rcode.SERVFAIL
+    assert [option.code for option in refused.extended_errors()] == [6]
+    assert taken.flags & dns.flags.CD
+    found = [item.address for rrset in taken.answer for item in rrset]
+    assert sorted(found) == sorted(truth(name, 1, MIX).unchecked)
+
+
+async def test_addresses_of_the_other_family_fail_alone(server):
+    only, broken = named(Behaviour.V6_ONLY), named(Behaviour.V6_BROKEN)
+
+    assert (await ask(server, only)).answer == []
+    assert (await ask(server, only, "AAAA")).answer
+    assert (await ask(server, broken)).answer
+    assert (await ask(server, broken, "AAAA")).rcode() == dns.rcode.SERVFAIL
+
+
+async def test_answers_from_a_pool_change(server):
+    parents = (f"name{number}.example" for number in range(100_000))
+    child = next(f"x.{parent}" for parent in parents if truth(f"x.{parent}", 1, MIX).shown)
+    answers = [(await ask(server, child)).answer[0] for _ in range(10)]
+    shown = [{item.address for item in answer} for answer in answers]
+
+    assert {len(some) for some in shown} == {2}
+    assert len(set().union(*shown)) > 2
+    assert set().union(*shown) <= set(truth(child, 1, MIX).addresses)
 
 
 async def test_the_case_of_the_question_is_kept_unless_told_otherwise(server):
@@ -101,6 +144,23 @@ async def test_a_liar_answers_for_names_that_do_not_exist():
 
     assert response.rcode() == dns.rcode.NOERROR
     assert response.answer[0][0].address == "203.0.113.80"
+
+
+async def test_a_server_can_begin_and_end_to_lie_about_some_names(server):
+    absent = [f"{number:028}.com" for number in range(200)]
+
+    async def lies() -> list[str]:
+        return [name for name in absent if (await ask(server, name)).rcode() == dns.rcode.NOERROR]
+
+    assert await lies() == []
+    server.lie(0.3)
+    some = await lies()
+    assert 30 < len(some) < 90
+    assert await lies() == some
+    server.lie()
+    assert await lies() == absent
+    server.lie(0)
+    assert await lies() == []
 
 
 @pytest.mark.parametrize(
