@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from services.validation.dns.canaries import Canaries
 from services.validation.dns.engine import Engine
 from services.validation.dns.plan import Plan
 from services.validation.dns.verdict import Outcome
@@ -15,6 +16,7 @@ class Examiner:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.engine = Engine(plan.resolvers, plan.engine)
+        self.canaries = Canaries(plan, self.engine)
 
     async def __aenter__(self) -> Self:
         await self.engine.__aenter__()
@@ -26,6 +28,7 @@ class Examiner:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.canaries.close()
         await self.engine.__aexit__(kind, error, trace)
 
     async def examine(self, names: Sequence[str]) -> list[Outcome]:
@@ -33,4 +36,5 @@ class Examiner:
 
         Raises EngineClosed.
         """
-        return await self.engine.resolve(names)
+        async with self.canaries.in_use():
+            return await self.engine.resolve(names)
