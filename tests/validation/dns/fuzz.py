@@ -334,6 +334,9 @@ def _compare(message: bytes, asked: Subject, answer: Answer) -> None:
         return
     if answer.looped or answer.rcode or chain.answer is None:
         return
+    if sum(map(len, parsed.answer)) != int.from_bytes(message[6:8], "big"):
+        # It merges records; of two aliases of one name it follows the last, we the first.
+        return
     if asked.qtype in (wire.A, wire.AAAA):
         theirs = {item.address for item in chain.answer}
         if set(answer.addresses) != theirs:

@@ -50,5 +50,6 @@ def test_real_answers_are_all_read():
     asked = subject("shop.example")
 
     assert {check(answer, asked, compare=True) for answer in asked.answers} == {
-        "taken the quick way", "RESOLVED", "NXDOMAIN", "NO_DATA", "SERVFAIL", "REFUSED", "CNAME_LOOP",
+        "taken the quick way", "RESOLVED", "NXDOMAIN", "NO_DATA", "SERVFAIL", "REFUSED",
+        "CNAME_LOOP",
     }  # fmt: skip
