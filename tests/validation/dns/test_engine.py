@@ -20,7 +20,7 @@ from tests.validation.dns.replies import QUICK, names, reply, until
 
 HARD = (
     "nodata", "servfail", "refused", "mute", "slow", "chain",
-    "dangling", "loop", "wildcard", "large", "unusable",
+    "dangling", "loop", "wildcard", "large", "unusable", "bogus", "v6_only", "v6_broken",
 )  # fmt: skip
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 
@@ -51,7 +51,7 @@ async def check_heavy_faults() -> None:
     # With 13 tries a name that is refused once became SERVFAIL. Few answers and among them as many
     # passing failures would do that; it did not happen again, so that is a guess.
     settings = EngineSettings(window=2000, timeout=0.3, tries=20, soft_tries=9, soft_delay=0.002)
-    asked = names(10_000) + names(10_000, "child.co.example")
+    asked = names(10_000) + names(10_000, "child.zone.example")
     async with AsyncExitStack() as stack:
         servers = [
             await stack.enter_async_context(
@@ -142,7 +142,7 @@ def test_a_window_smaller_than_the_batch_is_enough(loop):
 
 
 async def test_ipv6_resolvers_are_asked():
-    mix = Mix(mute=0)
+    mix = Mix(mute=0, slow=0)
     try:
         server = await SandboxDns(SandboxDnsSettings(host="::1", mix=mix)).__aenter__()
     except OSError:
