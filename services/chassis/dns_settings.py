@@ -54,9 +54,10 @@ def label_of(resolver: pb.DnsResolver) -> str | None:
     """
     if resolver.transport == pb.DNS_TRANSPORT_SYSTEM:
         return None
+    where = written(*endpoint_of(resolver))
     if resolver.url:
-        return resolver.url
-    return _SCHEMES.get(resolver.transport, "") + written(*endpoint_of(resolver))
+        return f"{resolver.url}#{where}"
+    return _SCHEMES.get(resolver.transport, "") + where
 
 
 def normalise_canary(name: str) -> str:
@@ -117,9 +118,8 @@ def _check_resolver(resolver: pb.DnsResolver, path: str) -> Iterator[FieldViolat
     elif resolver.url:
         yield FieldViolation(f"{path}.url", "is for HTTPS and HTTPS_JSON only")
     if resolver.tls_name:
-        if transport != pb.DNS_TRANSPORT_TLS:
-            other = "; the host of the url is checked" if transport in _HTTPS else ""
-            yield FieldViolation(f"{path}.tls_name", f"is for TLS only{other}")
+        if transport not in _ENCRYPTED:
+            yield FieldViolation(f"{path}.tls_name", "is for TLS and HTTPS only")
         elif not _is_host(resolver.tls_name):
             yield FieldViolation(f"{path}.tls_name", "is neither a host name nor an address")
     if resolver.ca_pem:
@@ -171,17 +171,12 @@ def _is_pem(text: str) -> bool:
 
 
 def _check_repeated(settings: pb.DnsSettings, path: str) -> Iterator[FieldViolation]:
-    seen: dict[tuple[object, ...], int] = {}
+    seen: dict[str | None, int] = {}
     for index, resolver in enumerate(settings.resolvers[:MAX_RESOLVERS]):
-        transport = transport_of(resolver)
-        where: tuple[object, ...] = ()
-        if transport != pb.DNS_TRANSPORT_SYSTEM:
-            try:
-                host, port = endpoint_of(resolver)
-            except BadEndpoint:
-                continue
-            where = (ip_address(host), port, resolver.url)
-        first = seen.setdefault((transport, *where), index)
+        try:
+            first = seen.setdefault(label_of(resolver), index)
+        except BadEndpoint:
+            continue
         if first != index:
             yield FieldViolation(f"{path}.resolvers[{index}]", f"is the same as resolvers[{first}]")
 

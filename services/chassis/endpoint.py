@@ -31,13 +31,13 @@ def parse_endpoint(text: str, *, default_port: int) -> tuple[str, int]:
     elif host.count(":") == 1:
         host, _, port = host.partition(":")
     try:
-        ip_address(host)
+        address = ip_address(host)
     except ValueError:
         raise BadEndpoint(f"{text!r} is not an IPv4 or IPv6 address") from None
     # The length first: int() raises for thousands of digits.
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise BadEndpoint(f"{text!r} has a port that is not a number from 1 to 65535")
-    return host, int(port)
+    return str(address), int(port)
 
 
 def written(host: str, port: int) -> str:

@@ -21,7 +21,6 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
-import protovalidate
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -40,6 +39,7 @@ from services.chassis.errors import (
     ServiceError,
     TooManyCalls,
 )
+from services.chassis.rules import ContractRules
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._in_progress = {"calls": 0, "streams": 0}
         self._streams: set[asyncio.Task[Any]] = set()
         self._draining = False
-        self._contract = protovalidate.Validator()
+        self._contract = ContractRules()
 
     def end_streams(self) -> None:
         """Tell every open stream to come back elsewhere."""
@@ -228,10 +228,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return stream
 
     def _check(self, message: Message) -> Message:
-        violations = [
-            FieldViolation(_path(v.proto), v.proto.message or v.proto.rule_id)
-            for v in self._contract.collect_violations(message)
-        ]
+        violations = self._contract.violations(message)
         named = {violation.field for violation in violations}
         if (rule := self._rules.get(type(message))) is not None:
             violations += [v for v in rule(message) if v.field not in named]
@@ -344,16 +341,3 @@ def _shortened(text: str, size: int) -> str:
     if len(encoded) <= size:
         return text
     return encoded[: size - 3].decode(errors="ignore") + "..."
-
-
-def _path(violation: Any) -> str:
-    """`pattern.tlds[2]` from a protovalidate field path."""
-    parts = []
-    for element in violation.field.elements:
-        part = element.field_name
-        subscript = element.subscript
-        if subscript is not None:
-            value = getattr(subscript, "value", subscript)
-            part += f"[{value}]"
-        parts.append(part)
-    return ".".join(parts)

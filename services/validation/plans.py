@@ -83,12 +83,11 @@ def _system_of(resolvers: Iterable[pb.DnsResolver]) -> tuple[Resolver, ...]:
 
 
 def _planned(settings: pb.DnsSettings, system: tuple[Resolver, ...], base: EngineSettings) -> Plan:
-    found: dict[tuple[str, int, Transport, str], Resolver] = {}
+    found: dict[str, Resolver] = {}
     for each in settings.resolvers or [pb.DnsResolver(transport=pb.DNS_TRANSPORT_SYSTEM)]:
         for resolver in _resolvers_of(each, system):
-            # The machine's may be among the named ones; those come first or last as they stand.
-            key = (resolver.host, resolver.port, resolver.transport, resolver.url)
-            found.setdefault(key, resolver)
+            # The machine's may be among the named ones, too.
+            found.setdefault(str(resolver), resolver)
     engine = replace(
         base,
         window=settings.window or base.window,

@@ -55,9 +55,12 @@ class Resolver:
         return cls(*parse_endpoint(text, default_port=53))
 
     def __str__(self) -> str:
+        """What results and reports call it; no two resolvers of a plan are called the same."""
+        where = written(self.host, self.port)
         if self.url:
-            return self.url
-        return _SCHEMES.get(self.transport, "") + written(self.host, self.port)
+            # One service has several addresses.
+            return f"{self.url}#{where}"
+        return _SCHEMES.get(self.transport, "") + where
 
     @property
     def operator(self) -> str:
