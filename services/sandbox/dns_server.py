@@ -88,7 +88,7 @@ class SandboxDns:
     def __init__(self, settings: SandboxDnsSettings | None = None) -> None:
         self.settings = settings or SandboxDnsSettings()
         self.stats = SandboxDnsStats()
-        self._world = World(self.settings.seed, self.settings.mix)
+        self.world = World(self.settings.seed, self.settings.mix)
         self._lying = float(self.settings.faults.lying)
         self._random = Random(self.settings.fault_seed)
         self._socket: socket.socket | None = None
@@ -176,7 +176,7 @@ class SandboxDns:
             return
         end = question_end(question)
         if random.random() < faults.servfail:
-            response = _header_of(question, SERVFAIL) + question[12:end]
+            response = header_of(question, SERVFAIL) + question[12:end]
         elif random.random() < faults.truncate:
             response = _truncated(question, end)
         if random.random() < faults.late:
@@ -248,7 +248,7 @@ class SandboxDns:
         if not end or question[2] & 0xF8 or question[4:6] != b"\x00\x01":
             # Not a question. Answering garbage would make an echo of two such servers.
             return b"", 0.0
-        known = self._world.truth(name_of(question))
+        known = self.world.truth(name_of(question))
         if self.settings.faults.fold_case:
             question = question[:12] + question[12 : end - 4].lower() + question[end - 4 :]
         return self.answer(question, end, known, udp=udp)
@@ -325,7 +325,7 @@ def _payload_size(question: bytes, end: int) -> int:
     return 512
 
 
-def _header_of(
+def header_of(
     question: bytes, rcode: int, answers: int = 0, authorities: int = 0, extra: int = 0
 ) -> bytes:
     # Recursion desired and checking disabled are repeated.
@@ -334,7 +334,7 @@ def _header_of(
 
 
 def _truncated(question: bytes, end: int) -> bytes:
-    header = _header_of(question, NOERROR)
+    header = header_of(question, NOERROR)
     return header[:2] + bytes((header[2] | 0x02,)) + header[3:] + question[12:end]
 
 
@@ -356,7 +356,7 @@ def build(
         and known.behaviour is not Behaviour.LOOP
     )
     edns = len(question) > end
-    header = _header_of(question, rcode, count, int(negative), int(edns))
+    header = header_of(question, rcode, count, int(negative), int(edns))
     tail = _owner_of(known, end) + _SOA_RECORD if negative else b""
     if edns:
         bogus = rcode == SERVFAIL and known.behaviour is Behaviour.BOGUS

@@ -307,11 +307,9 @@ class World:
             return found._replace(addresses=self._parking(parent))
         return found
 
-    def exists(self, domain: str) -> bool:
-        """Whether a name of two labels is registered."""
-        label, _, _ = domain.partition(".")
-        found = self._behaviour(domain, label, self._hash(domain))
-        return found is not Behaviour.NXDOMAIN
+    def servers(self, domain: str) -> tuple[str, ...]:
+        """Name servers that a registered domain of two labels is delegated to."""
+        return (f"ns1.{domain}",) if _names_its_server(self._hash(domain) >> 32) else (ZONE_SERVER,)
 
     def _below(self, name: str, label: str, parent: str) -> Truth:
         """What is true of a name of three labels or more."""
