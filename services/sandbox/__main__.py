@@ -12,9 +12,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import uvloop
 
+from .authority import AuthorityTree
 from .dns_server import Faults, SandboxDns, SandboxDnsSettings
 
 PR_SET_PDEATHSIG = 1
@@ -35,7 +38,23 @@ def parser() -> argparse.ArgumentParser:
     add("--late", type=_fraction, default=0.002, help="0.1-1.5 s late (default: %(default)s)")
     add("--truncate", type=_fraction, default=0.0, help="TC without need (default: 0)")
     add("--bogus", type=_fraction, default=0.002, help="forged before (default: %(default)s)")
-    add("--lying", action="store_true", help="names that do not exist get an address")
+    add(
+        "--lying",
+        type=_fraction,
+        nargs="?",
+        const=1.0,
+        default=0.0,
+        help="of names that do not exist, those that get an address (default: 0; bare: all)",
+    )
+    add(
+        "--liars",
+        type=int,
+        default=None,
+        help="how many of the DNS servers lie, the last ones (default: all)",
+    )
+    add("--authority", action="store_true", help="serve the delegations, too (Linux)")
+    add("--tls", action="store_true", help="answer over TLS, too, as the first DNS server does")
+    add("--https", action="store_true", help="and over HTTPS: /dns-query and /resolve")
     add("--fold-case", action="store_true", help="echo names in lower case")
     add("--die-with-parent", action="store_true", help="end when the starting process ends (Linux)")
     return flags
@@ -46,6 +65,11 @@ def _fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a fraction of 0-1")
     return value
+
+
+def _text(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _die_with_parent() -> None:
@@ -74,17 +98,38 @@ async def serve(options: argparse.Namespace) -> None:
     )
     async with contextlib.AsyncExitStack() as stack:
         addresses = []
+        first: SandboxDns | None = None
+        liars = options.dns_servers if options.liars is None else options.liars
         for number in range(options.dns_servers):
+            honest = number < options.dns_servers - liars
             settings = SandboxDnsSettings(
                 host=options.host,
                 port=options.dns_port + number if options.dns_port else 0,
                 seed=options.seed,
                 fault_seed=options.fault_seed + number,
-                faults=faults,
+                faults=replace(faults, lying=0.0) if honest else faults,
             )
-            host, port = (await stack.enter_async_context(SandboxDns(settings))).address
-            addresses.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-        sys.stdout.write(json.dumps({"dns": addresses, "seed": options.seed}) + "\n")
+            server = await stack.enter_async_context(SandboxDns(settings))
+            addresses.append(_text(server.address))
+            first = first or server
+        said: dict[str, Any] = {"dns": addresses, "seed": options.seed}
+        if options.authority:
+            tree = AuthorityTree(SandboxDnsSettings(seed=options.seed))
+            root = (await stack.enter_async_context(tree)).root_address
+            said["authority"] = {"roots": [_text(root)], "port": root[1]}
+        if first and (options.tls or options.https):
+            # Here, because aiohttp and cryptography take a quarter of a second to import.
+            from . import dns_transports
+
+            shown = dns_transports.identity((*dns_transports.NAMES, options.host))
+            said["ca_pem"] = shown.ca
+            if options.tls:
+                over_tls = dns_transports.SandboxDnsOverTls(first, shown, host=options.host)
+                said["tls"] = _text((await stack.enter_async_context(over_tls)).address)
+            if options.https:
+                over_https = dns_transports.SandboxDnsOverHttps(first, shown, host=options.host)
+                said["https"] = _text((await stack.enter_async_context(over_https)).address)
+        sys.stdout.write(json.dumps(said) + "\n")
         sys.stdout.flush()
         await stop.wait()
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import ssl
 import sys
 from asyncio.subprocess import PIPE
 
@@ -211,17 +212,25 @@ async def test_two_servers_of_one_seed_agree():
 async def test_the_process_says_where_it_listens_and_ends_when_told():
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.sandbox", "--dns-servers", "2", "--seed", "1",
-        "--loss", "0", "--servfail", "0", "--die-with-parent", stdout=PIPE,
+        "--loss", "0", "--servfail", "0", "--lying", "--liars", "1", "--tls", "--https",
+        "--die-with-parent", stdout=PIPE,
     )  # fmt: skip
     try:
         assert process.stdout is not None
         ready = json.loads(await process.stdout.readline())
         assert len(ready["dns"]) == 2
-        for address in ready["dns"]:
+        for address, honest in zip(ready["dns"], (True, False), strict=True):
             host, port = address.split(":")
-            query = dns.message.make_query(named(Behaviour.RESOLVES), "A")
-            response = await dns.asyncquery.udp(query, host, port=int(port), timeout=3)
-            assert response.answer
+            for name, resolves in ((named(Behaviour.RESOLVES), True), ("r" * 28 + ".com", False)):
+                query = dns.message.make_query(name, "A")
+                response = await dns.asyncquery.udp(query, host, port=int(port), timeout=3)
+                assert bool(response.answer) == (resolves or not honest)
+        trusting = ssl.create_default_context(cadata=ready["ca_pem"])
+        for kind in ("tls", "https"):
+            host, port = ready[kind].split(":")
+            _, writer = await asyncio.open_connection(host, int(port), ssl=trusting)
+            writer.close()
+            await writer.wait_closed()
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
     finally:
