@@ -8,7 +8,7 @@ What the services are told, all by environment variables (the caller's own are p
 | NATS_URL | all | the embedded NATS or the caller's |
 | LOG_FORMAT | all | json |
 | CAMPAIGN_ADDRESS, VALIDATION_ADDRESS, QUERY_ADDRESS | all | host:port that service listens on |
-| PAGE_TOKEN_KEY | campaign, query | 32 bytes in base64, the same at every start |
+| PAGE_TOKEN_KEY | campaign, validation, query | 32 bytes in base64, the same at every start |
 | WORKER_MIN, WORKER_MAX | dns-pool | fewest and most worker processes |
 """
 
@@ -184,7 +184,7 @@ class Suite:
         }
         parts = [
             self._service("campaign", ["services.campaign"], sealing, addresses),
-            self._service("validation", ["services.validation", "serve"], common, addresses),
+            self._service("validation", ["services.validation", "serve"], sealing, addresses),
             self._service("query", ["services.query"], sealing, addresses),
         ]
         match self._options.workers:

@@ -19,19 +19,23 @@ from dataclasses import dataclass
 
 import uvloop
 
-from domainflow.validation.v1 import validation_service_pb2, validation_service_pb2_grpc
+from domainflow.validation.v1 import validation_service_pb2_grpc
 from services.chassis import jetstream, telemetry
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import VALIDATION
 from services.chassis.parent import end_with
 from services.chassis.postgres import AWAY, Pulse, open_pool
+from services.chassis.seal import KEY_SIZE, BadKey, Seal, parse_keys
 from services.chassis.server import serve
 from services.validation import machine
 from services.validation.engines import Engines
+from services.validation.persona_store import Personas
 from services.validation.pool import Bounds, Rules
 from services.validation.pools import Pools
 from services.validation.probes import NoSuchPool, OpenProbe, probe_of
-from services.validation.service import ValidationService, check_names
+from services.validation.resolver_news import ResolverNews
+from services.validation.resolver_reports import Reporter
+from services.validation.service import RULES, ValidationService
 from services.validation.stall import ended_when_stalled
 from services.validation.store import Store
 from services.validation.supervisor import Supervisor
@@ -47,6 +51,9 @@ class ServeSettings:
     database_url: str
     # host:port to listen on.
     validation_address: str
+    # Base64 of 32 bytes; several, comma-separated, to rotate: the first seals. Empty: a key of this
+    # process, so that nobody can go on with a list once it has ended.
+    page_token_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +103,16 @@ async def run_service(settings: ServeSettings) -> None:
         pulse = await stack.enter_async_context(Pulse(settings.database_url))
         engines = await stack.enter_async_context(Engines())
         store = Store(pool)
-        service = ValidationService(store=store, engines=engines)
-        watching = asyncio.create_task(store.pools.watch())
-        stack.callback(watching.cancel)
+        service = ValidationService(
+            store=store,
+            engines=engines,
+            personas=Personas(pool),
+            seal=Seal(_keys(settings.page_token_key)),
+        )
+        host = socket.gethostname()
+        news = ResolverNews(engines, store, Reporter(f"serve-{host}", host))
+        for beside in (store.pools.watch(), store.resolvers.watch(), news.tell()):
+            stack.push_async_callback(_end, asyncio.create_task(beside))
         await serve(
             settings.validation_address,
             service_name=VALIDATION,
@@ -106,7 +120,7 @@ async def run_service(settings: ServeSettings) -> None:
                 validation_service_pb2_grpc.add_ValidationServiceServicer_to_server(service, server)
             ),
             ready=pulse.check,
-            rules={validation_service_pb2.CheckNamesRequest: check_names},
+            rules=RULES,
         )
 
 
@@ -175,6 +189,11 @@ async def run_pool(settings: PoolSettings, name: str) -> None:
         await _until_signalled(supervisor.supervise())
 
 
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def _until_signalled(work: Coroutine[None, None, None]) -> None:
     """Run `work` until a signal cancels it."""
     working = asyncio.create_task(work)
@@ -182,6 +201,16 @@ async def _until_signalled(work: Coroutine[None, None, None]) -> None:
         asyncio.get_running_loop().add_signal_handler(signal_number, working.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await working
+
+
+def _keys(text: str) -> list[bytes]:
+    return parse_keys(text) if text else [os.urandom(KEY_SIZE)]
+
+
+def _serve_settings() -> ServeSettings:
+    settings = read_settings(ServeSettings)
+    _keys(settings.page_token_key)
+    return settings
 
 
 def _pool_settings() -> PoolSettings:
@@ -198,7 +227,7 @@ def main() -> int:
     process: Coroutine[None, None, int | None]
     try:
         if role == "serve" and len(sys.argv) == 2:
-            process = run_service(read_settings(ServeSettings))
+            process = run_service(_serve_settings())
         elif role in ("work", "pool") and len(sys.argv) <= 3:
             open_probe = probe_of(pool or "dns")
             if role == "work":
@@ -211,7 +240,7 @@ def main() -> int:
             )
             return 2
         log_format = read_settings(LogSettings).log_format
-    except (NoSuchPool, BadEnvironment) as problem:
+    except (NoSuchPool, BadEnvironment, BadKey) as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
     telemetry.set_up(f"validation-{role}", json_logs=log_format == "json")

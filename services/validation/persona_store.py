@@ -59,23 +59,29 @@ class Personas:
             raise DnsPersonaNotFound(persona_id)
         return Persona(**row)
 
-    async def page(self, after: str | None, limit: int, size_limit: int) -> list[Persona]:
-        """Up to `limit` personas by name, from behind `after` on: no more than fit into
-        `size_limit` bytes, but one at least."""
+    async def page(
+        self, after: str | None, limit: int, size_limit: int
+    ) -> tuple[list[Persona], bool]:
+        """Up to `limit` personas by name, from behind `after` on, and whether there are more.
+
+        No more than fit into `size_limit` bytes, but one at least.
+        """
+        # One more than asked for tells whether there is a next page.
         rows = await self._pool.fetch(
-            f"""SELECT {_COLUMNS} FROM (
-                    SELECT *, row_number() OVER by_name AS place,
+            f"""SELECT {_COLUMNS}, count FROM (
+                    SELECT *, row_number() OVER by_name AS place, count(*) OVER () AS count,
                         sum(octet_length(settings) + octet_length(description) + 200) OVER by_name
                             AS size
                     FROM (SELECT * FROM dns_personas WHERE $1::text IS NULL OR name > $1
-                          ORDER BY name LIMIT $2) AS page
+                          ORDER BY name LIMIT $2 + 1) AS page
                     WINDOW by_name AS (ORDER BY name)) AS measured
-                WHERE place = 1 OR size <= $3 ORDER BY name""",
+                WHERE place = 1 OR (place <= $2 AND size <= $3) ORDER BY name""",
             after,
             limit,
             size_limit,
         )
-        return [Persona(**row) for row in rows]
+        personas = [Persona(**{k: v for k, v in row.items() if k != "count"}) for row in rows]
+        return personas, bool(rows) and len(rows) < rows[0]["count"]
 
     async def some(self, persona_ids: Sequence[UUID], size_limit: int) -> list[Persona] | None:
         """Those personas by name, or all without ids; None when they have more than `size_limit`

@@ -6,16 +6,21 @@ from contextlib import aclosing
 from typing import Any
 
 from domainflow.validation.v1 import validation_service_pb2 as pb
-from domainflow.validation.v1 import validation_service_pb2_grpc as pb_grpc
 from services.chassis.domain_name import NotADomainName, normalise
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
 from services.chassis.errors import FieldViolation, InvalidFields
+from services.chassis.seal import Seal
+from services.chassis.server import Rules
 from services.validation.check_stream import CheckStream
 from services.validation.dns.plan import Plan
 from services.validation.dns.settings import EngineSettings
 from services.validation.engines import Engines
 from services.validation.evidence import outcome_to_pb
+from services.validation.persona_service import RULES as PERSONA_RULES
+from services.validation.persona_service import PersonaService, check_choice
+from services.validation.persona_store import Personas
 from services.validation.plans import plan_of_settings, resolvers_of
+from services.validation.resolver_service import ResolverService
 from services.validation.store import Store
 
 Context = Any
@@ -26,18 +31,25 @@ MAX_NAMES = 1000
 MAX_RESOLVERS = 100
 
 
-class ValidationService(pb_grpc.ValidationServiceServicer):
+class ValidationService(PersonaService, ResolverService):
     """How names are checked. See validation_service.proto for every RPC's contract."""
 
-    def __init__(self, *, store: Store, engines: Engines) -> None:
+    def __init__(self, *, store: Store, engines: Engines, personas: Personas, seal: Seal) -> None:
+        super().__init__(personas=personas, seal=seal)
         self._store = store
+        self._resolvers = store.resolvers
         self._engines = engines
 
     async def CheckNames(
         self, request: pb.CheckNamesRequest, context: Context
     ) -> pb.CheckNamesResponse:
         names = [normalise(name) for name in request.names]
-        async with self._engines.use(Plan(resolvers_of(request.resolvers), ONE_SOCKET)) as examiner:
+        if request.resolvers:
+            plan = Plan(resolvers_of(request.resolvers), ONE_SOCKET)
+        else:
+            settings = await self._settings(request.dns_persona_id, request.settings)
+            plan = plan_of_settings(settings, ONE_SOCKET)
+        async with self._engines.use(plan) as examiner:
             outcomes = await examiner.examine(names)
         now = time.time_ns()
         return pb.CheckNamesResponse(
@@ -54,7 +66,8 @@ class ValidationService(pb_grpc.ValidationServiceServicer):
         if first.WhichOneof("kind") != "start":
             problem = "is required: the first message of a stream says how to ask"
             raise InvalidFields([FieldViolation("start", problem)])
-        plan = plan_of_settings(first.start.settings, ONE_SOCKET)
+        settings = await self._settings(first.start.dns_persona_id, first.start.settings)
+        plan = plan_of_settings(settings, ONE_SOCKET)
         async with self._engines.use(plan) as examiner:
             async with aclosing(CheckStream(examiner.examine).answers(requests)) as answers:
                 async for answer in answers:
@@ -109,3 +122,20 @@ def check_names(request: pb.CheckNamesRequest) -> Iterator[FieldViolation]:
             parse_endpoint(resolver, default_port=53)
         except BadEndpoint as problem:
             yield FieldViolation(f"resolvers[{index}]", str(problem))
+    if request.resolvers and (request.dns_persona_id or request.HasField("settings")):
+        yield FieldViolation("resolvers", "do not go with a persona or settings")
+    yield from check_choice(request, max_resolvers=MAX_RESOLVERS)
+
+
+def check_validate(request: pb.ValidateDomainsRequest) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about a message of a stream of names."""
+    if request.HasField("start"):
+        yield from check_choice(request.start, "start.")
+
+
+# What the contract's own rules cannot say, by type of request.
+RULES: Rules = {
+    pb.CheckNamesRequest: check_names,
+    pb.ValidateDomainsRequest: check_validate,
+    **PERSONA_RULES,
+}

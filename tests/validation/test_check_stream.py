@@ -13,21 +13,26 @@ from domainflow.validation.v1.validation_service_pb2_grpc import (
     ValidationServiceStub,
     add_ValidationServiceServicer_to_server,
 )
+from services.chassis.postgres import Pool
+from services.chassis.seal import Seal
 from services.chassis.server import CallGuard
 from services.sandbox.dns_server import SandboxDns
 from services.sandbox.truth import truth
 from services.validation.check_stream import MAX_IN_PROGRESS
 from services.validation.engines import Engines
-from services.validation.service import ValidationService
+from services.validation.persona_store import Personas
+from services.validation.service import RULES, ValidationService
 from services.validation.store import Store
 from tests.eventually import eventually
 from tests.refusals import read
 
 
 @pytest.fixture
-async def stub(store: Store, engines: Engines) -> AsyncIterator[ValidationServiceStub]:
-    server = grpc.aio.server(interceptors=[CallGuard(rules={}, max_calls=10, max_streams=10)])
-    service = ValidationService(store=store, engines=engines)
+async def stub(pool: Pool, store: Store, engines: Engines) -> AsyncIterator[ValidationServiceStub]:
+    server = grpc.aio.server(interceptors=[CallGuard(rules=RULES, max_calls=10, max_streams=10)])
+    service = ValidationService(
+        store=store, engines=engines, personas=Personas(pool), seal=Seal([b"k" * 32])
+    )
     add_ValidationServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -13,13 +13,16 @@ from domainflow.validation.v1.validation_service_pb2_grpc import (
     ValidationServiceStub,
     add_ValidationServiceServicer_to_server,
 )
+from services.chassis.postgres import Pool
+from services.chassis.seal import Seal
 from services.chassis.server import CallGuard
 from services.sandbox.dns_server import SandboxDns
 from services.sandbox.truth import truth
 from services.validation.engines import Engines
+from services.validation.persona_store import Personas
 from services.validation.pool import Bounds, Size
 from services.validation.pools import WorkerReport
-from services.validation.service import ValidationService, check_names
+from services.validation.service import RULES, ValidationService
 from services.validation.store import Store
 from tests.refusals import refused
 
@@ -27,10 +30,14 @@ NAMES = [f"name-{number}.com" for number in range(300)]
 
 
 @pytest.fixture
-async def validation(store: Store, engines: Engines) -> AsyncIterator[ValidationServiceStub]:
-    guard = CallGuard(rules={pb.CheckNamesRequest: check_names}, max_calls=10, max_streams=10)
+async def validation(
+    pool: Pool, store: Store, engines: Engines
+) -> AsyncIterator[ValidationServiceStub]:
+    guard = CallGuard(rules=RULES, max_calls=10, max_streams=10)
     server = grpc.aio.server(interceptors=[guard])
-    service = ValidationService(store=store, engines=engines)
+    service = ValidationService(
+        store=store, engines=engines, personas=Personas(pool), seal=Seal([b"k" * 32])
+    )
     add_ValidationServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
