@@ -41,6 +41,11 @@ class Finding(NamedTuple):
     reason: str
 
 
+# Followed by the name that has the wildcard.
+SAME = "the same answer comes from the wildcard of"
+VARYING = "nothing shows that the name exists, and any answer may come from the wildcard of"
+
+
 UNCHECKED = Finding(False, "could not be checked for a wildcard")
 
 
@@ -90,9 +95,11 @@ class Parent:
         "_qtype",
         "_samples",
         "_shared",
+        "above",
         "answers",
         "liars",
         "name",
+        "placed",
         "probes",
     )
 
@@ -124,6 +131,10 @@ class Parent:
         self.probes = 0
         # Resolvers caught since last looked at.
         self.liars: list[str] = []
+        # The wildcard of the registry, where it is that which shows here, for the domain does not
+        # exist; and whether that has been looked into.
+        self.above: WildcardProof | None = None
+        self.placed = False
 
     @property
     def wild(self) -> bool:
@@ -141,6 +152,8 @@ class Parent:
         return any(not sample.known for sample in self._samples.values())
 
     def proof(self) -> WildcardProof:
+        if self.above is not None:
+            return self.above
         return WildcardProof(self.name, tuple(sorted(self.answers)), self.probes)
 
     # Finding out
@@ -192,11 +205,10 @@ class Parent:
                     findings[index] = Finding(False, f"differs from the wildcard of {self.name}")
                 else:
                     doubtful.append(index)
-        if not doubtful:
-            return findings
-        proven = yield from self._exist([outcomes[index] for index in doubtful])
-        for index, exists in zip(doubtful, proven, strict=True):
-            findings[index] = self._weigh(answers_of(outcomes[index]), exists)
+        if doubtful:
+            proven = yield from self._exist([outcomes[index] for index in doubtful])
+            for index, exists in zip(doubtful, proven, strict=True):
+                findings[index] = self._weigh(answers_of(outcomes[index]), exists)
         return findings
 
     def _heard(self, first: str) -> bool:
@@ -214,14 +226,10 @@ class Parent:
             how = "has a zone" if self._shared else "hides it from names below, so it has records"
             return Finding(False, f"below the wildcard of {self.name}: {how} of its own")
         if kind & self.answers:
-            return Finding(True, f"the wildcard of {self.name} gives the same answer")
+            return Finding(True, SAME)
         if exists is None and self._provable:
             return UNCHECKED
-        return Finding(
-            True,
-            f"the wildcard of {self.name} keeps giving other answers, "
-            "and nothing shows that the name exists",
-        )
+        return Finding(True, VARYING)
 
     # Samples
 
@@ -330,8 +338,7 @@ class Parent:
         if not self._is_no_answer(answer):
             self._provable = self._shows(name, answer) is False
 
-    def _exist(self, outcomes: Sequence[Outcome]) -> Inquiry[list[bool | None]]:
-        """Which exist on their own; None: no answer."""
+    def _prove(self, outcomes: Sequence[Outcome]) -> Inquiry[list[bool | None]]:
         if not self._provable:
             return [None] * len(outcomes)
         answers = yield [self._proof_question(outcome.name) for outcome in outcomes]
@@ -339,6 +346,28 @@ class Parent:
             self._shows(outcome.name, answer)
             for outcome, answer in zip(outcomes, answers, strict=True)
         ]
+
+    def _exist(self, outcomes: Sequence[Outcome]) -> Inquiry[list[bool | None]]:
+        """Which exist on their own; None: no answer."""
+        proven = yield from self._prove(outcomes)
+        if self._shared:
+            return proven
+        # A zone of its own, with a wildcard of its own, answers its children as well.
+        left = [
+            place
+            for place, outcome in enumerate(outcomes)
+            if not proven[place] and not answers_of(outcome) & self.answers
+        ]
+        if left:
+            names = [outcomes[place].name for place in left]
+            control = f"{self._label(names[0][0])}.{self.name}"
+            of_control, *answers = yield [
+                Question(name, wire.SOA, self._avoid) for name in (control, *names)
+            ]
+            if self._has_zone(control, of_control) is False:
+                for place, name, answer in zip(left, names, answers, strict=True):
+                    proven[place] = self._has_zone(name, answer) or proven[place]
+        return proven
 
     def _proof_question(self, name: str) -> Question:
         """Below a suffix that others share: a zone of its own. Elsewhere: a random child of it.
@@ -351,10 +380,14 @@ class Parent:
         return Question(f"{self._label(name[0])}.{name}", self._qtype, self._avoid)
 
     def _shows(self, name: str, answer: Outcome) -> bool | None:
+        """Whether the answer to `_proof_question` is one about a name that exists."""
+        if self._shared:
+            return self._has_zone(name, answer)
+        return None if self._is_no_answer(answer) else answer.verdict in _ABSENT
+
+    def _has_zone(self, name: str, answer: Outcome) -> bool | None:
         if self._is_no_answer(answer):
             return None
-        if not self._shared:
-            return answer.verdict in _ABSENT
         # Behind an alias it would be the zone of the alias.
         own = answer.verdict is Verdict.RESOLVED and not answer.chain
         return own or answer.authority == name

@@ -15,6 +15,7 @@ from services.validation.dns import wire
 from services.validation.dns.engine import Engine
 from services.validation.dns.parents import Finding, Inquiry, Parent, Question
 from services.validation.dns.plan import Plan
+from services.validation.dns.suffixes import registrable
 from services.validation.dns.upstream import ANY, Route
 from services.validation.dns.verdict import Evidence, Outcome, Verdict
 
@@ -143,10 +144,34 @@ class Wildcards:
         found = await self._inquire(
             [parent.judge([judged[it] for it in places]) for _, parent, places in work]
         )
+        await self._place(
+            [
+                (parent, judged[place])
+                for (key, parent, places), findings in zip(work, found, strict=True)
+                for place, finding in zip(places, findings, strict=True)
+                if finding is not None and finding.wildcard and not parent.placed
+            ]
+        )
         for (_, parent, places), findings in zip(work, found, strict=True):
             for place, finding in zip(places, findings, strict=True):
                 if finding is not None:
                     judged[place] = _with(judged[place], parent, finding)
+
+    async def _place(self, children: list[tuple[Parent, Outcome]]) -> None:
+        """Find out whether it is the registry's wildcard that answers for these parents.
+
+        It answers for what is below names that are not registered, too.
+        """
+        domains: dict[Parent, Outcome] = {}
+        for parent, child in children:
+            domain = registrable(parent.name)
+            if domain and parent not in domains:
+                domains[parent] = child._replace(name=domain, evidence=None)
+            parent.placed = True
+        judged = await self.judge(list(domains.values()))
+        for parent, outcome in zip(domains, judged, strict=True):
+            if outcome.verdict is Verdict.WILDCARD and outcome.evidence is not None:
+                parent.above = outcome.evidence.wildcard
 
     def _table(self, key: _Key) -> Recent[float]:
         return self._ordinary if key[1] == wire.A else self._ordinary_v6
@@ -224,7 +249,8 @@ def _with(outcome: Outcome, parent: Parent, finding: Finding) -> Outcome:
     reason = f"{evidence.reason}; {finding.reason}" if evidence.reason else finding.reason
     if not finding.wildcard:
         return outcome._replace(evidence=replace(evidence, reason=reason))
+    proof = parent.proof()
     return outcome._replace(
         verdict=Verdict.WILDCARD,
-        evidence=replace(evidence, reason=reason, wildcard=parent.proof()),
+        evidence=replace(evidence, reason=f"{reason} {proof.parent}", wildcard=proof),
     )
