@@ -222,6 +222,7 @@ class SandboxDnsOverHttps:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
+        self.requests = 0
         self._dns = server
         self._tls = identity.context
         self._bind = (host, port)
@@ -287,6 +288,7 @@ class SandboxDnsOverHttps:
         return web.Response(text=json.dumps(to_json(response)), content_type=JSON_TYPE)
 
     async def _ask(self, question: bytes) -> bytes:
+        self.requests += 1
         response, wait = respond(self._dns, question)
         if wait:
             await asyncio.sleep(wait)

@@ -28,7 +28,6 @@ RECORD_LIMIT = 1000
 _BROKEN = (LookupError, TypeError, AttributeError, RecursionError, dns.exception.DNSException)
 _COUNTS = Struct("!HHHH")
 _RECORD = Struct("!HHIH")
-_TO_QUESTION = b"\xc0\x0c"
 
 
 def asked(packet: bytes) -> tuple[str, int, bool]:
@@ -93,15 +92,20 @@ def _records(found: Any, asked_name: str) -> list[bytes]:
         ttl = record.get("TTL", 0)
         if type(ttl) is not int or not 0 <= ttl < 1 << 32:
             raise ValueError(f"no time to live: {ttl!r:.50}")
-        owner = record["name"].rstrip(".")
-        start: bytes | None = _TO_QUESTION
-        if owner.lower() != asked_name.lower():
-            start = dns.name.from_text(owner).to_wire()
+        start = _owner(record["name"].rstrip("."), asked_name)
         rdata = dns.rdata.from_text(
             dns.rdataclass.IN, kind, record["data"], origin=dns.name.root, relativize=False
         )
         data = rdata.to_wire()
-        assert start is not None
         assert data is not None
         records.append(start + _RECORD.pack(kind, 1, ttl, len(data)) + data)
     return records
+
+
+def _owner(name: str, asked_name: str) -> bytes:
+    """A pointer into the question if it ends so, as servers write it, else the name in full."""
+    if name and f".{asked_name}".lower().endswith(f".{name}".lower()):
+        return (0xC00C + len(asked_name) - len(name)).to_bytes(2, "big")
+    encoded = dns.name.from_text(name).to_wire()
+    assert encoded is not None
+    return encoded
