@@ -221,14 +221,15 @@ class Truth(NamedTuple):
 
     @property
     def ns(self) -> tuple[str, ...]:
-        """Name servers of a zone: below it in three zones of four, else with a name elsewhere."""
+        """Name servers of a zone: below it in most zones, else with a name elsewhere."""
         if not self.apex:
             return ()
         if self.name == ".":
             return (ROOT_SERVER,)
         if "." not in self.name:
             return (TLD_SERVER,)
-        return (f"ns1.{self.name}",) if _names_its_server(self.number) else (ZONE_SERVER,)
+        own = _names_its_server(self.behaviour, self.number)
+        return (f"ns1.{self.name}",) if own else (ZONE_SERVER,)
 
     @property
     def soa(self) -> tuple[str, ...]:
@@ -309,7 +310,9 @@ class World:
 
     def servers(self, domain: str) -> tuple[str, ...]:
         """Name servers that a registered domain of two labels is delegated to."""
-        return (f"ns1.{domain}",) if _names_its_server(self._hash(domain) >> 32) else (ZONE_SERVER,)
+        number = self._hash(domain)
+        behaviour = self._behaviour(domain, domain.partition(".")[0], number)
+        return (f"ns1.{domain}",) if _names_its_server(behaviour, number >> 32) else (ZONE_SERVER,)
 
     def _below(self, name: str, label: str, parent: str) -> Truth:
         """What is true of a name of three labels or more."""
@@ -320,14 +323,15 @@ class World:
         rest, _, tld = name.rpartition(".")
         domain = f"{rest.rpartition('.')[2]}.{tld}"
         number = self._hash(domain)
-        if self._behaviour(domain, domain.partition(".")[0], number) is Behaviour.NXDOMAIN:
+        behaviour = self._behaviour(domain, domain.partition(".")[0], number)
+        if behaviour is Behaviour.NXDOMAIN:
             if tld in TLD_WILDCARDS:
                 return self._parked(name, tld)
             return Truth(
                 name, Behaviour.NXDOMAIN, NXDOMAIN, (), (), _ttl(number >> 32), 0.0, tld, False, 0,
                 0,
             )  # fmt: skip
-        if label == "ns1" and parent == domain and _names_its_server(number >> 32):
+        if label == "ns1" and parent == domain and _names_its_server(behaviour, number >> 32):
             found = _describe(Behaviour.RESOLVES, name, self._hash(name) >> 32, domain)
             return found._replace(addresses=(ZONE_HOST,))
         if label.startswith("hop"):
@@ -397,8 +401,9 @@ def wildcard_kind(number: int) -> Wildcard:
     return Wildcard(max(0, (number >> 20) % 6 - 2))
 
 
-def _names_its_server(number: int) -> bool:
-    return number >> 12 & 3 != 0
+def _names_its_server(behaviour: Behaviour, number: int) -> bool:
+    """Three zones in four; not wildcards, below some of which nothing else can be told apart."""
+    return behaviour is not Behaviour.WILDCARD and number >> 12 & 3 != 0
 
 
 def _ttl(number: int) -> int:
