@@ -17,6 +17,7 @@ from typing import Any
 
 import uvloop
 
+from services.validation.dns.congestion import START
 from services.validation.dns.engine import Engine
 from services.validation.dns.resolvers import Resolver
 from services.validation.dns.settings import EngineSettings
@@ -28,7 +29,7 @@ BATCH = 2_000
 # Batches under way at once, as in a worker.
 CALLS = 8
 # Questions dnsperf keeps out at once: what a default socket buffer holds, as the engine does.
-OUTSTANDING = EngineSettings().burst
+OUTSTANDING = START
 
 
 def run() -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from errno import ENOBUFS
+from itertools import islice
 from random import Random, SystemRandom
 from types import TracebackType
 from typing import Self
@@ -16,10 +17,12 @@ from typing import Self
 from services.validation.dns import wire
 from services.validation.dns.flight import Flight
 from services.validation.dns.follow_up import FollowUp
+from services.validation.dns.https import open_https_channel
 from services.validation.dns.query import Call, Query
 from services.validation.dns.resolvers import Resolver, Transport
 from services.validation.dns.settings import EngineSettings
 from services.validation.dns.stats import EngineStats
+from services.validation.dns.streams import open_stream_channel
 from services.validation.dns.upstream import (
     ANY,
     Channel,
@@ -40,15 +43,23 @@ BURST = 32
 # Names of a call that need not wait for longer ones: some milliseconds' work, as in the chunks of a
 # campaign that has little to do.
 SHORT = 500
-# A question unanswered for this long is no longer in the resolver's socket buffer.
-RECENT_NS = 20_000_000
+# Calls in line that are looked at when those before them find no resolver with room.
+CALLS_SEEN = 64
+# Seconds until a retry that found no resolver with room is looked at again.
+FULL_PAUSE = 0.005
 RECEIVE_SIZE = 4096
 # Seconds between bursts of retries, each of BURST names.
 RETRY_PAUSE = 0.001
 # Seconds to leave the kernel alone when it takes no more.
 BLOCKED_FOR = 0.002
 
-_OPENERS: dict[Transport, Opener] = {Transport.UDP: open_datagram_channel}
+_OPENERS: dict[Transport, Opener] = {
+    Transport.UDP: open_datagram_channel,
+    Transport.TCP: open_stream_channel,
+    Transport.TLS: open_stream_channel,
+    Transport.HTTPS: open_https_channel,
+    Transport.HTTPS_JSON: open_https_channel,
+}
 
 # A count, the type and class of an SOA record, and the same behind the root's name.
 ONE = b"\0\1"
@@ -79,15 +90,14 @@ class Engine:
             resolvers, settings, random or SystemRandom(), self._drain, _OPENERS
         )
         self._flight = Flight(self._upstreams)
-        self._follow_up = FollowUp(self._flight, settings, self._fill)
+        self._follow_up = FollowUp(self._flight, self._upstreams, settings, self._fill)
         self._questions = {qtype: wire.Questions(qtype) for qtype in wire.QTYPES}
         self._timeout_ns = int(settings.timeout * 1e9)
-        # Questions that may be recent at once.
-        self._burst = settings.burst * self._upstreams.usable()
         # Calls with names still to be sent, and all in progress.
         self._calls: deque[Call] = deque()
         self._open_calls: set[Call] = set()
         self._ticker: asyncio.TimerHandle | None = None
+        self._ticked_at = 0
         # Set while the kernel takes no more.
         self._blocked = False
         # Set while more retries are due than may be sent at once.
@@ -117,6 +127,7 @@ class Engine:
                 call.future.set_exception(EngineClosed("the engine was closed"))
         self._upstreams.close()
         await self._follow_up.close()
+        await self._upstreams.wait_closed()
 
     @property
     def operators(self) -> frozenset[str]:
@@ -157,6 +168,7 @@ class Engine:
         self._open_calls.add(call)
         self._fill()
         if self._ticker is None:
+            self._ticked_at = time.monotonic_ns()
             self._ticker = self._loop.call_later(TICK, self._tick)
         try:
             return await call.future
@@ -177,14 +189,14 @@ class Engine:
         upstream = self._upstreams.find(resolver)
         if upstream.quarantined:
             return
-        upstream.quarantined = True
+        upstream.quarantine(out=True)
         if self._loop is not None and not all(it.quarantined for it in self._upstreams.all):
             self._flight.take_back(upstream)
             self._fill()
 
     def admit(self, resolver: Resolver) -> None:
         """End a resolver's quarantine. Raises KeyError as `quarantine` does."""
-        self._upstreams.find(resolver).quarantined = False
+        self._upstreams.find(resolver).quarantine(out=False)
         if self._loop is not None:
             self._fill()
 
@@ -210,24 +222,30 @@ class Engine:
         calls = self._calls
         if self._flight.queue:
             self._send_due()
+        full: list[Route] = []
         while calls and not self._blocked:
-            room = min(self._settings.window - self._flight.count, self._room())
+            room = self._settings.window - self._flight.count
             if room <= 0:
                 return
             call = calls[0]
+            if full:
+                others = (it for it in islice(calls, CALLS_SEEN) if it.route not in full)
+                found = next(others, None)
+                if found is None:
+                    return
+                call = found
             now = time.monotonic_ns()
-            upstream = self._upstreams.pick(now, None, call.route)
-            burst = min(1 if upstream.suspect else BURST, room)
-            last = min(call.next + burst, len(call.names))
+            picked = self._upstreams.pick(now, call.route)
+            if picked is None:
+                full.append(call.route)
+                continue
+            upstream, room_there = picked
+            last = min(call.next + min(BURST, room, room_there), len(call.names))
             self._send_names(call, last, upstream.channel(now))
             if call.next == len(call.names):
-                calls.popleft()
+                calls.remove(call)
                 if not call.left:
                     call.finish()
-
-    def _room(self) -> int:
-        """Questions that may be sent without too many recent ones being out."""
-        return self._burst - self._flight.recent()
 
     def _send_names(self, call: Call, last: int, channel: Channel) -> None:
         # This loop and the one in _drain run once per name. They are flat because a call of a
@@ -267,7 +285,7 @@ class Engine:
                     break
             sent += 1
         call.next = last
-        channel.upstream.sent += sent
+        channel.upstream.count_sent(sent)
         self._flight.count += sent
 
     def _send_failed(self, channel: Channel, error: OSError) -> bool:
@@ -292,12 +310,13 @@ class Engine:
         """Repeat questions whose time has come, a few at a time: a burst would be lost again."""
         now = time.monotonic_ns()
         for _ in range(BURST):
-            if self._blocked or self._room() <= 0:
+            if self._blocked:
                 return
             query = self._flight.next_due(now)
             if query is None:
                 return
-            self._send_again(query, now)
+            if not self._send_again(query, now):
+                self._flight.ask_later(query, FULL_PAUSE)
         if not self._resuming:
             self._resuming = True
             self._opened_loop().call_later(RETRY_PAUSE, self._resume)
@@ -307,19 +326,26 @@ class Engine:
         if self._loop is not None:
             self._fill()
 
-    def _send_again(self, query: Query, now: int) -> None:
-        """The next attempt, through another upstream if one is well."""
+    def _send_again(self, query: Query, now: int) -> bool:
+        """The next attempt, through an upstream that was not asked yet, if there is one well.
+
+        False: none has room.
+        """
         assert query.call is not None
-        upstream = self._upstreams.pick(now, query.channel.upstream, query.call.route)
-        channel = upstream.channel(now)
+        asked = [*query.asked, query.channel.upstream]
+        picked = self._upstreams.pick(now, query.call.route, asked)
+        if picked is None:
+            return False
+        query.asked = asked
+        channel = picked[0].channel(now)
         self._flight.send(query, channel, now)
-        upstream.sent += 1
         self._retries += 1
         header, tail = query.framing()
         try:
             channel.send(query.key + header + query.question + tail)
         except OSError as error:
             self._send_failed(channel, error)
+        return True
 
     # Receiving
 
@@ -332,7 +358,7 @@ class Engine:
         resolved, absent = Verdict.RESOLVED, Verdict.NXDOMAIN
         settled = old = 0
         flight = self._flight
-        mark = flight.mark
+        mark = channel.upstream.mark
         for _ in range(DRAIN_LIMIT):
             try:
                 datagram = recv(RECEIVE_SIZE)
@@ -401,22 +427,19 @@ class Engine:
             query.call = None
             if query.sent_at <= mark:
                 old += 1
-            if query.traces:
-                query.forget()
+            if query.traces is not None:
+                self._follow_up.explain(query, call, channel.upstream)
             settled += 1
             call.left -= 1
             if not call.left:
                 call.finish()
         if settled:
             flight.count -= settled
-            flight.old -= old
             upstream = channel.upstream
-            upstream.exact += settled
-            upstream.credit(settled)
+            upstream.settle(settled, old)
             # The last one stands for all that were read together: up to 128.
             if query is not None and query.call is None:
-                upstream.timed += 1
-                upstream.waited_ns += clock() - query.sent_at
+                upstream.take_time(clock() - query.sent_at)
         self._fill()
 
     def _refused(self, upstream: Upstream) -> None:
@@ -436,6 +459,8 @@ class Engine:
     def _tick(self) -> None:
         """Time out attempts, send what is due, judge upstreams; stops when nothing is left."""
         now = time.monotonic_ns()
+        unseen = max(0, now - self._ticked_at - int(TICK * 1e9))
+        self._ticked_at = now
         for upstream in self._upstreams.all:
             overdue = sum(
                 self._follow_up.time_out(channel, now - self._timeout_ns)
@@ -444,8 +469,9 @@ class Engine:
             upstream.miss(overdue)
             upstream.learn_case()
             upstream.close_retired(now, 4 * self._timeout_ns)
-        self._burst = self._settings.burst * self._upstreams.usable()
-        self._flight.age(now - RECENT_NS)
+            # While nobody looked, nobody read answers either.
+            patience = upstream.congestion.patience() + unseen
+            upstream.judge(now, min(patience, self._timeout_ns))
         self._fill()
         busy = self._flight.count or self._calls
         self._ticker = self._opened_loop().call_later(TICK, self._tick) if busy else None

@@ -7,7 +7,7 @@ from itertools import count
 
 from services.validation.dns.query import Call, Query
 from services.validation.dns.upstream import Channel, Upstream, Upstreams
-from services.validation.dns.verdict import Answer, Outcome, Verdict
+from services.validation.dns.verdict import Answer, Evidence, Outcome, Verdict
 
 
 class Flight:
@@ -19,29 +19,11 @@ class Flight:
 
     def __init__(self, upstreams: Upstreams) -> None:
         self.count = 0
-        # Questions sent up to `mark` and still pending; the others are recent.
-        self.old = 0
-        self.mark = 0
-        # Names that wait for a retry. The queue also holds what was settled meanwhile.
-        self.queued = 0
+        # Names that wait for a retry, and what was settled meanwhile.
         self.queue: list[tuple[int, int, Query]] = []
         self.over_tcp: dict[Query, asyncio.Task[None]] = {}
         self._upstreams = upstreams
         self._sequence = count()
-
-    def recent(self) -> int:
-        """Questions out and sent after the mark."""
-        return self.count - self.old - self.queued - len(self.over_tcp)
-
-    def age(self, mark: int) -> None:
-        """Move the mark on and count anew what lies before it."""
-        self.mark = mark
-        self.old = 0
-        for channel in self._upstreams.channels():
-            for query in channel.pending.values():
-                if query.sent_at > mark:
-                    break
-                self.old += 1
 
     def let_go(self, query: Query) -> bool:
         """End the live attempt, if there is one; an answer to it still counts."""
@@ -50,7 +32,7 @@ class Flight:
         query.odd()
         query.channel.late[query.key] = query
         assert query.traces is not None
-        query.traces.append((query.channel, query.key))
+        query.traces.append((query.channel, query.key, query.sent_at))
         return True
 
     def take_back(self, upstream: Upstream) -> None:
@@ -82,8 +64,6 @@ class Flight:
     def ask_later(self, query: Query, delay: float) -> None:
         """Queue a name that is nowhere else for another attempt in `delay` seconds."""
         due = time.monotonic_ns() + int(delay * 1e9)
-        query.queued = True
-        self.queued += 1
         heapq.heappush(self.queue, (due, next(self._sequence), query))
 
     def next_due(self, now: int) -> Query | None:
@@ -92,8 +72,6 @@ class Flight:
         while queue and queue[0][0] <= now:
             query = heapq.heappop(queue)[2]
             if query.call is not None:
-                query.queued = False
-                self.queued -= 1
                 return query
         return None
 
@@ -104,9 +82,17 @@ class Flight:
         query.attempts += 1
         query.sent_at = now
         channel.pending[key] = query
+        channel.upstream.count_sent(1)
 
     def settle(
-        self, query: Query, verdict: Verdict, answer: Answer, resolver: str, *, tcp: bool
+        self,
+        query: Query,
+        verdict: Verdict,
+        answer: Answer,
+        resolver: str,
+        *,
+        tcp: bool,
+        evidence: Evidence | None = None,
     ) -> None:
         """Give a name its outcome, wherever it is."""
         call = query.call
@@ -123,7 +109,7 @@ class Flight:
             (time.monotonic_ns() - query.started_at) // 1000,
             tcp,
             answer.authority,
-            None,
+            evidence,
         )
         self._drop(query)
         call.left -= 1
@@ -143,16 +129,13 @@ class Flight:
         """Take the live attempt out, if there is one."""
         if query.channel.pending.pop(query.key, None) is None:
             return False
-        if query.sent_at <= self.mark:
-            self.old -= 1
+        query.channel.upstream.withdraw(query.sent_at)
         return True
 
     def _drop(self, query: Query) -> None:
         query.call = None
         self.count -= 1
         self._withdraw(query)
-        if query.traces is not None and query.queued:
-            self.queued -= 1
         query.forget()
         task = self.over_tcp.pop(query, None)
         if task is not None:

@@ -10,8 +10,10 @@ from random import Random, SystemRandom
 from typing import TYPE_CHECKING
 
 from services.validation.dns import wire
+from services.validation.dns.congestion import Congestion, Round
+from services.validation.dns.limits import RateLimit
 from services.validation.dns.resolvers import Resolver, Transport
-from services.validation.dns.settings import EngineSettings
+from services.validation.dns.settings import EngineSettings, Strategy
 from services.validation.dns.stats import ResolverState, ResolverStats
 
 if TYPE_CHECKING:
@@ -100,12 +102,12 @@ class Upstream:
     def __init__(
         self,
         resolver: Resolver,
+        settings: EngineSettings,
         *,
-        sockets: int,
-        queries_per_socket: int,
         cases: list[bytes],
         drain: Callable[[Channel], None],
         opener: Opener,
+        changed: Callable[[], None],
     ) -> None:
         self.resolver = resolver
         self.label = str(resolver)
@@ -113,10 +115,29 @@ class Upstream:
         self.channels: list[Channel] = []
         # Replaced channels that still wait for answers.
         self.retired: list[Channel] = []
+        # Changed by methods only, which say so.
         self.suspect = False
         # Taken out from outside; see Upstreams.pick.
         self.quarantined = False
         self.silent = 0
+        # Questions without an answer, all that are pending on its channels, and of these the ones
+        # sent up to `mark`: they are late and count against nothing but `in_flight_limit`.
+        self.out = self.old = 0
+        self.mark = 0
+        self.congestion = Congestion(settings.window)
+        # Questions per second, and out at once; None and 0: no limit.
+        rate = resolver.rate_limit or settings.rate_limit
+        self._rate = RateLimit(rate) if rate else None
+        self._in_flight_limit = resolver.in_flight_limit or settings.in_flight_limit
+        # For the weighted strategy: questions so far, over its weight.
+        self.passed = 0.0
+        # What became of the questions of this round; see congestion.Round.
+        self._round_began = 0
+        self._round_answered = 0
+        self._round_late = self._came_late = 0
+        self._round_timed = self._waited = self._strayed = 0
+        self._fastest = 0
+        self._full = False
         self.sent = self.answered = self.timeouts = 0
         # Answers whose time was taken, and nanoseconds from question to answer in all.
         self.timed = self.waited_ns = 0
@@ -125,14 +146,19 @@ class Upstream:
         # Echoes over UDP in another case than sent, and in the same.
         self.folded = self.exact = 0
         self.folds_case = False
-        self._sockets = sockets
-        self._queries_per_socket = queries_per_socket
+        self._sockets = settings.sockets_per_resolver
+        self._queries_per_socket = settings.queries_per_socket
         self._cases = cases
         self._opener = opener
         # Called when a channel has something to read.
         self._drain = drain
+        self._changed = changed
         self._turn = 0
         self._probe_at = 0
+        # Why no connection can be had, as the last one failed; empty over UDP.
+        self.trouble = ""
+        # What closed channels still have to do.
+        self.endings: set[asyncio.Future[None]] = set()
 
     def channel(self, now: int) -> Channel:
         """The next channel to send on; it has at least one id left. `now` in nanoseconds."""
@@ -154,6 +180,20 @@ class Upstream:
             return ResolverState.QUARANTINED
         return ResolverState.SUSPECT if self.suspect else ResolverState.ADMITTED
 
+    def settle(self, settled: int, late: int) -> None:
+        """Count questions that ordinary answers settled, so many of them late."""
+        self.out -= settled
+        self.old -= late
+        self._came_late += late
+        self.exact += settled
+        self.credit(settled)
+
+    def withdraw(self, sent_at: int) -> None:
+        """Count a question that is no longer pending."""
+        self.out -= 1
+        if sent_at <= self.mark:
+            self.old -= 1
+
     def credit(self, settled: int) -> None:
         """Count names that an answer settled."""
         self.answered += settled
@@ -162,14 +202,92 @@ class Upstream:
     def hear(self) -> None:
         """Take note that the resolver is there."""
         self.silent = 0
-        self.suspect = False
+        if self.suspect:
+            self.suspect = False
+            self.congestion.restart()
+            self._changed()
 
     def miss(self, overdue: int) -> None:
         """Count attempts whose time is up."""
         self.timeouts += overdue
         self.silent += overdue
         if self.silent >= self.SILENT_LIMIT:
+            self.lose()
+
+    def lose(self) -> None:
+        """Suspect it."""
+        if not self.suspect:
             self.suspect = True
+            self._changed()
+
+    def quarantine(self, *, out: bool) -> None:
+        """Take it out, or in again."""
+        self.quarantined = out
+        self._changed()
+
+    def room(self, now: int) -> int:
+        """How many questions may be sent to it. `now` in nanoseconds."""
+        room = self.congestion.window - self.out + self.old
+        if room <= 0:
+            self._full = True
+            return 0
+        if self._in_flight_limit:
+            room = min(room, self._in_flight_limit - self.out)
+        if self._rate is not None and room > 0:
+            room = min(room, self._rate.allowed(now))
+        return room
+
+    def count_sent(self, questions: int) -> None:
+        """Count questions that are pending on its channels now."""
+        self.sent += questions
+        self.out += questions
+        self.passed += questions / self.resolver.weight
+        if self._rate is not None:
+            self._rate.take(questions)
+
+    def take_time(self, waited: int) -> None:
+        """Note the time to an answer, in nanoseconds."""
+        self.timed += 1
+        self.waited_ns += waited
+        if not self._round_timed or waited < self._fastest:
+            self._fastest = waited
+        self._round_timed += 1
+        self._waited += waited
+        self._strayed += abs(waited - self.congestion.usual)
+
+    def judge(self, now: int, patience: int) -> None:
+        """Count anew what is late, and adapt the window after each round.
+
+        `now` in nanoseconds; `patience` is what to wait for an answer at most, and at least the
+        time for which nobody has looked.
+        """
+        before, self.old = self.old, 0
+        self.mark = mark = now - patience
+        for channel in self.live_channels():
+            for query in channel.pending.values():
+                if query.sent_at > mark:
+                    break
+                self.old += 1
+        self._round_late += max(0, self.old - before)
+        answered = self.answered - self._round_answered
+        if not self.congestion.is_over(answered, self._round_late, now - self._round_began):
+            return
+        last = Round(
+            answered=answered,
+            late=self._round_late,
+            came_late=self._came_late,
+            timed=self._round_timed,
+            waited=self._waited,
+            strayed=self._strayed,
+            fastest=self._fastest,
+            full=self._full,
+        )
+        self.congestion.observe(last, now)
+        self._round_began = now
+        self._round_answered = self.answered
+        self._round_late = self._came_late = 0
+        self._round_timed = self._waited = self._strayed = 0
+        self._full = False
 
     def learn_case(self) -> None:
         """Take a resolver to fold case if most echoes say so; some match by chance.
@@ -205,6 +323,11 @@ class Upstream:
         self.channels.clear()
         self.retired.clear()
 
+    def ending(self, end: asyncio.Future[None]) -> None:
+        """Keep what a closed channel still has to do, until it is done."""
+        self.endings.add(end)
+        end.add_done_callback(self.endings.discard)
+
     def stats(self) -> ResolverStats:
         return ResolverStats(
             resolver=self.label,
@@ -218,6 +341,8 @@ class Upstream:
             operator=self.operator,
             servfail=self.servfail,
             refused=self.refused,
+            window=self.congestion.window,
+            loss=self.congestion.loss,
         )
 
 
@@ -259,32 +384,83 @@ class Upstreams:
         self.all = [
             Upstream(
                 resolver,
-                sockets=settings.sockets_per_resolver,
-                queries_per_socket=settings.queries_per_socket,
+                settings,
                 cases=cases,
                 drain=drain,
                 opener=openers[resolver.transport],
+                changed=self._forget,
             )
             for resolver in dict.fromkeys(resolvers)
         ]
+        self._strategy = settings.strategy
+        self._random = random
         self._turn = 0
+        # What the weighted strategy has come to.
+        self._passed = 0.0
+        # By route: those that are well, and those that are suspect.
+        self._choices: dict[Route, tuple[list[Upstream], list[Upstream]]] = {}
 
-    def pick(self, now: int, avoid: Upstream | None, route: Route) -> Upstream:
-        """An upstream on `route` that answers, in turn, other than `avoid` where there is one.
+    def pick(
+        self, now: int, route: Route, asked: Sequence[Upstream] = ()
+    ) -> tuple[Upstream, int] | None:
+        """Whom to ask, and how many questions at most; None while nobody has room.
 
-        Now and then a suspect gets one name, so that it can show it has recovered.
+        One on `route` that answers, as the strategy has it; one that was not `asked` yet, or long
+        ago, where there is one. Now and then a suspect gets one name, so that it can show it has
+        recovered.
         """
+        choices = self._choices.get(route)
+        if choices is None:
+            choices = self._choices[route] = self._choose(route)
+        well, suspects = choices
+        if suspects and well and not asked:
+            for upstream in suspects:
+                if upstream.probe_due(now):
+                    return upstream, 1
+        candidates = well or suspects
+        if asked and len(candidates) > 1:
+            fewest = min(map(asked.count, candidates))
+            candidates = [it for it in candidates if asked.count(it) == fewest]
+            candidates = [it for it in candidates if it is not asked[-1]] or candidates
+        if len(candidates) == 1 or self._strategy is Strategy.FAILOVER:
+            upstream = candidates[0]
+            room = upstream.room(now)
+            return (upstream, room) if room > 0 else None
+        if self._strategy is Strategy.ROUND_ROBIN:
+            return self._next(candidates, now)
+        return self._draw(candidates, now)
+
+    def _next(self, candidates: list[Upstream], now: int) -> tuple[Upstream, int] | None:
+        for _ in candidates:
+            self._turn = (self._turn + 1) % len(candidates)
+            upstream = candidates[self._turn]
+            room = upstream.room(now)
+            if room > 0:
+                return upstream, room
+        return None
+
+    def _draw(self, candidates: list[Upstream], now: int) -> tuple[Upstream, int] | None:
+        free = [(it, room) for it in candidates if (room := it.room(now)) > 0]
+        if not free:
+            return None
+        if self._strategy is Strategy.RANDOM:
+            return free[self._random.randrange(len(free))]
+        # Who has had least for its weight. What one missed while it was full is gone.
+        for upstream, _ in free:
+            upstream.passed = max(upstream.passed, self._passed)
+        chosen = min(free, key=lambda it: it[0].passed)
+        self._passed = chosen[0].passed
+        return chosen
+
+    def _choose(self, route: Route) -> tuple[list[Upstream], list[Upstream]]:
         upstreams = self._on_route(route)
-        if len(upstreams) == 1:
-            return upstreams[0]
-        well = [it for it in upstreams if not it.suspect]
-        if well and len(well) < len(upstreams) and avoid is None:
-            for upstream in upstreams:
-                if upstream.suspect and upstream.probe_due(now):
-                    return upstream
-        choice = [it for it in well or upstreams if it is not avoid] or well or upstreams
-        self._turn += 1
-        return choice[self._turn % len(choice)]
+        return (
+            [it for it in upstreams if not it.suspect],
+            [it for it in upstreams if it.suspect],
+        )
+
+    def _forget(self) -> None:
+        self._choices.clear()
 
     def _on_route(self, route: Route) -> list[Upstream]:
         """Whom a name may be put to: never nobody."""
@@ -298,6 +474,11 @@ class Upstreams:
             return [it for it in admitted if it.operator != route.avoid_operator] or admitted
         return admitted
 
+    def relied_on(self, route: Route) -> list[Upstream]:
+        """Those on `route` whose silence means something: they answer others, or none does."""
+        upstreams = self._on_route(route)
+        return [it for it in upstreams if not it.suspect] or upstreams
+
     def find(self, resolver: Resolver) -> Upstream:
         """Raises KeyError for one that the engine does not have."""
         for upstream in self.all:
@@ -305,22 +486,24 @@ class Upstreams:
                 return upstream
         raise KeyError(str(resolver))
 
-    def usable(self) -> int:
-        """How many are worth asking: those that answer, or all where none does."""
-        return sum(not it.suspect and not it.quarantined for it in self.all) or len(self.all)
-
     def lose(self, upstream: Upstream) -> bool:
         """Suspect `upstream` at once. False: it was already, or there is no other to turn to."""
         others = (it for it in self.all if it is not upstream)
         if upstream.suspect or all(it.suspect or it.quarantined for it in others):
             return False
-        upstream.suspect = True
+        upstream.lose()
         return True
 
     def close(self) -> None:
         """Close all sockets; asking again opens others."""
         for upstream in self.all:
             upstream.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until nothing of closed channels is left."""
+        endings = [end for upstream in self.all for end in upstream.endings]
+        if endings:
+            await asyncio.wait(endings)
 
     def channels(self) -> list[Channel]:
         return [channel for upstream in self.all for channel in upstream.live_channels()]
