@@ -294,7 +294,7 @@ def _count(gauge: _Gauge, event: event_pb2.Event) -> None:
                 gauge.outcomes[outcome.outcome] = counted + outcome.count
     elif kind in {"chunk_retried", "chunk_split"}:
         gauge.vain_attempts += 1
-    elif kind in {"dead_letters_resolved", "campaign_updated"}:
+    elif kind in {"dead_letters_resolved", "verdicts_withdrawn", "campaign_updated"}:
         # Verdicts may have been taken back; others may be asked from now on.
         gauge.is_stale = True
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, event_pb2
+from domainflow.validation.v1 import resolver_pb2
 from services.cli.refusal import Refusal
 from services.cli.terminal import label, span
 
@@ -116,6 +117,14 @@ class Picture:
                     for outcome in settled.outcomes:
                         before = self.outcomes.get(outcome.outcome, 0)
                         self.outcomes[outcome.outcome] = before + outcome.count
+            case "verdicts_withdrawn":
+                withdrawn = event.verdicts_withdrawn
+                shown = (withdrawn.phase, withdrawn.run) == (self.phase, self.run)
+                if shown and event.revision > self.revision:
+                    self.settled_count -= withdrawn.name_count
+                    gone = {it.outcome: it.count for it in withdrawn.outcomes}
+                    left = {key: n - gone.get(key, 0) for key, n in self.outcomes.items()}
+                    self.outcomes = {key: n for key, n in left.items() if n}
             case "names_reserved":
                 return _short_of(event.names_reserved.missing_count)
         return event_note(event)
@@ -226,6 +235,10 @@ def event_note(event: event_pb2.Event) -> str:
             state = label(campaign_pb2.DeadLetterState.Name(resolved.state), "DEAD_LETTER_STATE_")
             letters = counted(resolved.count, "dead letter")
             return f"{letters} {state}{because(resolved.reason)}"
+        case "verdicts_withdrawn":
+            withdrawn = event.verdicts_withdrawn
+            names = counted(withdrawn.name_count, "verdict")
+            return f"{names} of {withdrawn.resolver} taken back{colon(withdrawn.reason)}"
         case "deletion_started":
             return f"deletion began{because(event.deletion_started.reason)}"
     return ""
@@ -233,9 +246,20 @@ def event_note(event: event_pb2.Event) -> str:
 
 def system_note(event: event_pb2.SystemEvent) -> str:
     """What happened to the suite itself, in words; empty for what this version does not know."""
-    if event.WhichOneof("kind") != "pool_decided":
-        return ""
-    decided = event.pool_decided
+    match event.WhichOneof("kind"):
+        case "pool_decided":
+            return _pool_note(event.pool_decided)
+        case "resolver_changed":
+            return _resolver_note(event.resolver_changed)
+    return ""
+
+
+def _resolver_note(changed: event_pb2.ResolverChanged) -> str:
+    state = label(resolver_pb2.ResolverState.Name(changed.state), "RESOLVER_STATE_")
+    return f"resolver {changed.resolver} is {state} on {changed.host}{colon(changed.reason)}"
+
+
+def _pool_note(decided: event_pb2.PoolDecided) -> str:
     size = f"{decided.process_count} processes of {counted(decided.task_limit, 'chunk')}"
     return f"{decided.pool} workers on {decided.host}: {size}{colon(decided.reason)}"
 

@@ -6,14 +6,18 @@ from contextlib import asynccontextmanager
 from math import ceil
 
 from domainflow.campaign.v1 import campaign_pb2
+from services.validation.dns.plan import Plan
 from services.validation.dns.verdict import Outcome, Verdict
 from services.validation.engines import Engines
 from services.validation.evidence import evidence_to_bytes
 from services.validation.load import EndpointCounts
 from services.validation.plans import plan_of
 from services.validation.probe import Check
+from services.validation.resolver_news import ResolverNews
+from services.validation.resolver_reports import Reporter
 from services.validation.results import ChunkResults, chunk_results
-from services.validation.store import Claim
+from services.validation.store import Claim, Settled, Store
+from services.validation.withdrawals import Withdrawals
 
 
 class DnsProbe:
@@ -30,12 +34,17 @@ class DnsProbe:
 
     def __init__(self, engines: Engines) -> None:
         self.engines = engines
+        self._withdrawals = Withdrawals[Plan, Settled]()
 
     def waiting(self) -> int:
         return self.engines.waiting()
 
     def endpoints(self) -> Iterable[EndpointCounts]:
         return self.engines.endpoints()
+
+    async def attend(self, store: Store, worker_id: str, host: str) -> None:
+        who = Reporter(worker_id, host)
+        await ResolverNews(self.engines, store, who, self._withdrawals).tell()
 
     @asynccontextmanager
     async def prepare(self, claim: Claim) -> AsyncIterator[Check[Outcome]]:
@@ -44,6 +53,8 @@ class DnsProbe:
 
     def results(self, claim: Claim, outcomes: Sequence[Outcome]) -> ChunkResults:
         key = claim.key
+        plan, settled = plan_of(_configuration(claim)), Settled(key, claim.attempt)
+        self._withdrawals.checked(plan, settled, time.monotonic())
         now = time.time_ns() // 1000
         return chunk_results(
             key.campaign_no, key.run, key.first_position, outcomes, now, evidence_to_bytes
@@ -56,7 +67,9 @@ class DnsProbe:
         settings = plan_of(_configuration(claim)).engine
         # One window after the other, every name of it mute.
         windows = ceil(claim.name_count / settings.window)
-        return windows * settings.tries * (settings.timeout + settings.soft_delay)
+        checking = windows * settings.tries * (settings.timeout + settings.soft_delay)
+        # Canaries come first.
+        return checking + 2 * settings.timeout
 
 
 def _configuration(claim: Claim) -> campaign_pb2.DnsConfiguration:

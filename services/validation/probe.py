@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from services.validation.load import EndpointCounts
 from services.validation.results import ChunkResults
-from services.validation.store import Claim
+from services.validation.store import Claim, Store
 
 # Whatever a probe finds out about one name.
 Outcome = TypeVar("Outcome")
@@ -31,6 +31,9 @@ class Probe(Protocol[Outcome]):
 
     def endpoints(self) -> Iterable[EndpointCounts]:
         """What was counted of the resolvers or hosts that are asked, since each source began."""
+
+    async def attend(self, store: Store, worker_id: str, host: str) -> None:
+        """Tell what is learnt of the resolvers or hosts that are asked, until cancelled."""
 
     def prepare(self, claim: Claim) -> AbstractAsyncContextManager[Check[Outcome]]:
         """Get ready for the claim's campaign.

@@ -7,15 +7,22 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+import asyncpg
+
 from domainflow.campaign.v1 import campaign_pb2, event_pb2
 from services.chassis.postgres import Connection, Pool
+from services.validation.dns.verdict import Verdict
 from services.validation.pools import Pools
+from services.validation.resolver_reports import ResolverReports
 from services.validation.results import ChunkResults
 
 # A claim that is not held for this long belongs to nobody.
 LEASE = timedelta(seconds=15)
 # Characters of a cause that are kept: it is told in events, which are short.
 MAX_CAUSE = 300
+# Chunks whose verdicts are taken back in one transaction: their positions are told in one event,
+# which stays below 1 KB, and its transaction below a second.
+MAX_WITHDRAWN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +69,31 @@ class Held:
     rates: dict[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A chunk, and the attempt that settled it or is about to."""
+
+    key: ChunkKey
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """What taking verdicts back has come to."""
+
+    # Names whose verdicts were taken back.
+    name_count: int
+    # Chunks that may still be stored by the attempt in question.
+    open: set[Settled]
+
+
 class Store:
     """The tables of the validation service."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.pools = Pools(pool)
+        self.resolvers = ResolverReports(pool)
 
     async def claim(self, key: ChunkKey, worker_id: str) -> Claim | None:
         """Take a chunk; None when it is settled, held by somebody else, or not to be done now."""
@@ -217,6 +243,40 @@ class Store:
             await _append(connection, claim, event)
             return True
 
+    async def withdraw(self, chunks: Sequence[Settled], resolver: str, reason: str) -> Withdrawn:
+        """Take back what rests on the word of one resolver; all chunks are of one run.
+
+        At most MAX_WITHDRAWN chunks. Those that are not `done` yet may be stored any moment, and
+        are to be looked at again.
+        """
+        key = chunks[0].key
+        firsts = [chunk.key.first_position for chunk in chunks]
+        attempts = [chunk.attempt for chunk in chunks]
+        arguments = (key.campaign_no, key.phase, key.run, firsts, attempts)
+        async with self._pool.acquire() as connection, connection.transaction():
+            rows = await connection.fetch(
+                "SELECT * FROM withdraw_chunks($1, $2, $3, $4, $5, $6)", *arguments, resolver
+            )
+            # Also those of a run that is over, which nobody will store any more.
+            open_ = await connection.fetch(
+                """SELECT first_position FROM unnest($4::int[], $5::int[])
+                       AS w (first_position, attempt)
+                   JOIN chunks c USING (first_position, attempt)
+                   WHERE c.campaign_no = $1 AND c.phase = $2 AND c.run = $3
+                     AND c.state = 'queued'""",
+                *arguments,
+            )
+            if rows:
+                event = _withdrawn_event(key, rows, resolver, reason)
+                await connection.execute(
+                    "SELECT append_event($1, $2)", key.campaign_no, event.SerializeToString()
+                )
+        waiting = {row["first_position"] for row in open_}
+        return Withdrawn(
+            sum(row["name_count"] for row in rows),
+            {chunk for chunk in chunks if chunk.key.first_position in waiting},
+        )
+
     async def names(self, claim: Claim) -> list[str]:
         """Return the chunk's names in order of position."""
         first = claim.key.first_position
@@ -299,3 +359,27 @@ def _settled_event(claim: Claim, results: ChunkResults, elapsed: timedelta) -> e
     )
     settled.duration.FromTimedelta(elapsed)
     return event_pb2.Event(chunk_settled=settled)
+
+
+def _withdrawn_event(
+    key: ChunkKey, rows: Sequence[asyncpg.Record], resolver: str, reason: str
+) -> event_pb2.Event:
+    counts = [0] * len(Verdict)
+    for row in rows:
+        for index, count in enumerate(row["outcome_counts"]):
+            counts[index] += count
+    return event_pb2.Event(
+        verdicts_withdrawn=event_pb2.VerdictsWithdrawn(
+            phase=campaign_pb2.Phase.ValueType(key.phase),
+            run=key.run,
+            first_positions=sorted(row["first_position"] for row in rows),
+            name_count=sum(row["name_count"] for row in rows),
+            outcomes=[
+                campaign_pb2.OutcomeCount(outcome=verdict.name, count=count)
+                for verdict, count in zip(Verdict, counts, strict=True)
+                if count
+            ],
+            resolver=resolver,
+            reason=reason[:MAX_CAUSE],
+        )
+    )

@@ -123,6 +123,7 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._report())
             group.create_task(self._hold())
+            group.create_task(self._probe.attend(self._store, self._worker_id, self._host))
             group.create_task(self._take(group, express=True))
             await self._take(group, express=False)
 

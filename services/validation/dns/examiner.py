@@ -21,6 +21,7 @@ from services.validation.dns.stats import ResolverState
 from services.validation.dns.together import together
 from services.validation.dns.upstream import Route
 from services.validation.dns.verdict import (
+    DNSSEC_ERRORS,
     Agreement,
     Evidence,
     Opinion,
@@ -172,13 +173,20 @@ class Examiner:
         """Tell broken signatures from other failures: BOGUS instead of SERVFAIL.
 
         The resolver that failed is asked with checking disabled. If that works, then once more
-        without: what failed in passing may work by now.
+        without: what failed in passing may work by now. So is one that spoke of signatures before
+        another, which may not check them, gave an answer.
         """
         failed: dict[str, list[int]] = {}
         for index in indexes:
             outcome = outcomes[index]
-            if outcome[1] is Verdict.SERVFAIL and outcome.resolver in self._resolvers:
-                failed.setdefault(outcome.resolver, []).append(index)
+            if outcome[1] is Verdict.SERVFAIL:
+                label = outcome.resolver
+            elif outcome.evidence is not None:
+                label = _complainant(outcome.evidence)
+            else:
+                continue
+            if label in self._resolvers:
+                failed.setdefault(label, []).append(index)
         if failed:
             await together(*(self._unmask_at(outcomes, *each, qtype) for each in failed.items()))
 
@@ -207,8 +215,12 @@ class Examiner:
         for (index, raw), again in zip(suspects, checked, strict=True):
             first = outcomes[index]
             if again.verdict is Verdict.SERVFAIL:
-                outcome = first._replace(verdict=Verdict.BOGUS)
+                outcome = again._replace(
+                    verdict=Verdict.BOGUS, attempts=first.attempts, evidence=first.evidence
+                )
                 reason = f"{label} answers with checking disabled only: broken signatures"
+            elif is_final(first.verdict):
+                continue
             elif is_final(again.verdict):
                 outcome = again._replace(attempts=first.attempts)
                 reason = f"{label} failed at first"
@@ -513,6 +525,14 @@ class Examiner:
             for it in self.engine.stats().resolvers
             if it.state is not ResolverState.ADMITTED
         }
+
+
+def _complainant(evidence: Evidence) -> str:
+    """The resolver that found fault with signatures; empty: none."""
+    for it in evidence.opinions:
+        if it.verdict is Verdict.SERVFAIL and it.ede in DNSSEC_ERRORS:
+            return it.resolver
+    return ""
 
 
 def _is_word_of_one(outcome: Outcome) -> bool:

@@ -310,18 +310,24 @@ class Roster:
     # Opinions
 
     def agreed(self, label: str) -> None:
-        """Another operator's resolver said the same."""
-        health = self.healths[label]
+        """Another operator's resolver said the same. An unknown label, here and below, is nobody's
+        and counts for nothing."""
+        health = self.healths.get(label)
+        if health is None:
+            return
         health.agreed += 1
         self._heard(health, wrong=False)
 
     def disagreed(self, label: str) -> None:
         """Another operator's resolver said otherwise; nobody knows yet who is right."""
-        self.healths[label].disagreed += 1
+        if label in self.healths:
+            self.healths[label].disagreed += 1
 
     def wrong(self, label: str, now: float) -> Change | None:
         """The authority says it was wrong."""
-        health = self.healths[label]
+        health = self.healths.get(label)
+        if health is None:
+            return None
         health.wrong += 1
         self._heard(health, wrong=True)
         found = sum(health.recent)

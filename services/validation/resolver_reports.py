@@ -1,0 +1,221 @@
+"""What processes know of the resolvers they use: reports and the changes they tell of.
+
+One public method is one transaction.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from domainflow.campaign.v1 import event_pb2
+from domainflow.validation.v1 import dns_settings_pb2
+from domainflow.validation.v1 import resolver_pb2 as pb
+from services.chassis.postgres import AWAY, Pool
+from services.validation.dns.health import CanaryRecord, Change, Health
+from services.validation.dns.stats import ResolverState, ResolverStats
+from services.validation.presence import Presence, Sighting
+
+LIST_LIMIT = 10_000
+LOOK_PERIOD = 5.0
+# Characters of a reason that are told: events are short.
+MAX_REASON = 300
+
+
+@dataclass(frozen=True, slots=True)
+class KnownResolver:
+    """One resolver as one engine and the watch over it have it."""
+
+    stats: ResolverStats
+    health: Health
+
+    @property
+    def state(self) -> ResolverState:
+        if self.health.is_quarantined:
+            return ResolverState.QUARANTINED
+        return ResolverState.SUSPECT if self.stats.suspect else ResolverState.ADMITTED
+
+
+@dataclass(frozen=True, slots=True)
+class Reporter:
+    """Who reports."""
+
+    worker_id: str
+    host: str
+
+
+class ResolverReports:
+    """The table `resolver_reports`, and the suite's history of resolvers."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._presence = Presence()
+
+    async def report(self, worker_id: str, reports: Sequence[pb.ResolverReport]) -> None:
+        """Replace what this process said before."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(
+                "DELETE FROM resolver_reports WHERE worker_id = $1 AND resolver <> ALL($2)",
+                worker_id,
+                [report.resolver for report in reports],
+            )
+            await connection.execute(
+                """INSERT INTO resolver_reports (worker_id, resolver, score, body)
+                   SELECT $1, * FROM unnest($2::text[], $3::real[], $4::bytea[])
+                   ON CONFLICT (worker_id, resolver) DO UPDATE SET
+                       score = excluded.score, report_time = now(), body = excluded.body""",
+                worker_id,
+                [report.resolver for report in reports],
+                [report.score for report in reports],
+                [report.SerializeToString() for report in reports],
+            )
+
+    async def sign_off(self, worker_id: str) -> None:
+        """Forget what a process said that ended in order."""
+        await self._pool.execute("DELETE FROM resolver_reports WHERE worker_id = $1", worker_id)
+
+    async def list(self, *, worker_id: str = "", resolver: str = "") -> list[pb.ResolverReport]:
+        """Return the reports of the processes that live, worst score first, at most LIST_LIMIT.
+
+        An empty filter lets everything through.
+        """
+        living = await self.look()
+        if worker_id:
+            living &= {worker_id}
+        rows = await self._pool.fetch(
+            """SELECT report_time, body FROM resolver_reports
+               WHERE worker_id = ANY($1) AND ($2 = '' OR resolver = $2)
+               ORDER BY score, resolver, worker_id LIMIT $3""",
+            list(living),
+            resolver,
+            LIST_LIMIT,
+        )
+        return [_reported(row["report_time"], row["body"]) for row in rows]
+
+    async def look(self) -> set[str]:
+        """Return the processes that live, and forget what the others said.
+
+        To be called again and again by the same reader: it learns who lives from what changes.
+        """
+        rows = await self._pool.fetch(
+            """SELECT worker_id, report_time,
+                   extract(epoch FROM now() - report_time)::float8 AS age
+               FROM (SELECT worker_id, max(report_time) AS report_time
+                     FROM resolver_reports GROUP BY worker_id) AS latest"""
+        )
+        living, gone = self._presence.look(time.monotonic(), [Sighting(*row) for row in rows])
+        if gone:
+            # Unless it has reported meanwhile.
+            await self._pool.execute(
+                """DELETE FROM resolver_reports r
+                   USING unnest($1::text[], $2::timestamptz[]) AS gone (worker_id, report_time)
+                   WHERE r.worker_id = gone.worker_id AND r.report_time <= gone.report_time""",
+                *zip(*(row[:2] for row in rows if row["worker_id"] in gone), strict=True),
+            )
+        return set(living)
+
+    async def watch(self) -> None:
+        """Look again and again until cancelled: what the dead said is forgotten unasked."""
+        while True:
+            with contextlib.suppress(asyncpg.PostgresError, *AWAY):
+                await self.look()
+            await asyncio.sleep(LOOK_PERIOD)
+
+    async def changed(self, event: event_pb2.SystemEvent) -> None:
+        """Put a change on record."""
+        await self._pool.execute("SELECT append_system_event($1)", event.SerializeToString())
+
+
+def reports(known: Iterable[KnownResolver], who: Reporter) -> list[pb.ResolverReport]:
+    """One report per resolver: what several engines have of one is put together."""
+    by_label: dict[str, list[KnownResolver]] = {}
+    for each in known:
+        by_label.setdefault(each.stats.resolver, []).append(each)
+    now, wall = time.monotonic(), time.time()
+    return [_report(entries, who, wall - now) for entries in by_label.values()]
+
+
+def changed_event(change: Change, who: Reporter) -> event_pb2.SystemEvent:
+    """The event that tells of a quarantine or readmission that has just happened."""
+    event = event_pb2.ResolverChanged(
+        resolver=str(change.resolver),
+        operator=change.resolver.operator,
+        host=who.host,
+        worker_id=who.worker_id,
+        state=pb.ResolverState.ValueType(change.state),
+        previous_state=pb.ResolverState.ValueType(change.previous),
+        reason=change.reason[:MAX_REASON],
+    )
+    if change.retry_at is not None:
+        event.retry_time.FromMicroseconds(
+            int((time.time() + change.retry_at - time.monotonic()) * 1e6)
+        )
+    return event_pb2.SystemEvent(resolver_changed=event)
+
+
+def report_of(known: KnownResolver, who: Reporter) -> pb.ResolverReport:
+    """What one engine knows of a resolver."""
+    return _report([known], who, time.time() - time.monotonic())
+
+
+def _report(entries: Sequence[KnownResolver], who: Reporter, epoch: float) -> pb.ResolverReport:
+    """`epoch` is the wall clock when the monotonic one was zero."""
+    # What is worst about it is told by whoever has it.
+    worst = max(entries, key=lambda it: (it.state, -it.health.score))
+    health, resolver = worst.health, worst.health.resolver
+    report = pb.ResolverReport(
+        resolver=str(resolver),
+        transport=dns_settings_pb2.DnsTransport.ValueType(resolver.transport),
+        operator=resolver.operator,
+        worker_id=who.worker_id,
+        host=who.host,
+        state=pb.ResolverState.ValueType(worst.state),
+        reason=_reason(worst),
+        score=min(it.health.score for it in entries),
+        question_count=sum(it.stats.sent for it in entries),
+        answer_count=sum(it.stats.answered for it in entries),
+        timeout_count=sum(it.stats.timeouts for it in entries),
+        servfail_count=sum(it.stats.servfail for it in entries),
+        refused_count=sum(it.stats.refused for it in entries),
+        agree_count=sum(it.health.agreed for it in entries),
+        disagree_count=sum(it.health.disagreed for it in entries),
+        wrong_count=sum(it.health.wrong for it in entries),
+        loss=max(it.stats.loss for it in entries),
+        window=sum(it.stats.window for it in entries),
+        validates=any(it.health.validates for it in entries),
+        canaries=[_canary(record, epoch) for record in health.records.values()],
+    )
+    timed = sum(it.stats.timed for it in entries)
+    if timed:
+        waited = sum(it.stats.waited_ns for it in entries) / timed
+        report.latency.FromTimedelta(timedelta(microseconds=waited / 1000))
+    if health.is_quarantined:
+        report.retry_time.FromMicroseconds(int((epoch + health.retry_at) * 1e6))
+    return report
+
+
+def _reason(known: KnownResolver) -> str:
+    if known.state is ResolverState.SUSPECT:
+        return "gives no answer at present"
+    return known.health.reason[:MAX_REASON]
+
+
+def _canary(record: CanaryRecord, epoch: float) -> pb.CanaryResult:
+    result = pb.CanaryResult(
+        kind=dns_settings_pb2.Canary.Kind.ValueType(record.kind),
+        name=record.name,
+        passed=record.passed,
+        answer="" if record.passed else record.answer,
+    )
+    result.check_time.FromMicroseconds(int((epoch + record.at) * 1e6))
+    return result
+
+
+def _reported(report_time: datetime, body: bytes) -> pb.ResolverReport:
+    report = pb.ResolverReport.FromString(body)
+    report.report_time.FromDatetime(report_time)
+    return report
