@@ -97,7 +97,8 @@ class Parent:
         "_shared",
         "above",
         "answers",
-        "liars",
+        "denials",
+        "inventions",
         "name",
         "placed",
         "probes",
@@ -129,16 +130,14 @@ class Parent:
         # All that random children were answered with.
         self.answers: set[str] = set()
         self.probes = 0
-        # Resolvers caught since last looked at.
-        self.liars: list[str] = []
+        # Resolvers that said of a random child that there is none, and those that alone gave one
+        # an address; since last looked at.
+        self.denials: list[str] = []
+        self.inventions: list[str] = []
         # The wildcard of the registry, where it is that which shows here, for the domain does not
         # exist; and whether that has been looked into.
         self.above: WildcardProof | None = None
         self.placed = False
-
-    @property
-    def wild(self) -> bool:
-        return bool(self.answers)
 
     @property
     def ordinary(self) -> bool:
@@ -257,7 +256,7 @@ class Parent:
                 # Answers may depend on who asks.
                 self._take(first, one)
             elif other.verdict in _ABSENT:
-                self.liars.append(one.resolver)
+                self.inventions.append(one.resolver)
                 self._avoid = self._operator_of.get(one.resolver, "")
         return again
 
@@ -268,6 +267,8 @@ class Parent:
             sample.kinds.add(kind)
             sample.answered += 1
             self.answers |= kind
+        elif answer.verdict in _ABSENT:
+            self.denials.append(answer.resolver)
         sample.known |= not self._is_no_answer(answer)
 
     def _repeat(
@@ -307,8 +308,8 @@ class Parent:
 
     def _settled(self, first: str) -> bool:
         """Whether children beginning with `first` are answered with what was seen, only."""
-        sample = self._samples[first]
-        if sample.asked < min(ORDINARY_PROBES, self._limit):
+        sample = self._samples.get(first)
+        if sample is None or sample.asked < min(ORDINARY_PROBES, self._limit):
             return False
         if not sample.kinds:
             return True

@@ -7,6 +7,7 @@ import asyncio
 import os
 import time
 from base64 import b32encode
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
@@ -26,6 +27,8 @@ UNANSWERED_LIFE = 30.0
 # without a wildcard, some kilobytes for one with.
 ORDINARY_PARENTS = 100_000
 STRANGE_PARENTS = 10_000
+# Random names a resolver may give addresses before that is called lying.
+INVENTIONS = 3
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -70,7 +73,10 @@ class Wildcards:
     def __init__(
         self, engine: Engine, plan: Plan, on_lie: Callable[[str], object] | None = None
     ) -> None:
-        """`on_lie` is told the label of a resolver that alone gave a random name an address."""
+        """`on_lie` is told the label of a resolver that alone gives random names addresses.
+
+        Not of one that seldom does: others may be made to deny some domains.
+        """
         self._engine = engine
         self._probes = plan.examination.wildcard_probes
         self._on_lie = on_lie
@@ -81,6 +87,10 @@ class Wildcards:
         self._ordinary_v6: Recent[float] = Recent(ORDINARY_PARENTS)
         # All others that were asked about.
         self._parents: Recent[tuple[Parent, float]] = Recent(STRANGE_PARENTS)
+        # What random names got from each resolver: no such name, and an address where another
+        # operator denied it.
+        self._denials: Counter[str] = Counter()
+        self._inventions: Counter[str] = Counter()
         # Those being asked about right now.
         self._busy: dict[_Key, asyncio.Future[None]] = {}
 
@@ -184,10 +194,14 @@ class Wildcards:
 
     def _remember(self, key: _Key, parent: Parent) -> None:
         now = time.monotonic()
-        for resolver in parent.liars:
-            if self._on_lie is not None:
+        self._denials.update(parent.denials)
+        for resolver in parent.inventions:
+            self._inventions[resolver] += 1
+            alone = self._inventions[resolver]
+            if self._on_lie and alone >= INVENTIONS and alone > self._denials[resolver]:
                 self._on_lie(resolver)
-        parent.liars.clear()
+        parent.denials.clear()
+        parent.inventions.clear()
         if parent.ordinary:
             self._parents.pop(key)
             self._table(key).put(key[0], now + LIFE)
@@ -246,6 +260,9 @@ def random_label(first: str) -> str:
 
 def _with(outcome: Outcome, parent: Parent, finding: Finding) -> Outcome:
     evidence = outcome.evidence or Evidence()
+    if finding.reason in evidence.reason:
+        # Judged before.
+        return outcome
     reason = f"{evidence.reason}; {finding.reason}" if evidence.reason else finding.reason
     if not finding.wildcard:
         return outcome._replace(evidence=replace(evidence, reason=reason))
