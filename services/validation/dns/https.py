@@ -60,7 +60,8 @@ class Endpoint:
         if url.scheme != "https" or not url.host:
             raise ValueError(f"no URL of HTTPS: {resolver.url!r:.200}")
         pinned = url.with_user(None).with_host(resolver.host).with_port(resolver.port)
-        return cls(pinned.with_fragment(None), url.authority, resolver.tls_name or url.host)
+        host = url.host_port_subcomponent or url.host
+        return cls(pinned.with_fragment(None), host, resolver.tls_name or url.host)
 
 
 class HttpsChannel(LastingChannel):
