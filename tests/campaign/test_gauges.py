@@ -7,6 +7,11 @@ from google.protobuf.duration_pb2 import Duration
 
 from domainflow.campaign.v1 import campaign_pb2, event_pb2
 from domainflow.validation.v1 import task_pb2
+from domainflow.validation.v1.dns_settings_pb2 import (
+    DNS_TRANSPORT_HTTPS,
+    DnsResolver,
+    DnsSettings,
+)
 from services.campaign.campaign import Action
 from services.campaign.changes import Recent, changes
 from services.campaign.gauges import OPEN_PERIOD, WORKER_PERIOD, WORKER_SILENCE, Gauges
@@ -317,6 +322,19 @@ async def test_only_the_campaigns_own_resolvers_are_named(store: Store, pool: Po
     await followed.report("w1", endpoints=[endpoint("192.0.2.1:53", 5), endpoint(OTHER, 9_000)])
 
     assert (await followed.progress(0)).waiting_for.endpoint == "192.0.2.1:53"
+
+
+async def test_resolvers_are_named_whatever_way_they_are_asked(store: Store, pool: Pool) -> None:
+    url = "https://dns.example/dns-query"
+    https = DnsResolver(address="192.0.2.9", transport=DNS_TRANSPORT_HTTPS, url=url)
+    dns = campaign_pb2.DnsConfiguration(settings=DnsSettings(resolvers=[https]))
+    followed = Followed(store, pool, await validating(store, NAMES[:100], dns))
+    await followed.begin()
+    label = f"{url}#192.0.2.9:443"
+
+    await followed.report("w1", endpoints=[endpoint(label, 5), endpoint("192.0.2.9:443", 9_000)])
+
+    assert (await followed.progress(0)).waiting_for.endpoint == label
 
 
 async def test_resolvers_that_are_changed_in_a_pause_are_the_ones_named(
