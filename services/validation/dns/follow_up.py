@@ -1,23 +1,29 @@
 """What becomes of a name without an ordinary answer: it is believed or asked about again."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from services.validation.dns import tcp, wire
 from services.validation.dns.flight import Flight
-from services.validation.dns.query import Query
-from services.validation.dns.settings import SOFT_DELAY_LIMIT, EngineSettings
-from services.validation.dns.upstream import Channel, Upstream
+from services.validation.dns.lanes import Lanes, account, last_word
+from services.validation.dns.query import Call, Query
+from services.validation.dns.settings import EngineSettings
+from services.validation.dns.upstream import Channel, Upstream, Upstreams
 from services.validation.dns.verdict import (
+    DNSSEC_ERRORS,
     NO_ANSWER,
     REFUSED,
     Answer,
+    Evidence,
+    Opinion,
     Verdict,
-    agree,
-    conclude,
     is_final,
     judge,
 )
+
+# Of so many resolvers what they said is kept.
+OPINIONS = 10
 
 
 class FollowUp:
@@ -27,11 +33,17 @@ class FollowUp:
     """
 
     def __init__(
-        self, flight: Flight, settings: EngineSettings, resume: Callable[[], None]
+        self,
+        flight: Flight,
+        upstreams: Upstreams,
+        settings: EngineSettings,
+        resume: Callable[[], None],
     ) -> None:
         # Questions asked over TCP, and datagrams that answered no question of ours.
         self.over_tcp = self.stray = 0
         self._flight = flight
+        self._upstreams = upstreams
+        self._lanes = Lanes(settings)
         self._settings = settings
         self._resume = resume
         # Includes tasks whose name was settled otherwise and that are on their way out.
@@ -63,7 +75,7 @@ class FollowUp:
             return
         if echo is wire.Echo.ABSENT:
             # Too easily forged to decide anything; the attempt goes on waiting.
-            self._hint(query, datagram)
+            self._hint(channel, query, datagram)
             return
         if echo is wire.Echo.FOLDED and not upstream.folds_case:
             # Over TCP it cannot be forged; beyond the limit it waits, and its next attempt may
@@ -77,14 +89,18 @@ class FollowUp:
         try:
             answer = wire.read(datagram, query.question, query.qtype())
         except wire.Malformed:
-            self._hint(query, datagram)
+            self._hint(channel, query, datagram)
             return
         if answer.truncated:
             self._ask_over_tcp(upstream, query)
             return
+        key = datagram[:2]
+        sent_at = query.sent(channel, key)
         # What is answered is over: a copy of the answer must not count as another.
-        live = self._flight.answered(query, channel, datagram[:2])
-        self._weigh(query, answer, upstream, live=live, tcp=False)
+        live = self._flight.answered(query, channel, key)
+        if not live:
+            query.note_late(upstream)
+        self._weigh(query, answer, upstream, sent_at, live=live, tcp=False)
 
     def time_out(self, channel: Channel, sent_before: int) -> int:
         """End the attempts sent before that time, in nanoseconds. How many there were."""
@@ -95,53 +111,116 @@ class FollowUp:
             overdue.append(query)
         for query in overdue:
             self._flight.let_go(query)
-            self._ask_again(query, 0)
+            verdict, rcode = Verdict.TIMEOUT, -1
+            if query.hint is not None:
+                rcode = query.hint
+                # Whatever it says of the name, NXDOMAIN for one, it may be forged.
+                verdict = Verdict.REFUSED if rcode == REFUSED else Verdict.ERROR
+                query.hint = None
+            query.note(channel.upstream, verdict, NO_ANSWER._replace(rcode=rcode))
+            self._consider(query, verdict, channel.upstream, tcp=False)
         return len(overdue)
 
-    def _hint(self, query: Query, datagram: bytes) -> None:
-        """Keep an answer too poor to act on: it counts if nothing better comes."""
-        rcode = datagram[3] & 0x0F
-        verdict = Verdict.REFUSED if rcode == REFUSED else Verdict.ERROR
-        query.note(verdict, NO_ANSWER._replace(rcode=rcode))
+    def explain(self, query: Query, call: Call, upstream: Upstream) -> None:
+        """Finish with a name that the engine's fast path has settled after other attempts."""
+        query.forget()
+        if any(verdict is not Verdict.TIMEOUT for _, verdict in query.said):
+            outcome = call.outcomes[query.index]
+            answer = NO_ANSWER._replace(rcode=outcome.rcode, addresses=outcome.addresses)
+            evidence = _evidence(query, outcome.verdict, answer, upstream)
+            call.outcomes[query.index] = outcome._replace(evidence=evidence)
+
+    def _hint(self, channel: Channel, query: Query, datagram: bytes) -> None:
+        """Keep an answer too poor to act on: it counts if nothing better comes to this attempt."""
+        if channel.pending.get(datagram[:2]) is query:
+            query.hint = datagram[3] & 0x0F
 
     def _weigh(
-        self, query: Query, answer: Answer, upstream: Upstream, *, live: bool, tcp: bool
+        self,
+        query: Query,
+        answer: Answer,
+        upstream: Upstream,
+        sent_at: int,
+        *,
+        live: bool,
+        tcp: bool,
     ) -> None:
-        """Settle the name if the answer ends the search, else ask again, later each time.
+        """Settle the name if the answer ends the search, else ask again as its lane says.
 
         Unless the answer was to the `live` attempt, another is out or due, and has its time.
         """
         verdict = judge(answer)
         if is_final(verdict):
-            self._flight.settle(query, verdict, answer, upstream.label, tcp=tcp)
+            self._settle(query, verdict, answer, upstream, tcp=tcp)
             upstream.credit(1)
             return
         if answer is not NO_ANSWER:
             upstream.hear()
-        query.note(verdict, answer)
-        soft = sum(query.heard.values())
-        if soft >= self._settings.soft_tries and agree(query.heard):
-            self._give_up(query, upstream, tcp=tcp)
-        elif live:
-            delay = self._settings.soft_delay * 2.0 ** (soft - 1)
-            self._ask_again(query, min(delay, SOFT_DELAY_LIMIT))
-
-    def _ask_again(self, query: Query, delay: float) -> None:
-        """Ask again after `delay` seconds, or settle if all tries are spent."""
-        if query.attempts >= self._settings.tries:
-            self._give_up(query, query.channel.upstream, tcp=False)
+        if verdict is Verdict.SERVFAIL:
+            upstream.servfail += 1
+        elif verdict is Verdict.REFUSED:
+            upstream.refused += 1
+        duration = (time.monotonic_ns() - sent_at) // 1000 if sent_at else -1
+        query.note(upstream, verdict, answer, duration)
+        if live:
+            query.hint = None
+            self._consider(query, verdict, upstream, tcp=tcp)
         else:
-            self._flight.ask_later(query, delay)
+            proved = self._proved(query)
+            if proved is not None:
+                self._conclude(query, proved, upstream, tcp=tcp)
 
-    def _give_up(self, query: Query, upstream: Upstream, *, tcp: bool) -> None:
-        verdict = conclude(query.heard)
-        answer = query.last.get(verdict, NO_ANSWER)
-        self._flight.settle(query, verdict, answer, upstream.label, tcp=tcp)
+    def _consider(self, query: Query, reason: Verdict, upstream: Upstream, *, tcp: bool) -> None:
+        """After an attempt that ended for that reason: conclude, or ask again."""
+        verdict = self._proved(query)
+        if verdict is None and query.attempts >= self._lanes.limit:
+            verdict = last_word(query.heard())
+        if verdict is None:
+            times = sum(said.count for (_, it), said in query.said.items() if it is reason)
+            self._flight.ask_later(query, self._lanes.delay(reason, times))
+        else:
+            self._conclude(query, verdict, upstream, tcp=tcp)
+
+    def _proved(self, query: Query) -> Verdict | None:
+        """The verdict that what was said so far proves."""
+        heard = query.heard()
+        if not self._lanes.may_be_mute(heard):
+            return self._lanes.believe(heard, mute=0, usable=0)
+        # Of the silent, those count that answer others.
+        assert query.call is not None
+        relied_on = self._upstreams.relied_on(query.call.route)
+        mute = [
+            said
+            for (it, verdict), said in query.said.items()
+            if verdict is Verdict.TIMEOUT and it in relied_on
+        ]
+        heard[Verdict.TIMEOUT] = sum(said.count for said in mute)
+        return self._lanes.believe(heard, mute=len(mute), usable=len(relied_on))
+
+    def _conclude(self, query: Query, verdict: Verdict, upstream: Upstream, *, tcp: bool) -> None:
+        """Settle a name that has no final answer."""
+        answer = NO_ANSWER
+        for (said_by, it), said in query.said.items():
+            if it is verdict:
+                upstream, answer = said_by, said.answer
+        self._settle(query, verdict, answer, upstream, tcp=tcp)
+
+    def _settle(
+        self, query: Query, verdict: Verdict, answer: Answer, upstream: Upstream, *, tcp: bool
+    ) -> None:
+        """Settle a name, with what else was said of it."""
+        evidence = None
+        if query.traces is not None and (
+            not is_final(verdict) or any(it is not Verdict.TIMEOUT for _, it in query.said)
+        ):
+            evidence = _evidence(query, verdict, answer, upstream)
+        self._flight.settle(query, verdict, answer, upstream.label, tcp=tcp, evidence=evidence)
 
     def _ask_over_tcp(self, upstream: Upstream, query: Query) -> None:
         """Put the live attempt's question again over TCP. Without a live one, a retry is due."""
         if not self._flight.let_go(query):
             return
+        query.hint = None
         task = asyncio.get_running_loop().create_task(self._tcp_attempt(upstream, query))
         self._flight.over_tcp[query] = task
         self._tasks.add(task)
@@ -161,5 +240,42 @@ class FollowUp:
             # No usable answer; NO_ANSWER says so.
             pass
         del self._flight.over_tcp[query]
-        self._weigh(query, answer, upstream, live=True, tcp=True)
+        self._weigh(query, answer, upstream, query.sent_at, live=True, tcp=True)
         self._resume()
+
+
+def _evidence(query: Query, verdict: Verdict, answer: Answer, upstream: Upstream) -> Evidence:
+    """What was said of a name that is settled so by an answer of `upstream`."""
+    said = list(query.said.items())
+    if len(said) > OPINIONS - 1:
+        said.sort(key=lambda item: (item[0][1] is not verdict, -item[1].count))
+        del said[OPINIONS - 1 :]
+    opinions = [
+        Opinion(
+            it.label,
+            it.operator,
+            opinion,
+            what.answer.rcode,
+            what.answer.addresses,
+            what.count,
+            what.duration_us,
+            what.answer.ede,
+        )
+        for (it, opinion), what in said
+    ]
+    if is_final(verdict):
+        opinions.append(
+            Opinion(upstream.label, upstream.operator, verdict, answer.rcode, answer.addresses)
+        )
+    heard = query.heard()
+    if is_final(verdict):
+        heard[verdict] = 1
+    errors = [what.answer.ede for _, what in query.said.items() if what.answer.ede >= 0]
+    return Evidence(
+        opinions=tuple(opinions), reason=account(heard, *sorted(errors, key=_about_signatures)[:1])
+    )
+
+
+def _about_signatures(ede: int) -> bool:
+    """For sorting: those about signatures first."""
+    return ede not in DNSSEC_ERRORS

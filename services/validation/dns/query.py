@@ -4,8 +4,16 @@ import asyncio
 from collections.abc import Sequence
 
 from services.validation.dns import wire
-from services.validation.dns.upstream import Channel, Route
-from services.validation.dns.verdict import BADVERS, FORMERR, NOTIMP, Answer, Outcome, Verdict
+from services.validation.dns.upstream import Channel, Route, Upstream
+from services.validation.dns.verdict import (
+    BADVERS,
+    FORMERR,
+    NO_ANSWER,
+    NOTIMP,
+    Answer,
+    Outcome,
+    Verdict,
+)
 
 
 class Call:
@@ -53,23 +61,36 @@ class Call:
             self.future.set_result(self.outcomes)
 
 
+class Said:
+    """What one resolver said of a name, how often, and the last such answer."""
+
+    __slots__ = ("answer", "count", "duration_us")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.answer = NO_ANSWER
+        self.duration_us = -1
+
+
 class Query:
     """One name in flight. `call` is None once it is settled or abandoned.
 
-    Earlier attempts that an answer may still come to are listed in `traces`.
+    Earlier attempts that an answer may still come to are listed in `traces`, with the time they
+    were sent.
     """
 
     __slots__ = (
+        "asked",
         "attempts",
         "call",
         "channel",
-        "heard",
+        "hint",
         "index",
         "key",
-        "last",
         "plain",
         "question",
         "queued",
+        "said",
         "sent_at",
         "started_at",
         "traces",
@@ -77,10 +98,12 @@ class Query:
 
     call: Call | None
     channel: Channel
-    # How often each answer that is not final came, and the last such; set by odd().
-    heard: dict[Verdict, int]
-    last: dict[Verdict, Answer]
-    traces: list[tuple[Channel, bytes]] | None
+    # Set by odd(). What came that is not final, silence included; whom earlier attempts asked; the
+    # response code of an answer to the live attempt that is too poor to end it.
+    said: dict[tuple[Upstream, Verdict], Said]
+    asked: list[Upstream]
+    hint: int | None
+    traces: list[tuple[Channel, bytes, int]] | None
 
     def __init__(
         self, call: Call, index: int, question: bytes, now: int, channel: Channel, key: bytes
@@ -114,20 +137,47 @@ class Query:
         """Give a query that left the fast path the fields only such ones need."""
         if self.traces is None:
             self.traces = []
-            self.heard = {}
-            self.last = {}
+            self.said = {}
+            self.asked = []
+            self.hint = None
             self.plain = self.queued = False
 
-    def note(self, verdict: Verdict, answer: Answer) -> None:
-        """Keep an answer that is not final."""
-        self.odd()
-        self.heard[verdict] = self.heard.get(verdict, 0) + 1
-        self.last[verdict] = answer
+    def note(
+        self, upstream: Upstream, verdict: Verdict, answer: Answer, duration_us: int = -1
+    ) -> None:
+        """Keep an answer that is not final, or that none came."""
+        said = self.said.get((upstream, verdict))
+        if said is None:
+            said = self.said[upstream, verdict] = Said()
+        said.count += 1
+        said.answer = answer
+        said.duration_us = duration_us
         if answer.rcode in (FORMERR, NOTIMP, BADVERS):
             # A server that does not know EDNS says so; the next question goes without.
             self.plain = True
 
+    def note_late(self, upstream: Upstream) -> None:
+        """An attempt that counted as mute has been answered after all."""
+        said = self.said.get((upstream, Verdict.TIMEOUT))
+        if said is not None:
+            said.count -= 1
+            if not said.count:
+                del self.said[upstream, Verdict.TIMEOUT]
+
+    def heard(self) -> dict[Verdict, int]:
+        """How often each answer that is not final came, and none did."""
+        heard: dict[Verdict, int] = {}
+        for (_, verdict), said in self.said.items():
+            heard[verdict] = heard.get(verdict, 0) + said.count
+        return heard
+
+    def sent(self, channel: Channel, key: bytes) -> int:
+        """When an attempt was sent, in nanoseconds; 0 when it is not known any more."""
+        if channel is self.channel and key == self.key:
+            return self.sent_at
+        return next((at for it, k, at in self.traces or () if it is channel and k == key), 0)
+
     def forget(self) -> None:
         """No longer expect answers to earlier attempts."""
-        for channel, key in self.traces or ():
+        for channel, key, _ in self.traces or ():
             channel.late.pop(key, None)

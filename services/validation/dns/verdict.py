@@ -185,21 +185,10 @@ def is_final(verdict: Verdict) -> bool:
     return verdict not in _WEIGHT and verdict is not Verdict.TIMEOUT
 
 
-def agree(heard: Mapping[Verdict, int]) -> bool:
-    """Whether all answers but at most one say the same.
-
-    Two passing failures among four answers are not rare over millions of names: then more have to
-    be heard.
-    """
-    return sum(heard.values()) - max(heard.values()) <= 1
-
-
 def conclude(heard: Mapping[Verdict, int]) -> Verdict:
-    """The verdict on a name that never got a final answer, from how often each other one came.
+    """The commonest of answers that are not final; TIMEOUT when there are none.
 
-    The most frequent counts, so that one passing failure does not hide what the resolvers keep
-    saying; of equally frequent ones, the more informative. Silence speaks about the path only:
-    TIMEOUT is the verdict when every attempt was mute, whatever their number.
+    Of equally frequent ones, the more informative.
     """
     if not heard:
         return Verdict.TIMEOUT
