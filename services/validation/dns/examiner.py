@@ -138,7 +138,7 @@ class Examiner:
         await self._unmask(outcomes, indexes, self._first)
         if len(self._qtypes) > 1:
             await self._ask_other_types(outcomes, indexes)
-        changed = await self._ask_others(outcomes, indexes)
+        changed = await self.second_opinions(outcomes, indexes)
         if changed and len(self._qtypes) > 1:
             await self._ask_other_types(outcomes, changed)
 
@@ -200,39 +200,28 @@ class Examiner:
             route=route,
             checking_disabled=True,
         )
-        suspects = [
-            (index, answer)
-            for index, answer in zip(indexes, unchecked, strict=True)
-            if is_final(answer.verdict)
-        ]
-        for index, answer in zip(indexes, unchecked, strict=True):
-            attempts = outcomes[index].attempts + answer.attempts
-            outcomes[index] = outcomes[index]._replace(attempts=attempts)
+        suspects = []
+        for index, raw in zip(indexes, unchecked, strict=True):
+            outcomes[index] = _later(outcomes[index], raw)
+            if is_final(raw.verdict):
+                suspects.append((index, raw))
         checked = await self.engine.resolve(
             [outcomes[index].name for index, _ in suspects], qtype=qtype, route=route
         )
-        operator = self._operators[label]
         for (index, raw), again in zip(suspects, checked, strict=True):
-            first = outcomes[index]
+            first = outcomes[index] = _later(outcomes[index], again)
+            evidence = first.evidence or again.evidence
+            again = again._replace(attempts=first.attempts, duration_us=first.duration_us)
             if again.verdict is Verdict.SERVFAIL:
-                outcome = again._replace(
-                    verdict=Verdict.BOGUS, attempts=first.attempts, evidence=first.evidence
-                )
+                outcome = again._replace(verdict=Verdict.BOGUS, evidence=evidence)
                 reason = f"{label} answers with checking disabled only: broken signatures"
-            elif is_final(first.verdict):
-                continue
-            elif is_final(again.verdict):
-                outcome = again._replace(attempts=first.attempts)
+            elif is_final(again.verdict) and not is_final(first.verdict):
+                outcome = again._replace(evidence=evidence)
                 reason = f"{label} failed at first"
             else:
                 continue
             outcomes[index] = opinions.with_opinions(
-                outcome,
-                Agreement.NOT_ASKED,
-                (opinions.opinion_of(raw, operator),),
-                reason=reason,
-                attempts=again.attempts,
-                duration_us=raw.duration_us + again.duration_us,
+                outcome, Agreement.NOT_ASKED, (self._opinion(raw),), reason=reason
             )
 
     # Types of record
@@ -269,8 +258,11 @@ class Examiner:
 
     # Second opinions
 
-    async def _ask_others(self, outcomes: list[Outcome], indexes: Sequence[int]) -> list[int]:
-        """Put what the policy says to other operators. Returns whose verdict is another now."""
+    async def second_opinions(self, outcomes: list[Outcome], indexes: Sequence[int]) -> list[int]:
+        """Put those at `indexes` to other operators, as the policy says, and settle disagreement.
+
+        Changes `outcomes`; returns the indexes of those whose verdict is another now.
+        """
         if self._policy is OpinionPolicy.NONE:
             return []
         asked: dict[tuple[str, int], list[int]] = {}
@@ -525,6 +517,14 @@ class Examiner:
             for it in self.engine.stats().resolvers
             if it.state is not ResolverState.ADMITTED
         }
+
+
+def _later(outcome: Outcome, other: Outcome) -> Outcome:
+    """The outcome after another question about the name."""
+    return outcome._replace(
+        attempts=outcome.attempts + other.attempts,
+        duration_us=outcome.duration_us + other.duration_us,
+    )
 
 
 def _complainant(evidence: Evidence) -> str:

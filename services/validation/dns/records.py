@@ -71,8 +71,10 @@ def combine(outcome: Outcome, records: tuple[RecordEvidence, ...]) -> Outcome:
             for address in record.records
         )
     reason = evidence.reason
-    if it is not first and not reason:
-        reason = f"{_name(first.qtype)} is {first.verdict.name}, {_name(it.qtype)} has addresses"
+    if it is not first:
+        remark = f"{_name(first.qtype)} is {first.verdict.name}, {_name(it.qtype)} has addresses"
+        if remark not in reason:
+            reason = "; ".join(filter(None, (reason, remark)))
     return outcome._replace(
         verdict=it.verdict,
         rcode=it.rcode,
