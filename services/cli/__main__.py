@@ -2,7 +2,7 @@
 
 import typer
 
-from services.cli import campaign, dead_letters, domains
+from services.cli import campaign, dead_letters, dns_personas, domains
 from services.cli.check import check
 from services.cli.demo import demo
 from services.cli.doctor import doctor
@@ -35,6 +35,7 @@ def app() -> typer.Typer:
     made.add_typer(campaign.group(), name="campaign")
     made.add_typer(domains.group(), name="domains")
     made.add_typer(dead_letters.group(), name="dead-letters")
+    made.add_typer(dns_personas.group(), name="dns-persona")
     return made
 
 

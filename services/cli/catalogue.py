@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from rich.markup import escape
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
-from services.cli import terminal
+from services.cli import dns_options, terminal
 from services.cli.connection import (
     DATA_FOLDER,
     DEADLINE,
@@ -19,6 +19,12 @@ from services.cli.connection import (
     connected,
     locate,
     run,
+)
+from services.cli.dns_options import (
+    OpinionOption,
+    PersonaOption,
+    RecordTypeOption,
+    SettingsOption,
 )
 from services.cli.exits import ExitCode, Failure
 from services.cli.options import (
@@ -182,6 +188,10 @@ def configure(
     attempts: Annotated[
         int, typer.Option(min=0, max=20, help="DNS: queries per name; 0: default.")
     ] = 0,
+    persona: PersonaOption = "",
+    settings: SettingsOption = "",
+    record_type: RecordTypeOption = None,
+    second_opinion: OpinionOption = None,
     chunk_size: Annotated[
         int,
         typer.Option(help="DNS: names per unit of work, 100 to 5,000; 0: decided by the suite."),
@@ -198,8 +208,11 @@ def configure(
 
     DNS by its options or by --file, generation by --file: what is not given gets its default.
     """
-    dns_options = bool(resolver or timeout or attempts or chunk_size)
-    if dns_options and (file or phase is not PhaseWord.DNS):
+    is_dns_asked = bool(
+        (resolver or timeout or attempts or chunk_size)
+        or (persona or settings or record_type or second_opinion)
+    )
+    if is_dns_asked and (file or phase is not PhaseWord.DNS):
         raise typer.BadParameter("the options of DNS go with the phase dns, and not with --file")
     if not file and phase is not PhaseWord.DNS:
         raise typer.BadParameter(f"{phase} needs --file")
@@ -224,7 +237,18 @@ def configure(
     async def work() -> None:
         if file:
             _read_part(request.configuration, phase, file)
+        elif phase is PhaseWord.DNS:
+            dns_options.apply(
+                request.configuration.dns,
+                persona=persona,
+                settings=settings,
+                record_types=record_type,
+                second_opinion=second_opinion,
+            )
         async with connected(locate(server, data)) as channel:
+            if persona:
+                found = await dns_options.persona_id(channel, persona)
+                request.configuration.dns.dns_persona_id = found
             stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
             campaign = (await stub.ConfigurePhase(request, timeout=DEADLINE)).campaign
         terminal.say(f"{phase_label(phase.number)} is configured")

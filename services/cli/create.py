@@ -10,7 +10,7 @@ import grpc
 import typer
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
-from services.cli import terminal, upload
+from services.cli import dns_options, terminal, upload
 from services.cli.connection import (
     DATA_FOLDER,
     DEADLINE,
@@ -19,6 +19,12 @@ from services.cli.connection import (
     connected,
     locate,
     run,
+)
+from services.cli.dns_options import (
+    OpinionOption,
+    PersonaOption,
+    RecordTypeOption,
+    SettingsOption,
 )
 from services.cli.exits import ExitCode, Failure
 from services.cli.follow import follow, say_next
@@ -82,6 +88,10 @@ def create(
     attempts: Annotated[
         int, typer.Option(min=0, max=20, help="Queries per name before TIMEOUT; 0: default, 6.")
     ] = 0,
+    persona: PersonaOption = "",
+    settings: SettingsOption = "",
+    record_type: RecordTypeOption = None,
+    second_opinion: OpinionOption = None,
     chunk_size: Annotated[
         int, typer.Option(help="Names per unit of work, 100 to 5,000; 0: default, 2,000.")
     ] = 0,
@@ -126,8 +136,8 @@ def create(
     """
     if (pattern is None) == (not from_file):
         raise typer.BadParameter("give either --pattern or --from-file")
-    if not dns and resolver:
-        raise typer.BadParameter("--resolver means nothing with --no-dns")
+    if not dns and (resolver or persona or settings or record_type or second_opinion):
+        raise typer.BadParameter("options of DNS mean nothing with --no-dns")
     try:
         base = uuid.UUID(request_id) if request_id else uuid.uuid4()
     except ValueError:
@@ -171,6 +181,17 @@ def create(
         descriptor = _open(from_file) if from_file else -1
         async with connected(locate(server, data)) as channel:
             stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+            if dns:
+                asked = request.configuration.dns
+                dns_options.apply(
+                    asked,
+                    persona=persona,
+                    settings=settings,
+                    record_types=record_type,
+                    second_opinion=second_opinion,
+                )
+                if persona:
+                    asked.dns_persona_id = await dns_options.persona_id(channel, persona)
             answer = await stub.CreateCampaign(request, timeout=DEADLINE)
             campaign_id = answer.campaign.campaign_id
             created.append(campaign_id)
