@@ -97,11 +97,12 @@ class Wildcards:
     async def judge(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """`outcomes` in their order, those that only a wildcard made resolve as WILDCARD.
 
-        A parent without a wildcard costs at most ORDINARY_PROBES questions, asked as few as its
-        names begin differently. One with a wildcard costs at most `wildcard_probes` for each first
-        character among its children, one to learn whether existence can be proven, and one for
-        each child that the wildcard would explain. Another operator is asked again where a
-        question stayed unanswered and where a wildcard shows for the first time. Raises
+        A parent without a wildcard costs at most ORDINARY_PROBES questions, as few as its names
+        begin differently. One with a wildcard costs at most `wildcard_probes` for each first
+        character among its children; one to learn whether existence can be proven and one about
+        whose wildcard it is; and one for each child that the wildcard would explain, two where its
+        answers keep varying. Another operator is asked again where a question stayed unanswered
+        and where a wildcard shows for the first time. Raises
         EngineClosed.
         """
         judged = list(outcomes)
