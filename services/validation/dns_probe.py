@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from math import ceil
 
 from domainflow.campaign.v1 import campaign_pb2
+from services.validation.dns.canaries import MAX_PATIENCE
 from services.validation.dns.plan import Plan
 from services.validation.dns.verdict import Outcome, Verdict
 from services.validation.engines import Engines
@@ -69,7 +70,7 @@ class DnsProbe:
         windows = ceil(claim.name_count / settings.window)
         checking = windows * settings.tries * (settings.timeout + settings.soft_delay)
         # Canaries come first.
-        return checking + 2 * settings.timeout
+        return checking + MAX_PATIENCE
 
 
 def _configuration(claim: Claim) -> campaign_pb2.DnsConfiguration:

@@ -70,7 +70,8 @@ class Engines:
 
     def waiting(self) -> int:
         """Names handed to any engine and not yet asked about."""
-        return sum(entry.examiner.engine.stats().waiting for entry in self._entries.values())
+        examiners = [entry.examiner for entry in self._entries.values()]
+        return sum(it.engine.stats().waiting + it.canaries.held for it in examiners)
 
     def endpoints(self) -> list[EndpointCounts]:
         """What each engine has counted of its resolvers since it was opened."""

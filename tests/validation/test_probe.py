@@ -41,6 +41,9 @@ class LengthProbe:
     def endpoints(self) -> list[EndpointCounts]:
         return []
 
+    async def attend(self, store: Store, worker_id: str, host: str) -> None:
+        """There is nothing to tell."""
+
     @asynccontextmanager
     async def prepare(self, claim: Claim) -> AsyncIterator[Check[int]]:
         yield self._check

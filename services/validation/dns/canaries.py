@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Of a label that nobody has registered; ordinary names do not come near.
 RANDOM_LABEL = 28
+# Seconds to wait for an answer at most: whoever has names to ask about waits, too.
+MAX_PATIENCE = 5.0
 # Those that are answered at once, and that tell a liar. The others take a resolver that does well
 # a second: bogus names are looked up again and again, and a connection may have to time out.
 _PROMPT = frozenset({CanaryKind.GOOD, CanaryKind.NXDOMAIN})
@@ -47,14 +49,16 @@ class Canaries:
     def __init__(self, plan: Plan, engine: Engine) -> None:
         examination = plan.examination
         self.listeners: list[Callable[[Change], None]] = []
+        # Names that wait until the resolvers have been asked.
+        self.held = 0
         self._engine = engine
         self._canaries = examination.canaries
         self._period = examination.canary_period
         self._roster = Roster(plan.resolvers, Rules.of(self._period), canaries=bool(self._canaries))
         settings = plan.engine
         # One question, and another should that get lost; with a connection, should it need one.
-        self._patience = 2 * settings.timeout
-        self._long_patience = 2 * (settings.timeout + settings.tcp_timeout)
+        self._patience = min(2 * settings.timeout, MAX_PATIENCE)
+        self._long_patience = self._patience + 2 * settings.tcp_timeout
         self._users = 0
         self._begun_at = float("-inf")
         self._wake = asyncio.Event()
@@ -63,15 +67,20 @@ class Canaries:
         self._task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def in_use(self) -> AsyncIterator[None]:
+    async def in_use(self, names: int = 0) -> AsyncIterator[None]:
         """Keep the resolvers under watch; begins when they have been asked lately.
 
-        That takes twice the time-out of a question at most, and only when nobody used them before.
+        That takes twice the time-out of a question and MAX_PATIENCE at most, and only when nobody
+        has used them for a period. Meanwhile so many `names` are held up.
         """
         self._users += 1
         try:
             if self._canaries:
-                await self._be_fresh()
+                self.held += names
+                try:
+                    await self._be_fresh()
+                finally:
+                    self.held -= names
             yield
         finally:
             self._users -= 1

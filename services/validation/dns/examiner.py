@@ -106,7 +106,7 @@ class Examiner:
         examination = _Examination()
         self._open.add(examination)
         try:
-            async with self.canaries.in_use():
+            async with self.canaries.in_use(len(names)):
                 outcomes = await self.engine.resolve(names, qtype=self._first)
                 await self._complete(outcomes, range(len(outcomes)))
                 while True:
