@@ -247,9 +247,11 @@ class FollowUp:
 def _evidence(query: Query, verdict: Verdict, answer: Answer, upstream: Upstream) -> Evidence:
     """What was said of a name that is settled so by an answer of `upstream`."""
     said = list(query.said.items())
-    if len(said) > OPINIONS - 1:
+    final = is_final(verdict)
+    room = OPINIONS - final
+    if len(said) > room:
         said.sort(key=lambda item: (item[0][1] is not verdict, -item[1].count))
-        del said[OPINIONS - 1 :]
+        del said[room:]
     opinions = [
         Opinion(
             it.label,
@@ -263,19 +265,15 @@ def _evidence(query: Query, verdict: Verdict, answer: Answer, upstream: Upstream
         )
         for (it, opinion), what in said
     ]
-    if is_final(verdict):
+    heard = query.heard()
+    if final:
         opinions.append(
             Opinion(upstream.label, upstream.operator, verdict, answer.rcode, answer.addresses)
         )
-    heard = query.heard()
-    if is_final(verdict):
         heard[verdict] = 1
-    errors = [what.answer.ede for _, what in query.said.items() if what.answer.ede >= 0]
-    return Evidence(
-        opinions=tuple(opinions), reason=account(heard, *sorted(errors, key=_about_signatures)[:1])
+    # Those about signatures first.
+    errors = sorted(
+        (what.answer.ede for what in query.said.values() if what.answer.ede >= 0),
+        key=lambda ede: ede not in DNSSEC_ERRORS,
     )
-
-
-def _about_signatures(ede: int) -> bool:
-    """For sorting: those about signatures first."""
-    return ede not in DNSSEC_ERRORS
+    return Evidence(opinions=tuple(opinions), reason=account(heard, *errors[:1]))

@@ -7,6 +7,7 @@ from services.validation.dns import wire
 from services.validation.dns.upstream import Channel, Route, Upstream
 from services.validation.dns.verdict import (
     BADVERS,
+    DNSSEC_ERRORS,
     FORMERR,
     NO_ANSWER,
     NOTIMP,
@@ -62,7 +63,10 @@ class Call:
 
 
 class Said:
-    """What one resolver said of a name, how often, and the last such answer."""
+    """What one resolver said of a name, how often, and the last such answer.
+
+    One whose extended error is about signatures is kept instead of later ones.
+    """
 
     __slots__ = ("answer", "count", "duration_us")
 
@@ -150,7 +154,8 @@ class Query:
         if said is None:
             said = self.said[upstream, verdict] = Said()
         said.count += 1
-        said.answer = answer
+        if said.answer.ede not in DNSSEC_ERRORS:
+            said.answer = answer
         said.duration_us = duration_us
         if answer.rcode in (FORMERR, NOTIMP, BADVERS):
             # A server that does not know EDNS says so; the next question goes without.

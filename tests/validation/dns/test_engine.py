@@ -1,7 +1,6 @@
 """The engine against the sandbox's truth, and against servers that misbehave on purpose."""
 
 import asyncio
-import socket
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
@@ -11,7 +10,7 @@ import uvloop
 
 from services.sandbox.dns_server import Faults, SandboxDns, SandboxDnsSettings
 from services.sandbox.truth import Behaviour, Mix, truth
-from services.validation.dns import wire
+from services.validation.dns import congestion, wire
 from services.validation.dns.engine import Engine, EngineClosed
 from services.validation.dns.resolvers import Resolver
 from services.validation.dns.settings import EngineSettings
@@ -48,9 +47,7 @@ async def check_heavy_faults() -> None:
     # Mute names cost all time-outs of all tries; the few here keep the test short.
     mix = Mix(mute=0.05)
     faults = Faults(loss=0.2, servfail=0.05, late=0.05, truncate=0.05, bogus=0.05)
-    # With 13 tries a name that is refused once became SERVFAIL. Few answers and among them as many
-    # passing failures would do that; it did not happen again, so that is a guess.
-    settings = EngineSettings(window=2000, timeout=0.3, tries=20, soft_tries=9, soft_delay=0.002)
+    settings = EngineSettings(window=2000, timeout=0.3, tries=12, soft_tries=6, soft_delay=0.002)
     asked = names(10_000) + names(10_000, "child.zone.example")
     async with AsyncExitStack() as stack:
         servers = [
@@ -208,53 +205,6 @@ async def test_names_that_cannot_be_asked_are_errors_among_good_ones(scripted):
 # Forgery
 
 
-def other_case(question: bytes) -> bytes:
-    return question[:12] + question[12:].swapcase()
-
-
-FORGERIES = {
-    "another id": lambda q: bytes((q[0] ^ 1, q[1])) + reply(q, "203.0.113.1")[2:],
-    "another name": lambda q: reply(q[:13] + b"z" + q[14:], "203.0.113.1"),
-    "another type": lambda q: reply(q, "203.0.113.1").replace(b"\0\1\0\1\xc0", b"\0\x0f\0\1\xc0"),
-    "another case": lambda q: reply(other_case(q), "203.0.113.1"),
-    "a question": lambda q: q,
-    "another opcode": lambda q: q[:2] + b"\xa9" + reply(q, "203.0.113.1")[3:],
-    "a bare header": lambda q: q[:2] + b"\x81\x83" + bytes(8),
-    "cut off": lambda q: reply(q, "203.0.113.1")[:-3],
-    "nothing": lambda q: b"",
-}
-
-
-@pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
-async def test_a_forged_answer_is_never_accepted(scripted, forge):
-    def script(question: bytes) -> list[bytes]:
-        return [forge(question), reply(question, "192.0.2.1")]
-
-    async with scripted(script) as resolver, Engine([resolver], QUICK) as engine:
-        outcomes = await engine.resolve(names(200, "long-enough-for-case.example"))
-
-    assert {outcome.addresses for outcome in outcomes} == {("192.0.2.1",)}
-
-
-async def test_an_answer_from_another_port_is_never_accepted():
-    loop = asyncio.get_running_loop()
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forger,
-    ):
-        for sock in (server, forger):
-            sock.setblocking(False)
-            sock.bind(("127.0.0.1", 0))
-        async with Engine([Resolver(*server.getsockname())], QUICK) as engine:
-            asking = asyncio.create_task(engine.resolve(["x.example"]))
-            question, client = await loop.sock_recvfrom(server, 512)
-            forger.sendto(reply(question, "203.0.113.1"), client)
-            server.sendto(reply(question, "192.0.2.1"), client)
-            (outcome,) = await asking
-
-    assert outcome.addresses == ("192.0.2.1",)
-
-
 @pytest.mark.parametrize("total", [1, 40, 2000])
 async def test_a_resolver_that_folds_case_is_still_used(total):
     mix = Mix(mute=0, slow=0)
@@ -318,7 +268,7 @@ async def test_a_small_call_takes_its_turn_before_large_ones_are_through():
 
 
 async def test_a_cancelled_call_gives_its_place_in_the_window_back(mute):
-    async with Engine([mute], EngineSettings(window=50, burst=500, timeout=60)) as engine:
+    async with Engine([mute], EngineSettings(window=50, timeout=60)) as engine:
         stuck = asyncio.create_task(engine.resolve(names(500)))
         await until(lambda: engine.stats().in_flight)
         assert (engine.stats().in_flight, engine.stats().waiting) == (50, 450)
@@ -355,7 +305,7 @@ async def test_closing_the_engine_ends_its_calls(mute):
 
 
 async def test_nothing_is_asked_after_closing(mute):
-    settings = EngineSettings(timeout=0.05, tries=50, burst=10_000)
+    settings = EngineSettings(timeout=0.05, tries=50)
     async with Engine([mute], settings) as engine:
         calls = [asyncio.create_task(engine.resolve(names(500))) for _ in range(4)]
         # The first burst of retries is out, and the others are due.
@@ -377,7 +327,7 @@ async def test_a_closed_engine_can_be_opened_again(scripted):
                 assert (outcome.verdict, outcome.attempts) == (Verdict.NXDOMAIN, 1)
 
 
-async def test_a_burst_never_exceeds_what_a_resolver_may_hold(scripted):
+async def test_a_first_burst_never_exceeds_what_a_resolver_may_hold(scripted):
     asked: list[bytes] = []
 
     def never(question: bytes) -> list[bytes]:
@@ -385,8 +335,7 @@ async def test_a_burst_never_exceeds_what_a_resolver_may_hold(scripted):
         return []
 
     async with scripted(never) as resolver:
-        settings = EngineSettings(burst=50, timeout=60)
-        async with Engine([resolver], settings) as engine:
+        async with Engine([resolver], EngineSettings(timeout=60)) as engine:
             stuck = asyncio.create_task(engine.resolve(names(500)))
             await until(lambda: asked)
             first = engine.stats().in_flight
@@ -394,7 +343,7 @@ async def test_a_burst_never_exceeds_what_a_resolver_may_hold(scripted):
             stuck.cancel()
             await asyncio.wait([stuck])
 
-    assert first == 50
+    assert first == congestion.START
 
 
 async def test_no_names_are_no_outcomes(mute):
