@@ -105,6 +105,14 @@ class Congestion:
     def observe(self, last: Round, now: int) -> None:
         """Adapt to the round that is over."""
         self._forgive(last, now)
+        if not self.usual:
+            # Nobody knew what is late. What was out counts for nothing yet.
+            self._deaf_until = now
+            if last.timed:
+                self._learn_times(last)
+                self._deaf_until += self.patience()
+                self._grow()
+            return
         if last.timed:
             self._learn_times(last)
         if not last.answered:

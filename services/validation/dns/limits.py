@@ -1,6 +1,7 @@
 """How fast one resolver is asked: a bucket of questions that fills evenly. Pure."""
 
-# The bucket holds what this many seconds bring: enough for whoever looks every few hundredths.
+# The bucket holds one question and what this many seconds bring: enough for whoever looks every few
+# hundredths.
 CATCH_UP = 0.05
 
 
@@ -11,7 +12,7 @@ class RateLimit:
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
-        self._most = max(1.0, rate * CATCH_UP)
+        self._most = 1.0 + rate * CATCH_UP
         self._allowed = 1.0
         self._filled_at = 0
 

@@ -2,15 +2,19 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
+from services.validation.dns.congestion import START
 from services.validation.dns.engine import Engine
+from services.validation.dns.limits import CATCH_UP
 from services.validation.dns.resolvers import Resolver
-from services.validation.dns.settings import EngineSettings
+from services.validation.dns.settings import EngineSettings, Strategy
 from services.validation.dns.stats import ResolverState
 from services.validation.dns.upstream import Route
 from services.validation.dns.verdict import Verdict
@@ -143,3 +147,155 @@ async def test_a_route_around_an_operator_ends_though_all_others_are_out(servers
 
     right = Verdict.RESOLVED if trouble == "quarantined" else Verdict.TIMEOUT
     assert {it.verdict for batch in outcomes for it in batch} == {right}
+
+
+# Strategies
+
+
+def engine_of(servers, settings=QUICK, **changes):
+    return Engine([it.resolver for it in servers], replace(settings, **changes))
+
+
+async def test_round_robin_asks_all_alike(servers):
+    async with servers(3) as all_three, engine_of(all_three) as engine:
+        await asyncio.gather(*(engine.resolve([name]) for name in names(90)))
+
+    assert {server.asked for server in all_three} == {30}
+
+
+async def test_random_asks_all_in_no_order(servers):
+    async with servers(3) as all_three:
+        async with engine_of(all_three, strategy=Strategy.RANDOM) as engine:
+            order = [(await engine.resolve([name]))[0].addresses for name in names(200)]
+
+    assert all(server.asked > 30 for server in all_three)
+    # In turn, none would follow itself.
+    assert any(first == second for first, second in pairwise(order))
+
+
+async def test_weighted_asks_each_by_its_weight(servers):
+    async with servers(3) as all_three:
+        for server, weight in zip(all_three, (1, 2, 5), strict=True):
+            server.resolver = replace(server.resolver, weight=weight)
+        async with engine_of(all_three, strategy=Strategy.WEIGHTED) as engine:
+            await asyncio.gather(*(engine.resolve([name]) for name in names(160)))
+
+    assert [server.asked for server in all_three] == [20, 40, 100]
+
+
+async def test_failover_asks_the_first_alone_while_it_answers(servers):
+    async with servers(3) as (first, second, third):
+        async with engine_of((first, second, third), strategy=Strategy.FAILOVER) as engine:
+            await engine.resolve(names(150))
+            assert (first.asked, second.asked, third.asked) == (150, 0, 0)
+
+            first.mute = True
+            outcomes = await engine.resolve(names(150))
+            assert {it.addresses for it in outcomes} == {(second.address,)}
+            assert third.asked == 0
+
+            first.mute = False
+            await until_admitted(engine)
+            asked = second.asked
+            await engine.resolve(names(150))
+            assert second.asked == asked
+
+
+async def until_admitted(engine: Engine) -> None:
+    """Give the engine names until its first resolver is admitted again."""
+    while engine.stats().resolvers[0].state is not ResolverState.ADMITTED:
+        await engine.resolve(names(3))
+        await asyncio.sleep(0.01)
+
+
+async def test_a_resolver_without_room_is_passed_over(servers):
+    async with servers(2) as (first, second):
+        first.mute = True
+        settings = EngineSettings(timeout=60, in_flight_limit=5)
+        async with engine_of((first, second), settings) as engine:
+            asking = asyncio.create_task(engine.resolve(names(300)))
+            await until(lambda: engine.stats().answered == 295)
+            assert engine.stats().in_flight == 5
+            asking.cancel()
+            await asyncio.wait([asking])
+
+
+# Limits
+
+
+async def test_no_more_questions_are_out_than_the_limit_says(servers):
+    async with servers(2) as both:
+        for server in both:
+            server.mute = True
+        both[1].resolver = replace(both[1].resolver, in_flight_limit=3)
+        settings = EngineSettings(timeout=60, in_flight_limit=7)
+        async with engine_of(both, settings) as engine:
+            asking = asyncio.create_task(engine.resolve(names(300)))
+            await until(lambda: both[0].asked == 7 and both[1].asked == 3)
+            # Two ticks, at which late questions stop counting against everything else.
+            await asyncio.sleep(0.05)
+            assert (both[0].asked, both[1].asked) == (7, 3)
+            asking.cancel()
+            await asyncio.wait([asking])
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_resolver_is_asked_no_faster_than_its_limit_says(servers, own):
+    rate, total = 200, 60
+    async with servers(1) as (server,):
+        limited = {"rate_limit": rate}
+        if own:
+            server.resolver = replace(server.resolver, **limited)
+        async with engine_of([server], **({} if own else limited)) as engine:
+            began = time.monotonic()
+            outcomes = await engine.resolve(names(total))
+            took = time.monotonic() - began
+
+    assert {it.verdict for it in outcomes} == {Verdict.RESOLVED}
+    # All but what the bucket held at first.
+    assert took >= (total - 1 - rate * CATCH_UP) / rate
+
+
+async def test_retries_keep_to_the_limit_too(servers):
+    rate = 200
+    async with servers(1) as (server,):
+        server.mute = True
+        settings = EngineSettings(timeout=0.02, tries=6, rate_limit=rate)
+        async with engine_of([server], settings) as engine:
+            began = time.monotonic()
+            outcomes = await engine.resolve(names(10))
+            took = time.monotonic() - began
+
+    assert {it.verdict for it in outcomes} == {Verdict.TIMEOUT}
+    assert server.asked == 60
+    assert took >= (60 - 1 - rate * CATCH_UP) / rate
+
+
+async def test_a_call_to_a_full_resolver_holds_up_no_other(servers):
+    async with servers(2) as (first, second):
+        first.resolver = replace(first.resolver, rate_limit=1)
+        async with engine_of((first, second)) as engine:
+            stuck = asyncio.create_task(
+                engine.resolve(names(50), route=Route(resolver=first.resolver))
+            )
+            await until(lambda: first.asked)
+
+            outcomes = await engine.resolve(names(300))
+
+            assert {it.verdict for it in outcomes} == {Verdict.RESOLVED}
+            assert second.asked > 250
+            assert not stuck.done()
+            stuck.cancel()
+            await asyncio.wait([stuck])
+
+
+async def test_what_a_resolver_bears_is_told(servers):
+    async with servers(1) as (server,), engine_of([server]) as engine:
+        await engine.resolve(names(50))
+        (stats,) = engine.stats().resolvers
+
+    assert (stats.window, stats.operator, stats.state) == (
+        START,
+        "operator 0",
+        ResolverState.ADMITTED,
+    )
