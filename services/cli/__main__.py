@@ -6,6 +6,7 @@ from services.cli import campaign, dead_letters, dns_personas, domains
 from services.cli.check import check
 from services.cli.demo import demo
 from services.cli.doctor import doctor
+from services.cli.resolvers import resolvers
 from services.cli.up import up
 from services.cli.workers import workers
 
@@ -32,6 +33,7 @@ def app() -> typer.Typer:
     made.command()(doctor)
     made.command()(check)
     made.command()(workers)
+    made.command()(resolvers)
     made.add_typer(campaign.group(), name="campaign")
     made.add_typer(domains.group(), name="domains")
     made.add_typer(dead_letters.group(), name="dead-letters")

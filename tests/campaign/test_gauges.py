@@ -205,12 +205,18 @@ async def test_work_in_vain_and_delays_are_counted_in(followed: Followed) -> Non
     assert again.retry_count >= 1
 
 
-async def test_redriven_letters_are_read_from_the_ledger_again(
-    pool: Pool, followed: Followed
+@pytest.mark.parametrize(
+    "event",
+    [
+        event_pb2.Event(dead_letters_resolved=event_pb2.DeadLettersResolved(phase=DNS, count=1)),
+        event_pb2.Event(verdicts_withdrawn=event_pb2.VerdictsWithdrawn(phase=DNS, name_count=100)),
+    ],
+)
+async def test_what_was_taken_back_is_read_from_the_ledger_again(
+    pool: Pool, followed: Followed, event: event_pb2.Event
 ) -> None:
     await followed.settle(0, {RESOLVED: 99, DEAD_LETTER: 1})
     assert (await followed.progress(0)).settled_count == 100
-    resolved = event_pb2.DeadLettersResolved(phase=DNS, run=followed.running.run, count=1)
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute(
             """UPDATE chunks SET state = 'ready', claim_time = NULL, outcome_counts = NULL
@@ -220,7 +226,7 @@ async def test_redriven_letters_are_read_from_the_ledger_again(
         await connection.execute(
             "SELECT append_event($1, $2)",
             followed.no,
-            event_pb2.Event(dead_letters_resolved=resolved).SerializeToString(),
+            event.SerializeToString(),
         )
 
     then = await followed.progress(1)

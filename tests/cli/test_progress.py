@@ -9,6 +9,7 @@ from rich.console import Console
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, event_pb2
 from domainflow.campaign.v1 import event_pb2 as pb
 from domainflow.campaign.v1.event_pb2 import Event
+from domainflow.validation.v1 import resolver_pb2
 from services.cli.progress import Display, Picture, Tally, plain, waiting_text
 from services.cli.refusal import Refusal
 from services.cli.terminal import span
@@ -148,6 +149,14 @@ def test_a_chunk_that_is_young_is_not_worth_a_word() -> None:
             ),
             "1 dead letter redriven",
         ),
+        (
+            Event(
+                verdicts_withdrawn=pb.VerdictsWithdrawn(
+                    name_count=2000, resolver="192.0.2.1:53", reason="it lies"
+                )
+            ),
+            "2,000 verdicts of 192.0.2.1:53 taken back: it lies",
+        ),
         (Event(deletion_started=pb.DeletionStarted()), "deletion began"),
         (Event(), ""),
     ],
@@ -166,6 +175,38 @@ def test_a_decision_on_a_pool_is_told_in_words() -> None:
 
     assert line == "dns workers on here: 3 processes of 8 chunks: 40 s of work wait"
     assert Picture().take(Message(system_event=pb.SystemEvent()), now=0.0) == ""
+
+
+def test_a_quarantine_is_told_in_words() -> None:
+    changed = pb.ResolverChanged(
+        resolver="192.0.2.1:53",
+        host="here",
+        state=resolver_pb2.RESOLVER_STATE_QUARANTINED,
+        reason="it lies",
+    )
+    message = Message(system_event=pb.SystemEvent(resolver_changed=changed))
+
+    line = Picture().take(message, now=0.0)
+
+    assert line == "resolver 192.0.2.1:53 is quarantined on here: it lies"
+
+
+def test_verdicts_taken_back_are_not_counted_any_more() -> None:
+    picture = Picture()
+    resolved = campaign_pb2.OutcomeCount(outcome="RESOLVED", count=7_000)
+    absent = campaign_pb2.OutcomeCount(outcome="NXDOMAIN", count=5_000)
+    picture.take(progress(12_000, outcomes=[resolved, absent], run=1, revision=5), now=0.0)
+    withdrawn = pb.VerdictsWithdrawn(
+        phase=campaign_pb2.PHASE_DNS_VALIDATION, run=1, name_count=7_000, outcomes=[resolved]
+    )
+
+    # Progress has counted it already.
+    picture.take(Message(event=Event(revision=5, verdicts_withdrawn=withdrawn)), now=1.0)
+    assert picture.settled_count == 12_000
+    picture.take(Message(event=Event(revision=6, verdicts_withdrawn=withdrawn)), now=1.0)
+
+    assert picture.settled_count == 5_000
+    assert picture.outcomes == {"NXDOMAIN": 5_000}
 
 
 def test_a_deletion_is_told_as_it_goes() -> None:
