@@ -7,6 +7,7 @@ from math import ceil
 
 from domainflow.campaign.v1 import campaign_pb2
 from services.validation.dns.canaries import MAX_PATIENCE
+from services.validation.dns.lanes import Lanes
 from services.validation.dns.plan import Plan
 from services.validation.dns.verdict import Outcome, Verdict
 from services.validation.engines import Engines
@@ -66,9 +67,10 @@ class DnsProbe:
 
     def time_limit(self, claim: Claim) -> float:
         settings = plan_of(_configuration(claim)).engine
-        # One window after the other, every name of it mute.
+        lanes = Lanes(settings)
+        # One window after the other, every name of it mute, and one that goes through all lanes.
         windows = ceil(claim.name_count / settings.window)
-        checking = windows * settings.tries * (settings.timeout + settings.soft_delay)
+        checking = windows * lanes.mute_time + lanes.longest
         # Canaries come first.
         return checking + MAX_PATIENCE
 

@@ -412,6 +412,10 @@ def _allowed(outcome: Outcome, question: bytes, packet: bytes) -> bool:
     check(packet, asked, compare=False)
     said = (outcome.verdict, outcome.rcode, outcome.addresses, outcome.chain, outcome.ttl)
     fast, slow = quick(packet, asked), careful(packet, asked)
+    right = said == (Verdict.RESOLVED, 0, (RIGHT,), (), 60) and not outcome.authority
+    if right and outcome.attempts > 1:
+        # The packet was lost, or came so late that only the careful way saw it.
+        return True
     zone = slow.authority if isinstance(slow, Answer) else outcome.authority
     if fast is not None:
         same = (judge(fast), fast.rcode, fast.addresses, (), fast.ttl)
@@ -419,7 +423,7 @@ def _allowed(outcome: Outcome, question: bytes, packet: bytes) -> bool:
     if isinstance(slow, Answer) and not slow.truncated and is_final(judge(slow)):
         careful_one = (judge(slow), slow.rcode, slow.addresses, slow.chain, slow.ttl)
         return said == careful_one and outcome.authority == zone
-    return said == (Verdict.RESOLVED, 0, (RIGHT,), (), 60) and not outcome.authority
+    return right
 
 
 async def engine_many(random: Random, total: int) -> Counter[str]:
@@ -427,7 +431,7 @@ async def engine_many(random: Random, total: int) -> Counter[str]:
     kinds: Counter[str] = Counter()
     packets = Packets(random)
     packets.subjects[0] = subject("n000000000.example")
-    settings = EngineSettings(window=100, timeout=0.5, soft_delay=0, tcp_timeout=0.5)
+    settings = EngineSettings(window=100, timeout=5, soft_delay=0, tcp_timeout=5)
     loop = asyncio.get_running_loop()
     sent: dict[str, tuple[bytes, bytes]] = {}
     transport, _ = await loop.create_datagram_endpoint(

@@ -175,7 +175,9 @@ class DnsSettings(_message.Message):
     strategy: Global___DnsStrategy.ValueType
     """Default ROUND_ROBIN."""
     attempt_limit: _builtins.int
-    """Questions about one name and type at most. Default 6; 1 to 20."""
+    """Questions about one name and type that go unanswered before it is TIMEOUT; only resolvers that answer others count, and at least
+    three have been asked then, if there are as many. Also the most answers of each other kind that is in no lane. Default 6; 1 to 20.
+    """
     window: _builtins.int
     """Names in flight per worker process. Default 4,000; 1 to 10,000."""
     canaries_disabled: _builtins.bool
@@ -349,11 +351,11 @@ class RetryLane(_message.Message):
         REASON_TIMEOUT: RetryLane._Reason.ValueType  # 1
         """No answer in time. Default: attempt_limit, at once, another resolver each time."""
         REASON_SERVFAIL: RetryLane._Reason.ValueType  # 2
-        """SERVFAIL. Default: 4 answers, 50 ms apart at first."""
+        """SERVFAIL. Default: 6 answers or attempt_limit, whichever is less, 50 ms apart at first."""
         REASON_REFUSED: RetryLane._Reason.ValueType  # 3
-        """REFUSED. Default: 4 answers, 50 ms apart at first."""
+        """REFUSED. Default: 6 answers or attempt_limit, whichever is less, 50 ms apart at first."""
         REASON_ERROR: RetryLane._Reason.ValueType  # 4
-        """Unusable answers. Default: 4 answers, 50 ms apart at first."""
+        """Unusable answers. Default: 6 answers or attempt_limit, whichever is less, 50 ms apart at first."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """The kind."""
@@ -363,11 +365,11 @@ class RetryLane(_message.Message):
     REASON_TIMEOUT: RetryLane.Reason.ValueType  # 1
     """No answer in time. Default: attempt_limit, at once, another resolver each time."""
     REASON_SERVFAIL: RetryLane.Reason.ValueType  # 2
-    """SERVFAIL. Default: 4 answers, 50 ms apart at first."""
+    """SERVFAIL. Default: 6 answers or attempt_limit, whichever is less, 50 ms apart at first."""
     REASON_REFUSED: RetryLane.Reason.ValueType  # 3
-    """REFUSED. Default: 4 answers, 50 ms apart at first."""
+    """REFUSED. Default: 6 answers or attempt_limit, whichever is less, 50 ms apart at first."""
     REASON_ERROR: RetryLane.Reason.ValueType  # 4
-    """Unusable answers. Default: 4 answers, 50 ms apart at first."""
+    """Unusable answers. Default: 6 answers or attempt_limit, whichever is less, 50 ms apart at first."""
 
     REASON_FIELD_NUMBER: _builtins.int
     ATTEMPT_LIMIT_FIELD_NUMBER: _builtins.int
@@ -376,7 +378,9 @@ class RetryLane(_message.Message):
     reason: Global___RetryLane.Reason.ValueType
     """Which."""
     attempt_limit: _builtins.int
-    """So many before it is believed. 0: the default; 1 to 20."""
+    """So many before it is believed, and twice as many as of all other kinds that settle nothing. A name costs as many questions as all
+    lanes allow together at most, and never more than 60. 0: the default; 1 to 20.
+    """
     @_builtins.property
     def delay(self) -> _duration_pb2.Duration:
         """Time before the first repetition; doubles with each, up to max_delay. 0 to 60 s."""

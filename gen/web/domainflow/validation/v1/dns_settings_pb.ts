@@ -124,7 +124,8 @@ export type DnsSettings = Message<"domainflow.validation.v1.DnsSettings"> & {
   timeout?: Duration | undefined;
 
   /**
-   * Questions about one name and type at most. Default 6; 1 to 20.
+   * Questions about one name and type that go unanswered before it is TIMEOUT; only resolvers that answer others count, and at least
+   * three have been asked then, if there are as many. Also the most answers of each other kind that is in no lane. Default 6; 1 to 20.
    *
    * @generated from field: int32 attempt_limit = 4;
    */
@@ -334,7 +335,8 @@ export type RetryLane = Message<"domainflow.validation.v1.RetryLane"> & {
   reason: RetryLane_Reason;
 
   /**
-   * So many before it is believed. 0: the default; 1 to 20.
+   * So many before it is believed, and twice as many as of all other kinds that settle nothing. A name costs as many questions as all
+   * lanes allow together at most, and never more than 60. 0: the default; 1 to 20.
    *
    * @generated from field: int32 attempt_limit = 2;
    */
@@ -383,21 +385,21 @@ export enum RetryLane_Reason {
   TIMEOUT = 1,
 
   /**
-   * SERVFAIL. Default: 4 answers, 50 ms apart at first.
+   * SERVFAIL. Default: 6 answers or attempt_limit, whichever is less, 50 ms apart at first.
    *
    * @generated from enum value: REASON_SERVFAIL = 2;
    */
   SERVFAIL = 2,
 
   /**
-   * REFUSED. Default: 4 answers, 50 ms apart at first.
+   * REFUSED. Default: 6 answers or attempt_limit, whichever is less, 50 ms apart at first.
    *
    * @generated from enum value: REASON_REFUSED = 3;
    */
   REFUSED = 3,
 
   /**
-   * Unusable answers. Default: 4 answers, 50 ms apart at first.
+   * Unusable answers. Default: 6 answers or attempt_limit, whichever is less, 50 ms apart at first.
    *
    * @generated from enum value: REASON_ERROR = 4;
    */
