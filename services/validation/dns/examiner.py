@@ -109,14 +109,9 @@ class Examiner:
             async with self.canaries.in_use(len(names)):
                 outcomes = await self.engine.resolve(names, qtype=self._first)
                 await self._complete(outcomes, range(len(outcomes)))
-                while True:
-                    while examination.liars:
-                        await self._ask_elsewhere(outcomes, examination)
-                    if self._wildcards is None:
-                        return outcomes
-                    outcomes = await self._wildcards.judge(outcomes)
-                    if not examination.liars:
-                        return outcomes
+                while examination.liars:
+                    await self._ask_elsewhere(outcomes, examination)
+            return outcomes
         finally:
             self._open.discard(examination)
 
@@ -133,14 +128,67 @@ class Examiner:
             self.redo(str(change.resolver))
 
     async def _complete(self, outcomes: list[Outcome], indexes: Iterable[int]) -> None:
-        """All that comes after the first answers about these."""
-        indexes = list(indexes)
+        """All that comes after the first answers about these.
+
+        What is slow to fail holds up nothing else: each name takes only the steps it needs.
+        """
+        absent, everything = Verdict.NXDOMAIN, self._policy is OpinionPolicy.ALL
+        failed: list[int] = []
+        others: list[int] = []
+        for index in indexes:
+            outcome = outcomes[index]
+            verdict, evidence = outcome[1], outcome[11]
+            if verdict is absent and evidence is None:
+                if everything:
+                    others.append(index)
+            elif verdict is Verdict.SERVFAIL or (evidence is not None and _complainant(evidence)):
+                failed.append(index)
+            else:
+                others.append(index)
+        if failed:
+            await together(self._explain(outcomes, failed), self._refine(outcomes, others))
+        elif others:
+            await self._refine(outcomes, others)
+
+    async def _explain(self, outcomes: list[Outcome], indexes: list[int]) -> None:
         await self._unmask(outcomes, indexes, self._first)
+        await self._refine(outcomes, indexes)
+
+    async def _refine(self, outcomes: list[Outcome], indexes: list[int]) -> None:
+        """What resolves goes its way at once; for what does not, other types may come first."""
+        resolved = [index for index in indexes if outcomes[index][1] is Verdict.RESOLVED]
+        if len(resolved) == len(indexes):
+            await self._confirm(outcomes, resolved)
+            return
+        others = [index for index in indexes if outcomes[index][1] is not Verdict.RESOLVED]
+        await together(self._confirm(outcomes, resolved), self._reconsider(outcomes, others))
+
+    async def _confirm(self, outcomes: list[Outcome], resolved: list[int]) -> None:
         if len(self._qtypes) > 1:
-            await self._ask_other_types(outcomes, indexes)
+            await together(
+                self._doubt(outcomes, resolved), self._ask_other_types(outcomes, resolved)
+            )
+        else:
+            await self.second_opinions(outcomes, resolved)
+        await self._judge(outcomes, resolved)
+
+    async def _doubt(self, outcomes: list[Outcome], indexes: list[int]) -> None:
         changed = await self.second_opinions(outcomes, indexes)
-        if changed and len(self._qtypes) > 1:
-            await self._ask_other_types(outcomes, changed)
+        await self._ask_other_types(outcomes, changed)
+
+    async def _reconsider(self, outcomes: list[Outcome], indexes: list[int]) -> None:
+        await self._ask_other_types(outcomes, indexes)
+        await self._doubt(outcomes, indexes)
+        await self._judge(outcomes, indexes)
+
+    async def _judge(self, outcomes: list[Outcome], indexes: list[int]) -> None:
+        """Tell what a wildcard of the parent resolves from what is there."""
+        if self._wildcards is None:
+            return
+        resolved = [index for index in indexes if outcomes[index][1] is Verdict.RESOLVED]
+        judged = await self._wildcards.judge([outcomes[index] for index in resolved])
+        for index, outcome in zip(resolved, judged, strict=True):
+            outcomes[index] = outcome
 
     async def _ask_elsewhere(self, outcomes: list[Outcome], examination: _Examination) -> None:
         """Begin anew with positives that only a liar vouches for."""
@@ -173,18 +221,15 @@ class Examiner:
         """Tell broken signatures from other failures: BOGUS instead of SERVFAIL.
 
         The resolver that failed is asked with checking disabled. If that works, then once more
-        without: what failed in passing may work by now. So is one that spoke of signatures before
-        another, which may not check them, gave an answer.
+        without, unless it spoke of signatures: what failed in passing may work by now. So is one
+        that spoke of them before another, which may not check them, gave an answer.
         """
         failed: dict[str, list[int]] = {}
         for index in indexes:
             outcome = outcomes[index]
-            if outcome[1] is Verdict.SERVFAIL:
+            label = _complainant(outcome.evidence) if outcome.evidence is not None else ""
+            if not label and outcome.verdict is Verdict.SERVFAIL:
                 label = outcome.resolver
-            elif outcome.evidence is not None:
-                label = _complainant(outcome.evidence)
-            else:
-                continue
             if label in self._resolvers:
                 failed.setdefault(label, []).append(index)
         if failed:
@@ -200,11 +245,24 @@ class Examiner:
             route=route,
             checking_disabled=True,
         )
+        reason = f"{label} answers with checking disabled only: broken signatures"
         suspects = []
         for index, raw in zip(indexes, unchecked, strict=True):
-            outcomes[index] = _later(outcomes[index], raw)
-            if is_final(raw.verdict):
-                suspects.append((index, raw))
+            first = outcomes[index] = _later(outcomes[index], raw)
+            if not is_final(raw.verdict):
+                continue
+            if first.verdict is Verdict.SERVFAIL and first.evidence is not None:
+                if _complainant(first.evidence):
+                    outcomes[index] = opinions.with_opinions(
+                        first._replace(verdict=Verdict.BOGUS),
+                        Agreement.NOT_ASKED,
+                        (self._opinion(raw),),
+                        reason=reason,
+                    )
+                    continue
+            suspects.append((index, raw))
+        if not suspects:
+            return
         checked = await self.engine.resolve(
             [outcomes[index].name for index, _ in suspects], qtype=qtype, route=route
         )
@@ -213,15 +271,13 @@ class Examiner:
             evidence = first.evidence or again.evidence
             again = again._replace(attempts=first.attempts, duration_us=first.duration_us)
             if again.verdict is Verdict.SERVFAIL:
-                outcome = again._replace(verdict=Verdict.BOGUS, evidence=evidence)
-                reason = f"{label} answers with checking disabled only: broken signatures"
+                outcome, why = again._replace(verdict=Verdict.BOGUS, evidence=evidence), reason
             elif is_final(again.verdict) and not is_final(first.verdict):
-                outcome = again._replace(evidence=evidence)
-                reason = f"{label} failed at first"
+                outcome, why = again._replace(evidence=evidence), f"{label} failed at first"
             else:
                 continue
             outcomes[index] = opinions.with_opinions(
-                outcome, Agreement.NOT_ASKED, (self._opinion(raw),), reason=reason
+                outcome, Agreement.NOT_ASKED, (self._opinion(raw),), reason=why
             )
 
     # Types of record
@@ -246,6 +302,9 @@ class Examiner:
                 found.setdefault(index, {})[qtype] = answer
         for index, by_type in found.items():
             outcome = outcomes[index]
+            if not records.missing(outcome, self._qtypes, self._first):
+                # Found not to exist meanwhile.
+                continue
             known = {it.qtype: it for it in outcome.evidence.records} if outcome.evidence else {}
             known.setdefault(self._first, records.record_of(self._first, outcome))
             for qtype, answer in by_type.items():

@@ -7,6 +7,7 @@ from zlib import crc32
 
 from services.validation.dns.plan import OpinionPolicy
 from services.validation.dns.verdict import (
+    DNSSEC_ERRORS,
     Agreement,
     Evidence,
     Opinion,
@@ -83,9 +84,15 @@ def compare(first: Outcome, second: Outcome) -> Standing:
 def is_shared(outcome: Outcome) -> bool:
     """Whether resolvers of two operators failed at the name in the same way already."""
     evidence = outcome.evidence
-    if evidence is None or is_final(outcome.verdict):
+    verdict = outcome.verdict
+    if evidence is None:
         return False
-    said = {it.operator for it in evidence.opinions if it.verdict is outcome.verdict}
+    if verdict is Verdict.BOGUS:
+        said = {it.operator for it in evidence.opinions if it.ede in DNSSEC_ERRORS}
+    elif is_final(verdict):
+        return False
+    else:
+        said = {it.operator for it in evidence.opinions if it.verdict is verdict}
     return len(said) > 1
 
 
