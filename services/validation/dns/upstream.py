@@ -23,6 +23,8 @@ CASE_TABLES = 1024
 # Replaced channels kept open for late answers alone. Sockets are replaced six times a second at
 # full speed, and descriptors are often limited to 1,024.
 RETIRED_LIMIT = 32
+# Questions out at once on one channel: without HTTP/2 each takes a connection of its own.
+CHANNEL_LIMITS = {Transport.HTTPS: 32, Transport.HTTPS_JSON: 32}
 
 _random = SystemRandom()
 
@@ -124,11 +126,15 @@ class Upstream:
         # sent up to `mark`: they are late and count against nothing but `in_flight_limit`.
         self.out = self.old = 0
         self.mark = 0
-        self.congestion = Congestion(settings.window)
+        channel_limit = CHANNEL_LIMITS.get(resolver.transport, settings.window)
+        self.congestion = Congestion(
+            min(settings.window, channel_limit * settings.sockets_per_resolver)
+        )
         # Questions per second, and out at once; None and 0: no limit.
         rate = resolver.rate_limit or settings.rate_limit
         self._rate = RateLimit(rate) if rate else None
         self._in_flight_limit = resolver.in_flight_limit or settings.in_flight_limit
+        self.is_limited = bool(rate or self._in_flight_limit)
         # For the weighted strategy: questions so far, over its weight.
         self.passed = 0.0
         # What became of the questions of this round; see congestion.Round.
@@ -415,13 +421,30 @@ class Upstreams:
         well, suspects = choices
         if suspects and well and not asked:
             for upstream in suspects:
-                if upstream.probe_due(now):
+                if upstream.room(now) > 0 and upstream.probe_due(now):
                     return upstream, 1
         candidates = well or suspects
         if asked and len(candidates) > 1:
-            fewest = min(map(asked.count, candidates))
-            candidates = [it for it in candidates if asked.count(it) == fewest]
-            candidates = [it for it in candidates if it is not asked[-1]] or candidates
+            return self._pick_again(candidates, now, asked)
+        return self._pick_among(candidates, now)
+
+    def _pick_again(
+        self, candidates: list[Upstream], now: int, asked: Sequence[Upstream]
+    ) -> tuple[Upstream, int] | None:
+        """As `pick`, for a name that these were `asked` about, in that order."""
+        left = candidates
+        while left:
+            fewest = min(map(asked.count, left))
+            next_best = [it for it in left if asked.count(it) == fewest]
+            next_best = [it for it in next_best if it is not asked[-1]] or next_best
+            picked = self._pick_among(next_best, now)
+            # A full window is open again in a moment. A limit may keep a resolver busy for hours.
+            if picked is not None or not all(it.is_limited for it in next_best):
+                return picked
+            left = [it for it in left if it not in next_best]
+        return None
+
+    def _pick_among(self, candidates: list[Upstream], now: int) -> tuple[Upstream, int] | None:
         if len(candidates) == 1 or self._strategy is Strategy.FAILOVER:
             upstream = candidates[0]
             room = upstream.room(now)
