@@ -71,7 +71,7 @@ class Canaries:
         """Keep the resolvers under watch; begins when they have been asked lately.
 
         That takes twice the time-out of a question and MAX_PATIENCE at most, and only when nobody
-        has used them for a period. Meanwhile so many `names` are held up.
+        used them and a period has passed. Meanwhile so many `names` are held up.
         """
         self._users += 1
         try:
@@ -118,15 +118,17 @@ class Canaries:
             self._roster.measured(it.resolver, it.answered, it.timeouts, suspect=it.suspect)
 
     async def _be_fresh(self) -> None:
-        if time.monotonic() - self._begun_at > self._period:
+        # Rounds that follow one another while names are asked about keep nobody waiting.
+        if self._users == 1 and time.monotonic() - self._begun_at > self._period:
             self._fresh.clear()
             self._wake.set()
-        self._begin()
-        await self._fresh.wait()
+        if not self._begin().done():
+            await self._fresh.wait()
 
-    def _begin(self) -> None:
+    def _begin(self) -> asyncio.Task[None]:
         if self._task is None:
             self._task = asyncio.create_task(self._watch())
+        return self._task
 
     async def _watch(self) -> None:
         while True:

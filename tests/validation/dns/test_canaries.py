@@ -9,7 +9,7 @@ import pytest
 from services.sandbox.dns_server import Faults, SandboxDns, SandboxDnsSettings
 from services.sandbox.truth import Behaviour, Mix, truth
 from services.validation.dns.canaries import Canaries
-from services.validation.dns.engine import Engine
+from services.validation.dns.engine import Engine, EngineClosed
 from services.validation.dns.health import Change, Health
 from services.validation.dns.plan import CANARIES, Canary, CanaryKind, Examination, Plan
 from services.validation.dns.resolvers import Resolver
@@ -222,6 +222,18 @@ async def test_what_the_authority_finds_wrong_puts_a_resolver_out(honest: Sandbo
         outcomes = await it.ask(ABSENT)
 
         assert {outcome.resolver for outcome in outcomes} == {str(resolver_of(honest))}
+
+
+async def test_a_closed_engine_is_said_to_be_closed(honest: SandboxDns) -> None:
+    async with watched(resolver_of(honest), period=0) as it:
+        await it.ask(ABSENT[:1])
+    with pytest.raises(EngineClosed):
+        await it.ask(ABSENT[:1])
+    async with watched(resolver_of(honest), period=0) as it:
+        async with it.canaries.in_use():
+            await it.engine.__aexit__(None, None, None)
+        with pytest.raises(EngineClosed):
+            await it.ask(ABSENT[:1])
 
 
 async def test_a_cancelled_caller_leaves_the_watch_to_the_others(mute: Resolver) -> None:

@@ -94,7 +94,9 @@ class ResolverReport(_message.Message):
     reason: _builtins.str
     """Why it is in that state."""
     score: _builtins.float
-    """From 0, useless, to 1: share of answers in time, of canaries passed and of second opinions that agreed, multiplied."""
+    """From 0, useless, to 1: share of answers in time, of canaries passed, and of second opinions in which it was not wrong, multiplied;
+    of late, each.
+    """
     question_count: _builtins.int
     """Questions sent."""
     answer_count: _builtins.int

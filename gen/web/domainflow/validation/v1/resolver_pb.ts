@@ -79,7 +79,8 @@ export type ResolverReport = Message<"domainflow.validation.v1.ResolverReport"> 
   retryTime?: Timestamp | undefined;
 
   /**
-   * From 0, useless, to 1: share of answers in time, of canaries passed and of second opinions that agreed, multiplied.
+   * From 0, useless, to 1: share of answers in time, of canaries passed, and of second opinions in which it was not wrong, multiplied;
+   * of late, each.
    *
    * @generated from field: double score = 9;
    */
