@@ -112,11 +112,10 @@ class FollowUp:
         for query in overdue:
             self._flight.let_go(query)
             verdict, rcode = Verdict.TIMEOUT, -1
-            if query.hint is not None:
-                rcode = query.hint
+            if query.hint is not None and query.hint[0] == query.key:
+                rcode = query.hint[1]
                 # Whatever it says of the name, NXDOMAIN for one, it may be forged.
                 verdict = Verdict.REFUSED if rcode == REFUSED else Verdict.ERROR
-                query.hint = None
             query.note(channel.upstream, verdict, NO_ANSWER._replace(rcode=rcode))
             self._consider(query, verdict, channel.upstream, tcp=False)
         return len(overdue)
@@ -133,7 +132,7 @@ class FollowUp:
     def _hint(self, channel: Channel, query: Query, datagram: bytes) -> None:
         """Keep an answer too poor to act on: it counts if nothing better comes to this attempt."""
         if channel.pending.get(datagram[:2]) is query:
-            query.hint = datagram[3] & 0x0F
+            query.hint = datagram[:2], datagram[3] & 0x0F
 
     def _weigh(
         self,
@@ -163,7 +162,6 @@ class FollowUp:
         duration = (time.monotonic_ns() - sent_at) // 1000 if sent_at else -1
         query.note(upstream, verdict, answer, duration)
         if live:
-            query.hint = None
             self._consider(query, verdict, upstream, tcp=tcp)
         else:
             proved = self._proved(query)
@@ -220,7 +218,6 @@ class FollowUp:
         """Put the live attempt's question again over TCP. Without a live one, a retry is due."""
         if not self._flight.let_go(query):
             return
-        query.hint = None
         task = asyncio.get_running_loop().create_task(self._tcp_attempt(upstream, query))
         self._flight.over_tcp[query] = task
         self._tasks.add(task)

@@ -102,11 +102,11 @@ class Query:
 
     call: Call | None
     channel: Channel
-    # Set by odd(). What came that is not final, silence included; whom earlier attempts asked; the
-    # response code of an answer to the live attempt that is too poor to end it.
+    # Set by odd(). What came that is not final, silence included; whom earlier attempts asked; id
+    # and response code of an answer that is too poor to end its attempt.
     said: dict[tuple[Upstream, Verdict], Said]
     asked: list[Upstream]
-    hint: int | None
+    hint: tuple[bytes, int] | None
     traces: list[tuple[Channel, bytes, int]] | None
 
     def __init__(
