@@ -157,11 +157,6 @@ def changed_event(change: Change, who: Reporter) -> event_pb2.SystemEvent:
     return event_pb2.SystemEvent(resolver_changed=event)
 
 
-def report_of(known: KnownResolver, who: Reporter) -> pb.ResolverReport:
-    """What one engine knows of a resolver."""
-    return _report([known], who, time.time() - time.monotonic())
-
-
 def _report(entries: Sequence[KnownResolver], who: Reporter, epoch: float) -> pb.ResolverReport:
     """`epoch` is the wall clock when the monotonic one was zero."""
     # What is worst about it is told by whoever has it.
