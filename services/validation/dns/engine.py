@@ -355,6 +355,7 @@ class Engine:
         addresses_at = wire.addresses_at
         clock = time.monotonic_ns
         label = channel.upstream.label
+        connected = channel.upstream.connected
         resolved, absent = Verdict.RESOLVED, Verdict.NXDOMAIN
         settled = old = 0
         flight = self._flight
@@ -419,7 +420,7 @@ class Engine:
                     label,
                     query.attempts,
                     (clock() - query.started_at) // 1000,
-                    False,
+                    connected,
                     authority,
                     None,
                 ),

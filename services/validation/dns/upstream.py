@@ -114,6 +114,8 @@ class Upstream:
         self.resolver = resolver
         self.label = str(resolver)
         self.operator = resolver.operator
+        # Whether its answers come over connections.
+        self.connected = resolver.transport is not Transport.UDP
         self.channels: list[Channel] = []
         # Replaced channels that still wait for answers.
         self.retired: list[Channel] = []
