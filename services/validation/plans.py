@@ -132,7 +132,7 @@ def _lanes_of(settings: pb.DnsSettings, base: EngineSettings) -> Iterator[Lane]:
         default = 0.0 if is_mute else min(base.soft_delay, limit)
         yield Lane(
             reason,
-            tries=lane.attempt_limit or (tries if is_mute else base.soft_tries),
+            tries=lane.attempt_limit or (tries if is_mute else min(base.soft_tries, tries)),
             delay=_seconds(lane.delay) if lane.HasField("delay") else default,
             max_delay=limit,
         )
