@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -23,10 +24,9 @@ from services.validation.dns.streams import (
     padded,
     trust,
 )
-from services.validation.dns.upstream import Channel, Upstream
+from services.validation.dns.upstream import CHANNEL_LIMITS, Channel, Upstream
 
-# Requests of a channel at once, each on a connection of its own, and questions that may wait.
-REQUEST_LIMIT = 64
+# Questions of a channel that may wait until there is room for another request.
 WAITING_LIMIT = 512
 # Seconds for a request. One that nobody waits for any more ends earlier if others need its place.
 REQUEST_TIMEOUT = 10.0
@@ -72,6 +72,7 @@ class HttpsChannel(LastingChannel):
     ) -> None:
         super().__init__(upstream, cases, drain)
         self._endpoint = Endpoint.of(upstream.resolver)
+        self._limit = CHANNEL_LIMITS[upstream.resolver.transport]
         self._json = upstream.resolver.transport is Transport.HTTPS_JSON
         self._tls = trust(upstream.resolver.ca_pem)
         self._session: aiohttp.ClientSession | None = None
@@ -79,6 +80,8 @@ class HttpsChannel(LastingChannel):
         self._waiting: deque[bytes] = deque()
         self._requests: dict[bytes, asyncio.Task[None]] = {}
         self._resumption: asyncio.TimerHandle | None = None
+        # Of these, those that have a connection.
+        self._sent: set[bytes] = set()
         # Whether an answer came since a connection broke off last.
         self._answering = False
 
@@ -124,7 +127,7 @@ class HttpsChannel(LastingChannel):
         while self._waiting and self._resumption is None:
             key = self._waiting[0]
             if key in self.pending:
-                if len(self._requests) >= REQUEST_LIMIT:
+                if len(self._requests) >= self._limit:
                     self._make_room()
                     return
                 request = self._request(key, self._asked[key])
@@ -136,13 +139,15 @@ class HttpsChannel(LastingChannel):
     def _make_room(self) -> None:
         """End the oldest request if nobody waits for it; its end starts the next."""
         for key, request in self._requests.items():
-            if key not in self.pending:
-                request.cancel()
-            return
+            # Those before it still connect; the connection will serve another.
+            if key in self._sent:
+                if key not in self.pending:
+                    request.cancel()
+                return
 
     async def _request(self, key: bytes, packet: bytes) -> None:
         try:
-            response = await self._exchange(packet)
+            response = await self._exchange(key, packet)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             self._lost(error)
         except aiohttp.ClientConnectionError as error:
@@ -162,18 +167,19 @@ class HttpsChannel(LastingChannel):
             self._deliver()
         finally:
             del self._requests[key]
+            self._sent.discard(key)
             if not self._closed:
                 del self._asked[key]
                 self._start()
 
-    async def _exchange(self, packet: bytes) -> bytes:
+    async def _exchange(self, key: bytes, packet: bytes) -> bytes:
         try:
-            return await self._ask(packet)
+            return await self._ask(key, packet)
         except aiohttp.ServerDisconnectedError:
             # Most likely a connection that was closed while it was idle.
-            return await self._ask(packet)
+            return await self._ask(key, packet)
 
-    async def _ask(self, packet: bytes) -> bytes:
+    async def _ask(self, key: bytes, packet: bytes) -> bytes:
         """The response, with any id. Raises ClientError, OSError, ValueError."""
         if self._session is None:
             self._session = self._new_session()
@@ -195,6 +201,7 @@ class HttpsChannel(LastingChannel):
             ssl=self._tls,
             server_hostname=self._endpoint.tls_name,
             allow_redirects=False,
+            trace_request_ctx=key,
         ) as response:
             if response.status != 200:
                 raise Unusable(f"HTTP status {response.status}")
@@ -209,14 +216,22 @@ class HttpsChannel(LastingChannel):
         return content
 
     def _new_session(self) -> aiohttp.ClientSession:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(self._note_sent)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=REQUEST_LIMIT, keepalive_timeout=IDLE),
+            connector=aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=IDLE),
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
             cookie_jar=aiohttp.DummyCookieJar(),
             # A compressed answer could unfold to any size.
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
+            trace_configs=[trace],
         )
+
+    async def _note_sent(
+        self, _: aiohttp.ClientSession, context: Any, __: aiohttp.TraceRequestHeadersSentParams
+    ) -> None:
+        self._sent.add(context.trace_request_ctx)
 
     def _lost(self, error: Exception) -> None:
         """Pause, unless a pause has begun: many requests fail together."""
