@@ -97,9 +97,9 @@ class Canaries:
         """What is known of each resolver. Not to be changed."""
         return self._roster.healths.values()
 
-    def agreed(self, resolver: str) -> None:
+    def agreed(self, resolver: str, times: int = 1) -> None:
         """Another operator's resolver said the same as this one, given by its label."""
-        self._roster.agreed(resolver)
+        self._roster.agreed(resolver, times)
 
     def disagreed(self, resolver: str) -> None:
         """Another operator's resolver said otherwise."""

@@ -371,10 +371,19 @@ class Examiner:
             if seconds[place].verdict is Verdict.SERVFAIL and is_final(outcomes[index].verdict)
         ]
         await self._unmask(seconds, places, qtype)
+        agreed: dict[tuple[str, str], int] = {}
+        operators = self._operators
         for index, second in zip(indexes, seconds, strict=True):
             first = outcomes[index]
+            other = operators.get(second.resolver, "")
+            if first[1] is second[1] and first.evidence is None and other != operator:
+                # What is left here is nearly all there is.
+                outcomes[index] = opinions.confirmed(first, second, other)
+                pair = first.resolver, second.resolver
+                agreed[pair] = agreed.get(pair, 0) + 1
+                continue
             standing = opinions.compare(first, second)
-            if self._operators.get(second.resolver) == operator:
+            if other == operator:
                 # All the others were taken out meanwhile.
                 standing = Standing.UNCONFIRMED
             if standing is Standing.CONTRADICTED or standing is Standing.OPEN:
@@ -386,8 +395,8 @@ class Examiner:
                 agreement = Agreement.CONFIRMED
                 reason = opinions.difference(first, second)
                 if is_final(first.verdict):
-                    self.canaries.agreed(first.resolver)
-                    self.canaries.agreed(second.resolver)
+                    pair = first.resolver, second.resolver
+                    agreed[pair] = agreed.get(pair, 0) + 1
             said = [self._opinion(second)]
             if standing is Standing.UNMASKED:
                 said.insert(0, self._opinion(first))
@@ -401,6 +410,9 @@ class Examiner:
                 attempts=second.attempts,
                 duration_us=second.duration_us,
             )
+        for pair, times in agreed.items():
+            for label in pair:
+                self.canaries.agreed(label, times)
 
     async def _decide(self, outcomes: list[Outcome], disputes: list[_Dispute]) -> list[int]:
         """Ask a third, the authority, or both. Returns whose verdict is another now.

@@ -26,7 +26,7 @@ def of(outcome: Outcome) -> tuple[bool | None, bool | None]:
         if verdict is Verdict.NXDOMAIN:
             return _absent(outcome.name, outcome.chain, outcome.authority)
         if verdict is Verdict.RESOLVED:
-            return _YES if registrable(outcome.name) else _UNKNOWN
+            return _UNKNOWN if public_suffix(outcome.name) == outcome.name else _YES
         return _concluded(outcome)
     concluded = _concluded(outcome)
     registered = concluded[0] if evidence.registered is None else evidence.registered
@@ -71,6 +71,9 @@ def _concluded(outcome: Outcome) -> tuple[bool | None, bool | None]:
 def _absent(name: str, chain: tuple[str, ...], zone: str) -> tuple[bool | None, bool | None]:
     """What it says that `zone` knows no such name."""
     suffix = public_suffix(name)
+    if zone == suffix and not chain and zone != name:
+        # Nearly always.
+        return _NO
     if name == suffix or not suffix:
         return _UNKNOWN
     if chain:

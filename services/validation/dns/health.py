@@ -309,14 +309,14 @@ class Roster:
 
     # Opinions
 
-    def agreed(self, label: str) -> None:
+    def agreed(self, label: str, times: int = 1) -> None:
         """Another operator's resolver said the same. An unknown label, here and below, is nobody's
         and counts for nothing."""
         health = self.healths.get(label)
         if health is None:
             return
-        health.agreed += 1
-        self._heard(health, wrong=False)
+        health.agreed += times
+        self._heard(health, times, wrong=False)
 
     def disagreed(self, label: str) -> None:
         """Another operator's resolver said otherwise; nobody knows yet who is right."""
@@ -329,17 +329,18 @@ class Roster:
         if health is None:
             return None
         health.wrong += 1
-        self._heard(health, wrong=True)
+        self._heard(health, 1, wrong=True)
         found = sum(health.recent)
         if health.is_quarantined or found < self._rules.wrong_limit:
             return None
         why = f"wrong {found} times of the latest {len(health.recent)}, says the authority"
         return self._quarantine(health, why, now, lied_since=health.truthful_at)
 
-    def _heard(self, health: Health, *, wrong: bool) -> None:
-        health.opinions.add(not wrong, wrong)
-        health.recent.append(wrong)
-        if len(health.recent) > self._rules.opinions_kept:
+    def _heard(self, health: Health, times: int, *, wrong: bool) -> None:
+        kept = self._rules.opinions_kept
+        health.opinions.add(0 if wrong else times, times if wrong else 0)
+        health.recent.extend([wrong] * min(times, kept))
+        while len(health.recent) > kept:
             health.recent.popleft()
 
     # Score

@@ -152,6 +152,33 @@ def with_opinions(
     )
 
 
+def confirmed(first: Outcome, second: Outcome, operator: str) -> Outcome:
+    """A first outcome without evidence, with a second that says the same. Made for speed: it is
+    called for every name that resolves."""
+    # fmt: off
+    name, verdict, rcode, addresses, chain, ttl, resolver, attempts, duration, tcp, zone, _ = first
+    # fmt: on
+    opinion = Opinion(second[6], operator, second[1], second[2], second[3], 1, second[8])
+    reason = "" if addresses == second[3] else difference(first, second)
+    evidence = Evidence(Agreement.CONFIRMED, None, None, (), (opinion,), None, (), reason)
+    attempts += second[7]
+    duration += second[8]
+    return Outcome(
+        name,
+        verdict,
+        rcode,
+        addresses,
+        chain,
+        ttl,
+        resolver,
+        attempts,
+        duration,
+        tcp,
+        zone,
+        evidence,
+    )
+
+
 def difference(first: Outcome, second: Outcome) -> str:
     """A remark where both resolve, and to nothing in common."""
     if first.addresses and second.addresses and set(first.addresses).isdisjoint(second.addresses):
