@@ -193,10 +193,12 @@ class Asking:
         self.upstreams = Upstreams([resolver], QUICK, Random(1), self.drain, openers)
         self.channel = self.upstreams.all[0].channel(0)
 
-    def ask(self) -> bytes:
+    def ask(self, filling: bytes = b"") -> bytes:
         key = self.channel.ids.pop()
         self.channel.pending[key] = None
-        self.channel.send(key + wire.HEADER + wire.Questions(wire.A).build("name.example"))
+        self.channel.send(
+            key + wire.HEADER + wire.Questions(wire.A).build("name.example") + filling
+        )
         return key
 
     def drain(self, channel: object) -> None:
@@ -256,6 +258,28 @@ async def test_a_connection_that_gives_no_answer_any_more_is_replaced():
         await until(lambda: len(asking.answers) == 2)
         await asking.close()
     assert connections == 2
+
+
+async def test_a_connection_that_takes_no_more_is_given_up():
+    connections = 0
+
+    async def deaf(reader, writer):
+        nonlocal connections
+        connections += 1
+        await never_reads(reader, writer)
+
+    async with talking(deaf) as address:
+        asking = Asking(Resolver(*address, Transport.TCP))
+        asking.ask()
+        await until(lambda: connections == 1)
+        # More than the kernel holds for both ends.
+        for number in range(400):
+            asking.ask(bytes(60_000))
+            if number % 10 == 0:
+                await asyncio.sleep(0)
+        await until(lambda: asking.refusals)
+        assert asking.upstreams.all[0].trouble
+        await asking.close()
 
 
 # Over HTTPS
@@ -336,6 +360,24 @@ async def test_an_unusable_answer_over_https_changes_no_verdict(what, json):
     # Nothing was said, or nothing that can be read.
     assert {it.verdict for it in alone} <= {Verdict.TIMEOUT, Verdict.ERROR}
     assert {it.addresses for it in alone} == {()}
+
+
+async def test_a_server_that_hangs_up_now_and_then_loses_nothing():
+    seen = set()
+
+    async def every_second_time(request):
+        question = await request.read()
+        if question not in seen:
+            seen.add(question)
+            return await hang_up(request)
+        return web.Response(body=reply(question, ADDRESS), content_type="application/dns-message")
+
+    settings = EngineSettings(timeout=10, tries=1)
+    async with web_server(every_second_time, TLS) as address:
+        async with Engine([over_https(address, TLS.ca)], settings) as engine:
+            outcomes = await engine.resolve(names(30))
+
+    assert {(it.verdict, it.attempts) for it in outcomes} == {(Verdict.RESOLVED, 1)}
 
 
 async def test_a_request_names_the_host_of_the_url_and_goes_to_the_address():
