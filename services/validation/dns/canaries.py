@@ -132,6 +132,8 @@ class Canaries:
 
     async def _watch(self) -> None:
         while True:
+            # Whoever woke us is content with the round that begins now.
+            self._wake.clear()
             try:
                 await self._round()
             except EngineClosed:
