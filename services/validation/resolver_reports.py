@@ -194,9 +194,9 @@ def _report(entries: Sequence[KnownResolver], who: Reporter, epoch: float) -> pb
 
 
 def _reason(known: KnownResolver) -> str:
-    if known.state is ResolverState.SUSPECT:
-        return "gives no answer at present"
-    return known.health.reason[:MAX_REASON]
+    suspect = known.state is ResolverState.SUSPECT
+    reason = "gives no answer at present" if suspect else known.health.reason
+    return "; ".join(filter(None, (reason, known.stats.trouble)))[:MAX_REASON]
 
 
 def _canary(record: CanaryRecord, epoch: float) -> pb.CanaryResult:

@@ -34,6 +34,8 @@ class ResolverStats:
     # Questions it may have to answer at once, and the share lately left without an answer, 0-1.
     window: int = 0
     loss: float = 0.0
+    # Why there is no connection, or no answer over it; empty once there is, and over UDP.
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ class Upstream:
         self._changed = changed
         self._turn = 0
         self._probe_at = 0
-        # Why no connection can be had, as the last one failed; empty over UDP.
+        # As in ResolverStats.
         self.trouble = ""
         # What closed channels still have to do.
         self.endings: set[asyncio.Future[None]] = set()
@@ -351,6 +351,7 @@ class Upstream:
             refused=self.refused,
             window=self.congestion.window,
             loss=self.congestion.loss,
+            trouble=self.trouble,
         )
 
 

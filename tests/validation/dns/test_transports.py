@@ -134,8 +134,7 @@ async def test_a_certificate_that_proves_nothing_is_refused(transport, flaw):
         )
         async with Engine([flawed], EngineSettings(timeout=0.1, tries=2)) as engine:
             alone = await engine.resolve(names(20))
-            [upstream] = engine._upstreams.all
-            assert "certificate verify failed" in upstream.trouble
+            assert "certificate verify failed" in engine.stats().resolvers[0].trouble
         async with Engine([flawed, servers.resolver(Transport.UDP)], PATIENT) as engine:
             outcomes = await engine.resolve(names(200))
 
