@@ -142,12 +142,11 @@ class Authority:
         clock = asyncio.get_running_loop().time
         started = clock()
         said = MUTE
-        if started >= self._unreachable_until:
-            try:
-                async with asyncio.timeout(self._patience):
-                    said = await self._follow(walk, name, qtype)
-            except TimeoutError:
-                pass
+        try:
+            async with asyncio.timeout(self._patience):
+                said = await self._follow(walk, name, qtype)
+        except TimeoutError:
+            pass
         domain = registrable(name)
         known = True if domain and at_or_below(walk.zone, domain) else None
         return Outcome(
@@ -219,8 +218,10 @@ class Authority:
     async def _ask_servers(
         self, walk: _Walk, zone: _Zone, name: str, qtype: int
     ) -> Referral | Said:
-        servers = self._in_order(zone)
         worst = MUTE
+        if zone is self._root and asyncio.get_running_loop().time() < self._unreachable_until:
+            return worst
+        servers = self._in_order(zone)
         fewest, most = ZONE_TRIES
         for host, port in islice(cycle(servers), min(most, max(fewest, len(servers)))):
             if walk.questions >= QUESTIONS:

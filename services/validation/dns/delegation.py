@@ -7,6 +7,7 @@ from ipaddress import ip_address
 import dns.flags
 import dns.message
 import dns.name
+import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
@@ -66,7 +67,7 @@ def read(response: dns.message.Message, name: str, qtype: int, zone: str) -> Ref
     if not own_word:
         # Recursion offered, authority not claimed: an answer from a cache.
         return Said(Verdict.ERROR, rcode)
-    answers = {(_text(rrset.name), int(rrset.rdtype)): rrset for rrset in response.answer}
+    answers = {(_text(it.name), int(it.rdtype)): it for it in response.answer if _is_in(it)}
     at, ttl = name, -1
     chain: list[str] = []
     while (alias := answers.get((at, dns.rdatatype.CNAME))) is not None:
@@ -85,7 +86,7 @@ def read(response: dns.message.Message, name: str, qtype: int, zone: str) -> Ref
     spoken_for = ""
     for rrset in response.authority:
         owner = _text(rrset.name)
-        if not (at_or_below(at, owner) and at_or_below(owner, zone)):
+        if not (_is_in(rrset) and at_or_below(at, owner) and at_or_below(owner, zone)):
             continue
         if rrset.rdtype == dns.rdatatype.SOA:
             spoken_for = owner
@@ -118,11 +119,17 @@ def _referral(
         server = _text(rrset.name)
         if (
             rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA)
+            and _is_in(rrset)
             and server in names
             and at_or_below(server, zone)
         ):
             glue += [(server, record.address) for record in list(rrset)[:ADDRESS_LIMIT]]
     return Referral(owner, names, tuple(glue), max(0, servers.ttl))
+
+
+def _is_in(rrset: dns.rrset.RRset) -> bool:
+    """Whether it is of the Internet: data of other classes look different."""
+    return rrset.rdclass == dns.rdataclass.IN
 
 
 def _text(name: dns.name.Name) -> str:

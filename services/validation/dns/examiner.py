@@ -368,7 +368,9 @@ class Examiner:
         places = [
             place
             for place, index in enumerate(indexes)
-            if seconds[place].verdict is Verdict.SERVFAIL and is_final(outcomes[index].verdict)
+            if seconds[place].verdict is Verdict.SERVFAIL
+            and is_final(outcomes[index].verdict)
+            and outcomes[index].verdict is not Verdict.BOGUS
         ]
         await self._unmask(seconds, places, qtype)
         agreed: dict[tuple[str, str], int] = {}

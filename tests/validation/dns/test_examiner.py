@@ -55,6 +55,10 @@ def by_name(**answers: dict[str, Saying]) -> Say:
     return say
 
 
+def by_type(**answers: Saying) -> Say:
+    return lambda question: answers[question.kind]
+
+
 def constantly(said: Saying) -> Say:
     return lambda question: said
 
@@ -181,6 +185,38 @@ async def test_a_passing_failure_is_not_bogus(scripted):
     assert (outcome.verdict, outcome.addresses) == (Verdict.RESOLVED, (V4,))
 
 
+async def test_a_resolver_that_names_broken_signatures_is_not_asked_to_repeat_itself(scripted):
+    asked: list[Question] = []
+
+    def say(question: Question) -> Saying:
+        return [OTHER] if question.unchecked else "SERVFAIL 6"
+
+    async with examiner(scripted, say, asked=[asked]) as examines:
+        (outcome,) = await examines.examine(["x.test"])
+
+    assert outcome.verdict is Verdict.BOGUS
+    assert [it.unchecked for it in asked] == [False, False, True]
+
+
+async def test_a_complaint_about_signatures_is_heard_before_an_answer(scripted):
+    """The first resolver complains, the next one does not validate and answers."""
+
+    def validating(question: Question) -> Saying:
+        return [OTHER] if question.unchecked else "SERVFAIL 7"
+
+    says = (validating, constantly([OTHER]))
+    async with examiner(scripted, *says, opinion=OpinionPolicy.NONE) as examines:
+        outcomes = [
+            (await examines.examine(["x.test"]))[0]
+            # Every other begins with the one that validates.
+            for _ in range(4)
+        ]
+
+    complained = [it for it in outcomes if it.evidence is not None]
+    assert complained
+    assert {(it.verdict, it.addresses) for it in complained} == {(Verdict.BOGUS, ())}
+
+
 async def test_a_second_resolver_that_validates_unmasks_what_the_first_believed(scripted):
     def validating(question: Question) -> Saying:
         return [OTHER] if question.unchecked else "SERVFAIL"
@@ -271,7 +307,8 @@ async def test_a_positive_that_nobody_else_can_confirm_stays(scripted, failure):
     assert {it.evidence.agreement for it in outcomes} == {Agreement.UNCONFIRMED}
 
 
-async def test_the_authority_finds_out_a_liar(scripted):
+@pytest.mark.parametrize("qtypes", [(wire.A,), (wire.A, wire.AAAA)], ids=["a", "both"])
+async def test_the_authority_finds_out_a_liar(scripted, qtypes):
     """Names that do not exist, one resolver that gives addresses for all of them."""
     say = by_name(x={"A": [V4]})
     servers = {
@@ -281,7 +318,9 @@ async def test_the_authority_finds_out_a_liar(scripted):
     names = [f"absent{number}.test" for number in range(100)] + ["x.test"]
     async with (
         served(scripted, servers) as delegations,
-        examiner(scripted, say, constantly([OTHER]), delegations=delegations) as examines,
+        examiner(
+            scripted, say, by_type(A=[OTHER], AAAA=[V6]), delegations=delegations, qtypes=qtypes
+        ) as examines,
     ):
         outcomes = await examines.examine(names)
         honest, liar = examines.canaries.healths

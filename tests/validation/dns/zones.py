@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
+import dns.edns
 import dns.flags
 import dns.message
 import dns.rcode
@@ -27,7 +28,7 @@ class Question:
     unchecked: bool
 
 
-# Data to answer with, an rcode's name, or MUTE.
+# Data to answer with, an rcode's name, or MUTE. After the rcode, the code of an extended error.
 Saying = Sequence[str] | str
 
 
@@ -50,7 +51,11 @@ def resolver(
             return []
         response = dns.message.make_response(query, recursion_available=True)
         if isinstance(said, str):
-            response.set_rcode(dns.rcode.from_text(said))
+            rcode, _, extended = said.partition(" ")
+            response.set_rcode(dns.rcode.from_text(rcode))
+            if extended:
+                options = [dns.edns.EDEOption(int(extended))]
+                response.use_edns(0, options=options)
         else:
             owner = only.name
             for data in said:
