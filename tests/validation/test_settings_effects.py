@@ -324,10 +324,15 @@ def over(servers: Servers, transport: Transport, **changed: Any) -> pb.DnsResolv
     return pb.DnsResolver(**(known | changed))
 
 
-async def verdict_of(resolver: pb.DnsResolver) -> tuple[Verdict, str]:
-    settings = settings_of(resolver, timeout=ms(1000), attempt_limit=1)
-    (outcome,) = await examine(settings, "example.com")
-    return outcome.verdict, outcome.resolver
+async def is_answered(resolver: pb.DnsResolver, *, within: Duration = LONG) -> bool:
+    (outcome,) = await examine(
+        settings_of(resolver, timeout=within, attempt_limit=1), "example.com"
+    )
+    return outcome.verdict is Verdict.RESOLVED
+
+
+async def is_left_unanswered(resolver: pb.DnsResolver) -> bool:
+    return not await is_answered(resolver, within=ms(700))
 
 
 @proves("DnsResolver.transport")
@@ -359,17 +364,15 @@ async def test_the_url_is_the_one_requested(servers: Servers) -> None:
     right = over(servers, Transport.HTTPS)
     wrong = over(servers, Transport.HTTPS, url=right.url.replace("dns-query", "elsewhere"))
 
-    assert (await verdict_of(right))[0] is Verdict.RESOLVED
-    assert (await verdict_of(wrong))[0] is not Verdict.RESOLVED
+    assert await is_answered(right)
+    assert await is_left_unanswered(wrong)
 
 
 @proves("DnsResolver.tls_name")
 async def test_the_certificate_has_to_be_of_the_name(servers: Servers) -> None:
-    assert (await verdict_of(over(servers, Transport.TLS)))[0] is Verdict.RESOLVED
-    other = over(servers, Transport.TLS, tls_name="other.sandbox")
-    assert (await verdict_of(other))[0] is not Verdict.RESOLVED
-    by_address = over(servers, Transport.TLS, tls_name="")
-    assert (await verdict_of(by_address))[0] is Verdict.RESOLVED
+    assert await is_answered(over(servers, Transport.TLS))
+    assert await is_answered(over(servers, Transport.TLS, tls_name=""))
+    assert await is_left_unanswered(over(servers, Transport.TLS, tls_name="other.sandbox"))
 
 
 @proves("DnsResolver.ca_pem")
@@ -379,10 +382,9 @@ async def test_only_certificates_that_are_trusted_will_do(
 ) -> None:
     stranger: Identity = identity()
 
-    assert (await verdict_of(over(servers, transport)))[0] is Verdict.RESOLVED
+    assert await is_answered(over(servers, transport))
     for ca in ("", stranger.ca):
-        verdict, _ = await verdict_of(over(servers, transport, ca_pem=ca))
-        assert verdict is not Verdict.RESOLVED
+        assert await is_left_unanswered(over(servers, transport, ca_pem=ca))
 
 
 # How hard.
@@ -433,17 +435,18 @@ async def test_a_question_waits_for_its_answer_as_long_as_told(peer: Open) -> No
     # Longer than by default.
     slow = await peer(lambda asked: None if len(slow.asked) == 1 else "198.51.100.7")
 
-    (outcome,) = await examine(settings_of(slow.resolver(), timeout=ms(1300)), "a.example")
+    (outcome,) = await examine(settings_of(slow.resolver(), timeout=ms(1500)), "a.example")
 
     assert outcome.verdict is Verdict.RESOLVED
-    assert slow.gaps("a.example")[0] >= 1.25
+    # It is heard a moment after it is sent.
+    assert slow.gaps("a.example")[0] >= 1.2
 
 
 @proves("DnsSettings.attempt_limit")
 @pytest.mark.parametrize("limit", [1, 3])
 async def test_a_mute_name_is_asked_about_as_often_as_told(peer: Open, limit: int) -> None:
     mute = await peer(lambda asked: None if asked.name == "mute.example" else NXDOMAIN)
-    settings = settings_of(mute.resolver(), timeout=ms(60), attempt_limit=limit)
+    settings = settings_of(mute.resolver(), timeout=ms(300), attempt_limit=limit)
 
     outcomes = await examine(settings, "mute.example", "other.example")
 
@@ -494,13 +497,13 @@ async def test_delays_double_up_to_their_limit(peer: Open) -> None:
 @proves("RetryLane.reason")
 async def test_silence_has_a_lane_too(peer: Open) -> None:
     mute = await peer(lambda asked: None if asked.name == "mute.example" else NXDOMAIN)
-    lane = pb.RetryLane(reason=pb.RetryLane.REASON_TIMEOUT, attempt_limit=2, delay=ms(400))
-    settings = settings_of(mute.resolver(), timeout=ms(60), retry_lanes=[lane])
+    lane = pb.RetryLane(reason=pb.RetryLane.REASON_TIMEOUT, attempt_limit=2, delay=ms(500))
+    settings = settings_of(mute.resolver(), timeout=ms(300), retry_lanes=[lane])
 
     await examine(settings, "mute.example", "other.example")
 
     assert len(mute.times("mute.example")) == 2
-    assert mute.gaps("mute.example")[0] >= 0.4
+    assert mute.gaps("mute.example")[0] >= 0.6
 
 
 # What is asked.
@@ -541,19 +544,25 @@ async def test_random_names_are_asked_about_unless_detection_is_disabled(peer: O
 @proves("WildcardDetection.probe_limit")
 async def test_no_more_random_names_are_asked_about_than_told(peer: Open) -> None:
     async def probes(limit: int) -> int:
-        # An address that nobody was told before: answers keep changing.
-        server = await peer(lambda asked: f"198.51.{len(server.asked) // 256}.{len(server.asked)}")
+        # Answers keep changing, and the name's own is none of them.
+        server = await peer(
+            lambda asked: (
+                "203.0.113.1"
+                if asked.name == "www.shop.com"
+                else f"198.51.100.{len(server.asked) % 2}"
+            )
+        )
         detection = pb.WildcardDetection(probe_limit=limit)
         settings = settings_of(server.resolver(), wildcard_detection=detection)
         await examine(settings, "www.shop.com")
         below = [name for name in server.names() if name.endswith(".shop.com")]
         return len(set(below) - {"www.shop.com"})
 
-    few, many = await probes(4), await probes(12)
+    few, many = await probes(4), await probes(40)
 
     # The first few begin with different characters; the limit is of those with the same.
     assert few <= 4 + ORDINARY_PROBES
-    assert few < many <= 12 + ORDINARY_PROBES
+    assert few < many <= 40 + ORDINARY_PROBES
 
 
 @pytest.fixture
