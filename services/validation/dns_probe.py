@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from math import ceil
 
 from domainflow.campaign.v1 import campaign_pb2
+from services.validation.dns.authority import PATIENCE
 from services.validation.dns.canaries import MAX_PATIENCE
+from services.validation.dns.examiner import FURTHER_ROUNDS
 from services.validation.dns.lanes import Lanes
 from services.validation.dns.plan import Plan
 from services.validation.dns.verdict import Outcome, Verdict
@@ -68,11 +70,12 @@ class DnsProbe:
     def time_limit(self, claim: Claim) -> float:
         settings = plan_of(_configuration(claim)).engine
         lanes = Lanes(settings)
-        # One window after the other, every name of it mute, and one that goes through all lanes.
+        # One window after the other, every name of it mute, and one that goes through all lanes
+        # each time it is asked about.
         windows = ceil(claim.name_count / settings.window)
-        checking = windows * lanes.mute_time + lanes.longest
-        # Canaries come first.
-        return checking + MAX_PATIENCE
+        checking = windows * lanes.mute_time + (1 + FURTHER_ROUNDS) * lanes.longest
+        # Canaries come first, the authority last.
+        return MAX_PATIENCE + checking + PATIENCE
 
 
 def _configuration(claim: Claim) -> campaign_pb2.DnsConfiguration:

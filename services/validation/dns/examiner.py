@@ -31,6 +31,10 @@ from services.validation.dns.verdict import (
 )
 from services.validation.dns.wildcards import Wildcards
 
+# Rounds of questions without any answer that are to be reckoned with after the first, though a name
+# may go through more: unchecked, other types, a second opinion and one or two more, wildcards.
+FURTHER_ROUNDS = 6
+
 
 class _Dispute:
     """A name that resolvers are not of one mind about."""
