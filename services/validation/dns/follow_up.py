@@ -24,6 +24,8 @@ from services.validation.dns.verdict import (
 
 # Of so many resolvers what they said is kept.
 OPINIONS = 10
+# Answers over which the share of lost packets is taken.
+LOSS_SAMPLE = 1000
 
 
 class FollowUp:
@@ -46,6 +48,10 @@ class FollowUp:
         self._lanes = Lanes(settings)
         self._settings = settings
         self._resume = resume
+        # Questions without an answer about names that got one by and by, since `_answered` names
+        # were; and the share of such among all questions before that.
+        self._lost = self._answered = 0
+        self._loss = 0.0
         # Includes tasks whose name was settled otherwise and that are on their way out.
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(settings.tcp_limit)
@@ -123,6 +129,7 @@ class FollowUp:
     def explain(self, query: Query, call: Call, upstream: Upstream) -> None:
         """Finish with a name that the engine's fast path has settled after other attempts."""
         query.forget()
+        self._count_lost(query)
         if any(verdict is not Verdict.TIMEOUT for _, verdict in query.said):
             outcome = call.outcomes[query.index]
             answer = NO_ANSWER._replace(rcode=outcome.rcode, addresses=outcome.addresses)
@@ -193,7 +200,27 @@ class FollowUp:
             if verdict is Verdict.TIMEOUT and it in relied_on
         ]
         heard[Verdict.TIMEOUT] = sum(said.count for said in mute)
-        return self._lanes.believe(heard, mute=len(mute), usable=len(relied_on))
+        return self._lanes.believe(
+            heard, mute=len(mute), usable=len(relied_on), loss=self._current_loss()
+        )
+
+    def _count_lost(self, query: Query) -> None:
+        """A name is answered: that earlier attempts were not was no silence of its own."""
+        for (_, verdict), said in query.said.items():
+            if verdict is Verdict.TIMEOUT:
+                self._lost += said.count
+
+    def _current_loss(self) -> float:
+        """Share of questions that the path loses, 0-1, of the last thousand names or so."""
+        answered = sum(upstream.answered for upstream in self._upstreams.all) - self._answered
+        sample = answered + self._lost
+        share = self._lost / sample if sample else 0.0
+        loss = max(self._loss, share) if sample >= LOSS_SAMPLE // 10 else self._loss
+        if answered >= LOSS_SAMPLE:
+            self._answered += answered
+            self._lost = 0
+            self._loss = share
+        return loss
 
     def _conclude(self, query: Query, verdict: Verdict, upstream: Upstream, *, tcp: bool) -> None:
         """Settle a name that has no final answer."""
@@ -208,10 +235,13 @@ class FollowUp:
     ) -> None:
         """Settle a name, with what else was said of it."""
         evidence = None
+        if query.traces is not None and is_final(verdict):
+            self._count_lost(query)
         if query.traces is not None and (
             not is_final(verdict) or any(it is not Verdict.TIMEOUT for _, it in query.said)
         ):
             evidence = _evidence(query, verdict, answer, upstream)
+        tcp = tcp or (upstream.connected and answer.rcode >= 0)
         self._flight.settle(query, verdict, answer, upstream.label, tcp=tcp, evidence=evidence)
 
     def _ask_over_tcp(self, upstream: Upstream, query: Query) -> None:

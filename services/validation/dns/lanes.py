@@ -15,6 +15,10 @@ LIMIT = 60
 WITNESSES = 3
 
 _SOFT = (Verdict.SERVFAIL, Verdict.REFUSED, Verdict.ERROR)
+# How likely it may be that a name is TIMEOUT because every packet about it was lost: so much, or
+# what the budget for silence gives at a loss of 5%.
+CHANCE = 1e-6
+USUAL_LOSS = 0.05
 # No answer heard less often is concluded on while silence is commoner.
 _CORROBORATED = 3
 
@@ -29,6 +33,8 @@ class Lanes:
         for reason in _SOFT:
             self._lanes[reason] = Lane(reason, soft, settings.soft_delay, SOFT_DELAY_LIMIT)
         self._lanes.update(listed)
+        self._soft_delay = settings.soft_delay
+        self._chance = max(CHANCE, USUAL_LOSS ** self._lanes[Verdict.TIMEOUT].tries)
         # Questions about one name at most.
         self.limit = min(LIMIT, sum(lane.tries for lane in self._lanes.values()))
         # Seconds that a name takes which is mute, and that any takes at most.
@@ -36,9 +42,16 @@ class Lanes:
         self.longest = sum(self._time(reason, settings.timeout) for reason in self._lanes)
 
     def delay(self, reason: Verdict, times: int) -> float:
-        """Seconds to wait before asking again what was answered so for the nth time."""
+        """Seconds to wait before asking again what was answered so for the nth time.
+
+        More silence than its lane is for comes from a path that is overloaded: later each time.
+        """
         lane = self._lanes[reason]
-        return float(min(lane.delay * 2.0 ** (times - 1), lane.max_delay))
+        delay = min(lane.delay * 2.0 ** (times - 1), lane.max_delay)
+        over = times - lane.tries
+        if reason is Verdict.TIMEOUT and over >= 0:
+            delay = max(delay, min(self._soft_delay * 2.0**over, SOFT_DELAY_LIMIT))
+        return float(delay)
 
     def may_be_mute(self, heard: Mapping[Verdict, int]) -> bool:
         """Whether silence is all there was, and as often as it takes."""
@@ -46,16 +59,21 @@ class Lanes:
             heard.get(reason) for reason in _SOFT
         )
 
-    def believe(self, heard: Mapping[Verdict, int], *, mute: int, usable: int) -> Verdict | None:
+    def believe(
+        self, heard: Mapping[Verdict, int], *, mute: int, usable: int, loss: float = 0.0
+    ) -> Verdict | None:
         """The verdict that what was heard proves; None: ask again.
 
         `heard` counts attempts, TIMEOUT among them only at resolvers that answer others: of
-        `usable` such, `mute` different ones. An answer is believed that came as often as its lane
-        demands and twice as often as all others together: some passing failures among them are not
-        rare over millions of names. Silence takes nothing away from an answer.
+        `usable` such, `mute` different ones. `loss` is the share of packets that the path to them
+        loses. An answer is believed that came as often as its lane demands and twice as often as
+        all others together: some passing failures among them are not rare over millions of names.
+        Silence takes nothing away from an answer, and is the name's own only where it is unlikely
+        to be the path's.
         """
         if self.may_be_mute(heard):
-            return Verdict.TIMEOUT if mute >= min(WITNESSES, usable) else None
+            unlikely = loss ** heard[Verdict.TIMEOUT] <= self._chance
+            return Verdict.TIMEOUT if unlikely and mute >= min(WITNESSES, usable) else None
         answers = sum(heard.get(reason, 0) for reason in _SOFT)
         for reason in _SOFT:
             count = heard.get(reason, 0)

@@ -94,6 +94,17 @@ def test_silence_counts_once_several_resolvers_were_mute(usable, needed):
 
 
 @pytest.mark.parametrize(
+    ("tries", "loss", "needed"),
+    [(6, 0, 6), (6, 0.05, 6), (6, 0.2, 9), (6, 0.6, 28), (12, 0.2, 12), (1, 0.05, 1), (1, 0.5, 5)],
+)
+def test_where_many_packets_are_lost_silence_must_last_longer(tries, loss, needed):
+    lanes = Lanes(EngineSettings(tries=tries))
+
+    assert lanes.believe({TIMEOUT: needed - 1}, mute=3, usable=3, loss=loss) is None
+    assert lanes.believe({TIMEOUT: needed}, mute=3, usable=3, loss=loss) is TIMEOUT
+
+
+@pytest.mark.parametrize(
     ("heard", "verdict"),
     [
         ({TIMEOUT: 24}, TIMEOUT),
@@ -121,7 +132,8 @@ def test_each_reason_has_its_own_delays():
     lane = Lane(REFUSED, 5, 0.2, 0.5)
     lanes = Lanes(EngineSettings(soft_delay=0.05, lanes=(lane,)))
 
-    assert [lanes.delay(TIMEOUT, times) for times in (1, 2, 9)] == [0, 0, 0]
+    assert [lanes.delay(TIMEOUT, times) for times in (1, 2, 5)] == [0, 0, 0]
+    assert [lanes.delay(TIMEOUT, times) for times in (6, 7, 20)] == [0.05, 0.1, 1]
     assert [lanes.delay(SERVFAIL, times) for times in (1, 2, 3, 20)] == [0.05, 0.1, 0.2, 1]
     assert [lanes.delay(REFUSED, times) for times in (1, 2, 3)] == [0.2, 0.4, 0.5]
 
