@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -76,6 +77,14 @@ def test_who_is_mute_is_suspect_and_says_why() -> None:
     assert (well.state, well.reason) == (RESOLVER_STATE_ADMITTED, "")
     assert mute.state == RESOLVER_STATE_SUSPECT
     assert mute.reason
+
+
+def test_who_cannot_be_connected_to_says_why() -> None:
+    mute = known(suspect=True)
+    stats = replace(mute.stats, trouble="certificate verify failed")
+    (told,) = reports([KnownResolver(stats, mute.health)], Reporter("w", "host"))
+
+    assert told.reason.endswith("; certificate verify failed")
 
 
 async def test_a_report_replaces_the_one_before_and_the_worst_comes_first(store: Store) -> None:

@@ -256,11 +256,10 @@ class StreamChannel(LastingChannel):
         """Try until there is a connection, or nobody waits for one."""
         loop = asyncio.get_running_loop()
         try:
-            while self._connection is None:
+            # One may open and end before this goes on.
+            while self._connection is None and self._wanted():
                 if self._pause:
                     await asyncio.sleep(self._pause)
-                    if not self._wanted():
-                        return
                 try:
                     async with asyncio.timeout(CONNECT_TIMEOUT):
                         await loop.create_connection(
