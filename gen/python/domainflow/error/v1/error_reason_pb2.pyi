@@ -74,7 +74,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DEADLINE: _ErrorReason.ValueType  # 16
     """DEADLINE_EXCEEDED. The call's deadline ended before the answer was ready."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 17
-    """ABORTED. The campaign changed since the etag was read; read it again. Metadata: campaign_id, etag (the present one)."""
+    """ABORTED. The campaign or DNS persona changed since the etag was read; read it again. Metadata: campaign_id or dns_persona_id,
+    etag (the present one).
+    """
     ERROR_REASON_NAMES_RESERVED: _ErrorReason.ValueType  # 18
     """FAILED_PRECONDITION. Another campaign has taken names of the range that first_offset and name_count ask for.
     Metadata: campaign_id, other_campaign_id, first_offset, next_free_offset.
@@ -157,7 +159,9 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
 ERROR_REASON_DEADLINE: ErrorReason.ValueType  # 16
 """DEADLINE_EXCEEDED. The call's deadline ended before the answer was ready."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 17
-"""ABORTED. The campaign changed since the etag was read; read it again. Metadata: campaign_id, etag (the present one)."""
+"""ABORTED. The campaign or DNS persona changed since the etag was read; read it again. Metadata: campaign_id or dns_persona_id,
+etag (the present one).
+"""
 ERROR_REASON_NAMES_RESERVED: ErrorReason.ValueType  # 18
 """FAILED_PRECONDITION. Another campaign has taken names of the range that first_offset and name_count ask for.
 Metadata: campaign_id, other_campaign_id, first_offset, next_free_offset.

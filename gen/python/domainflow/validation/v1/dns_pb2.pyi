@@ -200,7 +200,9 @@ class DnsResult(_message.Message):
     rcode: _builtins.int
     """Response code of the deciding answer (RFC 6895): 0 NOERROR, 2 SERVFAIL, 3 NXDOMAIN...; -1 when no answer came."""
     resolver: _builtins.str
-    """Resolver that gave the deciding answer, "address:port"; empty when no answer came."""
+    """Resolver that gave the deciding answer: "192.0.2.1:53", "tcp://192.0.2.1:53", "tls://192.0.2.1:853" or
+    "https://dns.example/dns-query#192.0.2.1:443"; empty when no answer came.
+    """
     attempt_count: _builtins.int
     """Queries sent for this name."""
     tcp: _builtins.bool

@@ -117,7 +117,7 @@ class DnsResolver(_message.Message):
     url: _builtins.str
     """For HTTPS: "https://dns.example/dns-query". Its host is checked against the certificate; the connection goes to `address`."""
     tls_name: _builtins.str
-    """For TLS: name in the certificate; empty: the address has to be in it."""
+    """For TLS and HTTPS: name in the certificate. Empty: the address has to be in it, for HTTPS the host of the url."""
     ca_pem: _builtins.str
     """For TLS and HTTPS: certificates to trust instead of the machine's, PEM."""
     operator: _builtins.str
@@ -319,7 +319,7 @@ class WildcardDetection(_message.Message):
     disabled: _builtins.bool
     """Take every address for the name's own."""
     probe_limit: _builtins.int
-    """Random names asked about per parent at most, when answers keep changing. Default 24; 3 to 200."""
+    """Random names with one first character asked about per parent at most, when answers keep changing. Default 24; 3 to 200."""
     def __init__(
         self,
         *,

@@ -147,7 +147,8 @@ export enum ErrorReason {
   DEADLINE = 16,
 
   /**
-   * ABORTED. The campaign changed since the etag was read; read it again. Metadata: campaign_id, etag (the present one).
+   * ABORTED. The campaign or DNS persona changed since the etag was read; read it again. Metadata: campaign_id or dns_persona_id,
+   * etag (the present one).
    *
    * @generated from enum value: ERROR_REASON_ETAG_MISMATCH = 17;
    */

@@ -56,7 +56,8 @@ export type DnsResult = Message<"domainflow.validation.v1.DnsResult"> & {
   ttl?: Duration | undefined;
 
   /**
-   * Resolver that gave the deciding answer, "address:port"; empty when no answer came.
+   * Resolver that gave the deciding answer: "192.0.2.1:53", "tcp://192.0.2.1:53", "tls://192.0.2.1:853" or
+   * "https://dns.example/dns-query#192.0.2.1:443"; empty when no answer came.
    *
    * @generated from field: string resolver = 6;
    */

@@ -46,7 +46,7 @@ export type DnsResolver = Message<"domainflow.validation.v1.DnsResolver"> & {
   url: string;
 
   /**
-   * For TLS: name in the certificate; empty: the address has to be in it.
+   * For TLS and HTTPS: name in the certificate. Empty: the address has to be in it, for HTTPS the host of the url.
    *
    * @generated from field: string tls_name = 4;
    */
@@ -307,7 +307,7 @@ export type WildcardDetection = Message<"domainflow.validation.v1.WildcardDetect
   disabled: boolean;
 
   /**
-   * Random names asked about per parent at most, when answers keep changing. Default 24; 3 to 200.
+   * Random names with one first character asked about per parent at most, when answers keep changing. Default 24; 3 to 200.
    *
    * @generated from field: int32 probe_limit = 2;
    */
