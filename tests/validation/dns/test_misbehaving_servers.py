@@ -94,8 +94,13 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("over_tls", [False, True], ids=["tcp", "tls"])
-@pytest.mark.parametrize("talk", [*BROKEN, cut_short])
+@pytest.mark.parametrize(
+    ("talk", "over_tls"),
+    [
+        *((talk, False) for talk in (*BROKEN, cut_short)),
+        *((talk, True) for talk in (close_at_once, half_an_answer, garbage, never_reads)),
+    ],
+)
 async def test_a_broken_stream_changes_no_verdict(talk, over_tls):
     async with (
         talking(talk, TLS.context if over_tls else None) as address,
@@ -344,8 +349,12 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.parametrize("json", [False, True], ids=["wire", "json"])
-@pytest.mark.parametrize("what", UNUSABLE)
+IN_JSON = ["500", "html", "no json", "json of another shape", "json for another name", "too long"]
+
+
+@pytest.mark.parametrize(
+    ("what", "json"), [*((what, False) for what in UNUSABLE), *((what, True) for what in IN_JSON)]
+)
 async def test_an_unusable_answer_over_https_changes_no_verdict(what, json):
     async with (
         web_server(UNUSABLE[what], TLS) as address,
