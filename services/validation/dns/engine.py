@@ -467,7 +467,7 @@ class Engine:
                 self._follow_up.time_out(channel, now - self._timeout_ns)
                 for channel in upstream.live_channels()
             )
-            upstream.miss(overdue)
+            upstream.miss(overdue, now)
             upstream.learn_case()
             upstream.close_retired(now, 4 * self._timeout_ns)
             # While nobody looked, nobody read answers either.

@@ -97,6 +97,9 @@ class Upstream:
     # So many attempts in a row without an answer make an upstream suspect: with 20% of packets
     # lost that happens by chance once in 10^11.
     SILENT_LIMIT = 16
+    # And none in so long: what was lost on the way, or could not be read because the loop was busy,
+    # is found out all at once.
+    SILENT_FOR_NS = 100_000_000
     # Echoes in the wrong case before any conclusion.
     FOLDED_LIMIT = 8
     PROBE_INTERVAL_NS = 250_000_000
@@ -124,6 +127,7 @@ class Upstream:
         # Taken out from outside; see Upstreams.pick.
         self.quarantined = False
         self.silent = 0
+        self._silent_since = 0
         # Questions without an answer, all that are pending on its channels, and of these the ones
         # sent up to `mark`: they are late and count against nothing but `in_flight_limit`.
         self.out = self.old = 0
@@ -215,11 +219,13 @@ class Upstream:
             self.congestion.restart()
             self._changed()
 
-    def miss(self, overdue: int) -> None:
-        """Count attempts whose time is up."""
+    def miss(self, overdue: int, now: int) -> None:
+        """Count attempts whose time is up. `now` in nanoseconds."""
         self.timeouts += overdue
+        if not self.silent:
+            self._silent_since = now
         self.silent += overdue
-        if self.silent >= self.SILENT_LIMIT:
+        if self.silent >= self.SILENT_LIMIT and now - self._silent_since >= self.SILENT_FOR_NS:
             self.lose()
 
     def lose(self) -> None:

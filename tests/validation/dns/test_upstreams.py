@@ -7,16 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
 
 import pytest
 
 from services.validation.dns.congestion import START
 from services.validation.dns.engine import Engine
 from services.validation.dns.limits import CATCH_UP
-from services.validation.dns.resolvers import Resolver
+from services.validation.dns.resolvers import Resolver, Transport
 from services.validation.dns.settings import EngineSettings, Strategy
 from services.validation.dns.stats import ResolverState
-from services.validation.dns.upstream import Route
+from services.validation.dns.upstream import Route, Upstreams, open_datagram_channel
 from services.validation.dns.verdict import Verdict
 from tests.validation.dns.replies import QUICK, names, reply, until
 
@@ -302,3 +303,21 @@ async def test_what_a_resolver_bears_is_told(servers):
         "operator 0",
         ResolverState.ADMITTED,
     )
+
+
+# Silence
+
+
+def test_what_was_lost_at_once_makes_no_resolver_suspect():
+    openers = {Transport.UDP: open_datagram_channel}
+    resolvers = (Resolver("192.0.2.1"),)
+    (one,) = Upstreams(resolvers, QUICK, Random(1), lambda _: None, openers).all
+    second = 1_000_000_000
+
+    one.miss(100, second)
+    assert not one.suspect
+    one.hear()
+    one.miss(100, 2 * second)
+    assert not one.suspect
+    one.miss(0, 3 * second)
+    assert one.suspect
