@@ -56,11 +56,12 @@ class _Dispute:
 class _Examination:
     """One examine() in progress."""
 
-    __slots__ = ("liars",)
+    __slots__ = ("known", "liars")
 
     def __init__(self) -> None:
-        # Labels of resolvers found lying since it began.
+        # Labels of resolvers found lying since it began: not looked into yet, and all others.
         self.liars: set[str] = set()
+        self.known: set[str] = set()
 
 
 class Examiner:
@@ -195,11 +196,13 @@ class Examiner:
             outcomes[index] = outcome
 
     async def _ask_elsewhere(self, outcomes: list[Outcome], examination: _Examination) -> None:
-        """Begin anew with positives that only a liar vouches for."""
-        liars, examination.liars = examination.liars, set()
+        """Begin anew with positives that only liars vouch for."""
+        examination.known |= examination.liars
+        examination.liars.clear()
+        liars = examination.known
         suspects: dict[str, list[int]] = {}
         for index, outcome in enumerate(outcomes):
-            if outcome.resolver in liars and _is_word_of_one(outcome):
+            if _rests_on(outcome, liars):
                 suspects.setdefault(self._operators.get(outcome.resolver, ""), []).append(index)
         again = [index for indexes in suspects.values() for index in indexes]
         answers = await together(
@@ -213,7 +216,7 @@ class Examiner:
             )
         )
         for index, answer in zip(again, (it for each in answers for it in each), strict=True):
-            reason = f"{outcomes[index].resolver} was found lying; asked again"
+            reason = f"asked again: {outcomes[index].resolver} was found lying"
             evidence = replace(answer.evidence or Evidence(), reason=reason)
             attempts = outcomes[index].attempts + answer.attempts
             outcomes[index] = answer._replace(attempts=attempts, evidence=evidence)
@@ -520,7 +523,9 @@ class Examiner:
                     self.canaries.wrong(it.resolver)
 
     def _vote(self, outcomes: list[Outcome], dispute: _Dispute) -> None:
-        decided = opinions.majority(dispute.heard)
+        out = self._labels(ResolverState.QUARANTINED)
+        trusted = [it for it in dispute.heard if it.resolver not in out]
+        decided = opinions.majority(trusted or dispute.heard)
         if any(is_final(it.verdict) for it in dispute.heard):
             reason = "resolvers disagree, and the authority did not decide"
         else:
@@ -589,11 +594,10 @@ class Examiner:
 
     def _mute(self) -> set[str]:
         """Labels of the resolvers that are of no use at present."""
-        return {
-            it.resolver
-            for it in self.engine.stats().resolvers
-            if it.state is not ResolverState.ADMITTED
-        }
+        return self._labels(ResolverState.SUSPECT, ResolverState.QUARANTINED)
+
+    def _labels(self, *states: ResolverState) -> set[str]:
+        return {it.resolver for it in self.engine.stats().resolvers if it.state in states}
 
 
 def _later(outcome: Outcome, other: Outcome) -> Outcome:
@@ -612,13 +616,20 @@ def _complainant(evidence: Evidence) -> str:
     return ""
 
 
-def _is_word_of_one(outcome: Outcome) -> bool:
-    """Whether a positive has nothing behind it but one resolver's answer."""
+def _rests_on(outcome: Outcome, liars: set[str]) -> bool:
+    """Whether a positive, or part of it, has nobody's word behind it but these resolvers'."""
     if outcome.verdict not in (Verdict.RESOLVED, Verdict.WILDCARD):
         return False
     evidence = outcome.evidence
-    return evidence is None or evidence.agreement in (
-        Agreement.NOT_ASKED,
-        Agreement.UNCONFIRMED,
-        Agreement.DISPUTED,
+    if evidence is None:
+        return outcome.resolver in liars
+    if any(
+        it.verdict is Verdict.RESOLVED and it.resolver in liars and it.resolver != outcome.resolver
+        for it in evidence.records
+    ):
+        return True
+    if outcome.resolver not in liars or evidence.agreement is Agreement.DECIDED_BY_AUTHORITY:
+        return False
+    return not any(
+        it.verdict is Verdict.RESOLVED and it.resolver not in liars for it in evidence.opinions
     )

@@ -430,27 +430,34 @@ async def test_names_overruled_into_existence_get_their_other_types(scripted):
 # Liars found out meanwhile
 
 
-async def test_what_rests_on_a_liar_alone_is_asked_again_elsewhere(scripted):
-    """Both resolvers are of one plan without second opinions; one is found lying on the way."""
+@pytest.mark.parametrize(
+    ("liars", "policy"),
+    [(1, OpinionPolicy.NONE), (2, OpinionPolicy.AUTOMATIC)],
+    ids=["nobody else asked", "liars confirm each other"],
+)
+async def test_what_rests_on_liars_alone_is_asked_again_elsewhere(scripted, liars, policy):
     held = asyncio.Event()
-    slow: list[Question] = []
+    waiting: list[Question] = []
 
-    def lying(question: Question) -> Saying:
-        return MUTE if question.name == "slow.test" and not held.is_set() else [OTHER]
+    def slowly(say: Saying) -> Say:
+        def script(question: Question) -> Saying:
+            if question.name != "slow.test":
+                return say
+            if not held.is_set():
+                waiting.append(question)
+                return MUTE
+            return "NXDOMAIN"
 
-    def honest(question: Question) -> Saying:
-        if question.name == "slow.test" and not held.is_set():
-            slow.append(question)
-            return MUTE
-        return "NXDOMAIN"
+        return script
 
-    names = ["slow.test", *(f"x{number}.test" for number in range(100))]
-    async with examiner(scripted, lying, honest, opinion=OpinionPolicy.NONE) as examines:
-        examination = asyncio.create_task(examines.examine(names))
-        await until(lambda: slow and examines.engine.stats().in_flight == 1)
-        liar = examines.plan.resolvers[0]
-        examines.engine.quarantine(liar)
-        examines.redo(str(liar))
+    says = [slowly([OTHER])] * liars + [slowly("NXDOMAIN")]
+    names = [f"x{number}.test" for number in range(100)]
+    async with examiner(scripted, *says, opinion=policy) as examines:
+        examination = asyncio.create_task(examines.examine([*names, "slow.test"]))
+        await until(lambda: waiting and examines.engine.stats().in_flight == 1)
+        for resolver_ in examines.plan.resolvers[:liars]:
+            examines.engine.quarantine(resolver_)
+            examines.redo(str(resolver_))
         held.set()
         outcomes = await examination
 
