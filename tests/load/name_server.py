@@ -102,10 +102,19 @@ zone:
 
 
 def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    while True:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as streams,
+        ):
+            datagrams.bind(("127.0.0.1", 0))
+            port: int = datagrams.getsockname()[1]
+            try:
+                streams.bind(("127.0.0.1", port))
+            except OSError:
+                # Free over UDP only.
+                continue
+            return port
 
 
 def _await_answer(process: "subprocess.Popen[bytes]", port: int) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 # nothing is known gets so many, and a slow answer alone never leads below.
 START = 200
 LEAST = 16
-# A round without an end in sight tells nothing: at least so many questions, or so long.
+# Short rounds tell nothing: at least so long, and so many questions or longer still.
+LEAST_ROUND = 20_000_000
 ROUND_QUESTIONS = 20
 ROUND_LIMIT = 1_000_000_000
 # A question is late after this at the earliest.
@@ -22,10 +23,12 @@ LEAST_STEP, MOST_STEP = 2, 64
 # of START.
 MOST_RATE = 80_000
 NEAR = 5_000_000
-# Lost questions beyond the usual share that tell of a full buffer. Names whose servers are mute are
-# usual; so they are learnt, quickly where a smaller window does not help.
+# Lost questions beyond the usual share that tell of a full buffer. What is usual is learnt: slowly,
+# and at once where a smaller window did not help.
 LOSS = 0.05
 LOSS_CUT, QUEUE_CUT = 0.6, 0.7
+# The window that lost them is not tried again at once: this much of it is, for so long.
+CEILING, CEILING_HOLDS = 0.75, 10_000_000_000
 # Answers all slower than this are slow for a queue: multiples of the fastest lately, and more.
 QUEUE_TIMES, QUEUE_MORE = 2, 2_000_000
 JAM_TIMES, JAM_MORE = 4, 10_000_000
@@ -55,6 +58,8 @@ class Congestion:
     """The window of one resolver."""
 
     __slots__ = (
+        "_ceiling",
+        "_ceiling_until",
         "_cut_from",
         "_deaf_until",
         "_fastest",
@@ -63,7 +68,9 @@ class Congestion:
         "_opening",
         "_spread",
         "_to_forgive",
+        "_unhelped",
         "_usual_loss",
+        "_verdict_until",
         "loss",
         "usual",
         "window",
@@ -79,6 +86,12 @@ class Congestion:
         self.loss = self._usual_loss = 0.0
         # Slow start: the window doubles each round until something speaks against it.
         self._opening = True
+        # Where questions were lost lately, and until when the window stays below.
+        self._ceiling = most
+        self._ceiling_until = 0
+        # A share that tells, until then, that the last cut was of no use.
+        self._unhelped = 0.0
+        self._verdict_until = 0
         # What was lost before a cut says nothing of the window after it.
         self._deaf_until = 0
         # Window before the last cut, and how many late answers until then show that it was wrong.
@@ -86,12 +99,12 @@ class Congestion:
         self._forgive_until = 0
 
     def patience(self) -> int:
-        """After how long a question without an answer is late."""
+        """After how long a question is late, if a later one has been answered."""
         return max(LEAST_PATIENCE, self.usual + 4 * self._spread)
 
     def is_over(self, answered: int, late: int, lasted: int) -> bool:
         """Whether a round that began `lasted` ago is over."""
-        if lasted < max(LEAST_PATIENCE, self.usual):
+        if lasted < max(LEAST_ROUND, self.usual):
             return False
         return answered + late >= ROUND_QUESTIONS or lasted >= ROUND_LIMIT
 
@@ -111,7 +124,7 @@ class Congestion:
             if last.timed:
                 self._learn_times(last)
                 self._deaf_until += self.patience()
-                self._grow()
+                self._grow(now)
             return
         if last.timed:
             self._learn_times(last)
@@ -125,10 +138,7 @@ class Congestion:
             return
         # Two by chance are nothing in a short round.
         if lost > total * (self._usual_loss + LOSS) + 2:
-            self._usual_loss += (lost / total - self._usual_loss) / 4
-            self._cut(LOSS_CUT, LEAST, now)
-            self._to_forgive = int(FORGIVEN * lost)
-            self._forgive_until = now + 2 * self.patience()
+            self._lose(lost, total, now)
             return
         self._usual_loss += (lost / total - self._usual_loss) / 20
         if not last.timed:
@@ -136,10 +146,31 @@ class Congestion:
         if last.fastest > JAM_TIMES * self._fastest + JAM_MORE and self.window > START:
             self._cut(QUEUE_CUT, START, now)
         elif last.full and last.fastest <= QUEUE_TIMES * self._fastest + QUEUE_MORE:
-            self._grow()
+            self._grow(now)
 
-    def _grow(self) -> None:
+    def _lose(self, lost: int, total: int, now: int) -> None:
+        """Ask less, unless that did not help the last time."""
+        share = lost / total
+        if self.window <= LEAST or (now < self._verdict_until and share > self._unhelped):
+            # It is not the window: names whose servers are mute, or a bad line.
+            self._usual_loss = share
+            self.window = max(self.window, self._cut_from)
+            self._ceiling_until = self._verdict_until = 0
+            return
+        # A full buffer would lose so much less after the cut, a bad line as much as now.
+        helped = max(0.0, 1 - (1 - share) / LOSS_CUT)
+        self._unhelped = (share + helped) / 2
+        self._ceiling = max(LEAST, int(self.window * CEILING))
+        self._ceiling_until = now + CEILING_HOLDS
+        self._cut(LOSS_CUT, LEAST, now)
+        self._verdict_until = now + 8 * self.patience()
+        self._to_forgive = int(FORGIVEN * lost)
+        self._forgive_until = now + 2 * self.patience()
+
+    def _grow(self, now: int) -> None:
         most = max(START, (self.usual - NEAR) * MOST_RATE // 1_000_000_000)
+        if now < self._ceiling_until:
+            most = min(most, self._ceiling)
         if self.window >= most:
             return
         step = max(LEAST_STEP, min(self.window // 8, MOST_STEP))

@@ -97,7 +97,6 @@ class Engine:
         self._calls: deque[Call] = deque()
         self._open_calls: set[Call] = set()
         self._ticker: asyncio.TimerHandle | None = None
-        self._ticked_at = 0
         # Set while the kernel takes no more.
         self._blocked = False
         # Set while more retries are due than may be sent at once.
@@ -168,7 +167,6 @@ class Engine:
         self._open_calls.add(call)
         self._fill()
         if self._ticker is None:
-            self._ticked_at = time.monotonic_ns()
             self._ticker = self._loop.call_later(TICK, self._tick)
         try:
             return await call.future
@@ -440,7 +438,7 @@ class Engine:
             upstream.settle(settled, old)
             # The last one stands for all that were read together: up to 128.
             if query is not None and query.call is None:
-                upstream.take_time(clock() - query.sent_at)
+                upstream.take_time(query.sent_at, clock())
         self._fill()
 
     def _refused(self, upstream: Upstream) -> None:
@@ -460,8 +458,6 @@ class Engine:
     def _tick(self) -> None:
         """Time out attempts, send what is due, judge upstreams; stops when nothing is left."""
         now = time.monotonic_ns()
-        unseen = max(0, now - self._ticked_at - int(TICK * 1e9))
-        self._ticked_at = now
         for upstream in self._upstreams.all:
             overdue = sum(
                 self._follow_up.time_out(channel, now - self._timeout_ns)
@@ -470,9 +466,7 @@ class Engine:
             upstream.miss(overdue, now)
             upstream.learn_case()
             upstream.close_retired(now, 4 * self._timeout_ns)
-            # While nobody looked, nobody read answers either.
-            patience = upstream.congestion.patience() + unseen
-            upstream.judge(now, min(patience, self._timeout_ns))
+            upstream.judge(now)
         self._fill()
         busy = self._flight.count or self._calls
         self._ticker = self._opened_loop().call_later(TICK, self._tick) if busy else None

@@ -10,7 +10,7 @@ from random import Random, SystemRandom
 from typing import TYPE_CHECKING
 
 from services.validation.dns import wire
-from services.validation.dns.congestion import Congestion, Round
+from services.validation.dns.congestion import LEAST_PATIENCE, Congestion, Round
 from services.validation.dns.limits import RateLimit
 from services.validation.dns.resolvers import Resolver, Transport
 from services.validation.dns.settings import EngineSettings, Strategy
@@ -103,6 +103,8 @@ class Upstream:
     # Echoes in the wrong case before any conclusion.
     FOLDED_LIMIT = 8
     PROBE_INTERVAL_NS = 250_000_000
+    # One that has no CPU for a while answers nothing; beyond this its buffer is no longer spared.
+    SILENCE_NS = 250_000_000
 
     def __init__(
         self,
@@ -129,9 +131,12 @@ class Upstream:
         self.silent = 0
         self._silent_since = 0
         # Questions without an answer, all that are pending on its channels, and of these the ones
-        # sent up to `mark`: they are late and count against nothing but `in_flight_limit`.
+        # sent up to `mark`: they are late and count against nothing but `in_flight_limit`. They are
+        # not in the resolver's socket buffer, or later ones would not have been answered.
         self.out = self.old = 0
         self.mark = 0
+        # When the latest of the answered questions was sent.
+        self._newest = 0
         channel_limit = CHANNEL_LIMITS.get(resolver.transport, settings.window)
         self.congestion = Congestion(
             min(settings.window, channel_limit * settings.sockets_per_resolver)
@@ -259,8 +264,10 @@ class Upstream:
         if self._rate is not None:
             self._rate.take(questions)
 
-    def take_time(self, waited: int) -> None:
-        """Note the time to an answer, in nanoseconds."""
+    def take_time(self, sent_at: int, now: int) -> None:
+        """Note the time to an answer."""
+        waited = now - sent_at
+        self._newest = max(self._newest, sent_at)
         self.timed += 1
         self.waited_ns += waited
         if not self._round_timed or waited < self._fastest:
@@ -269,14 +276,14 @@ class Upstream:
         self._waited += waited
         self._strayed += abs(waited - self.congestion.usual)
 
-    def judge(self, now: int, patience: int) -> None:
-        """Count anew what is late, and adapt the window after each round.
-
-        `now` in nanoseconds; `patience` is what to wait for an answer at most, and at least the
-        time for which nobody has looked.
-        """
+    def judge(self, now: int) -> None:
+        """Count anew what is late, and adapt the window after each round. `now` in nanoseconds."""
         before, self.old = self.old, 0
-        self.mark = mark = now - patience
+        if self.suspect:
+            mark = now - LEAST_PATIENCE
+        else:
+            mark = min(now - self.congestion.patience(), self._newest)
+        self.mark = mark = max(mark, now - self.SILENCE_NS)
         for channel in self.live_channels():
             for query in channel.pending.values():
                 if query.sent_at > mark:

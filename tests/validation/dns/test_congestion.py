@@ -32,7 +32,7 @@ class Model:
             taken = min(asked, int(self.rate * self.delay / 1e9) + self.holds)
             waited = max(self.delay, int(taken / self.rate * 1e9))
             lost = asked - taken + sum(self._random.random() < self.loss for _ in range(taken))
-            self.now += max(waited, congestion.LEAST_PATIENCE)
+            self.now += max(waited, congestion.LEAST_ROUND)
             answered = asked - lost
             times = {"timed": answered, "waited": answered * waited, "fastest": waited}
             last = Round(answered, lost, 0, full=True, **(times if answered else {}))
