@@ -209,7 +209,7 @@ async def test_names_that_take_long_hold_few_replaced_sockets(scripted):
 
     # Few at once: a question lost in the server's buffer would hold its socket for the time-out.
     settings = EngineSettings(
-        burst=30,
+        in_flight_limit=30,
         timeout=60,
         tcp_timeout=60,
         tcp_limit=1,
