@@ -362,7 +362,7 @@ async def test_a_failure_gives_way_when_two_others_know_better(scripted):
         first = examines.plan.resolvers[0]
         route = Route(resolver=first)
         outcomes = await examines.engine.resolve(["x.test"], route=route)
-        changed = await examines.second_opinions(outcomes, [0])
+        changed = await examines.second_opinions.seek(outcomes, [0])
 
     assert (outcomes[0].verdict, outcomes[0].addresses) == (Verdict.RESOLVED, (V4,))
     assert outcomes[0].evidence.agreement is Agreement.CONFIRMED
@@ -386,7 +386,7 @@ async def test_a_failure_does_not_give_way_to_one_answer_alone(scripted):
     ):
         route = Route(resolver=examines.plan.resolvers[0])
         outcomes = await examines.engine.resolve(["x.test"], route=route)
-        await examines.second_opinions(outcomes, [0])
+        await examines.second_opinions.seek(outcomes, [0])
 
     assert (outcomes[0].verdict, outcomes[0].addresses) == (Verdict.REFUSED, ())
     assert outcomes[0].evidence.agreement is Agreement.DECIDED_BY_AUTHORITY
