@@ -29,6 +29,8 @@ BENCHES = (
     "generate_store",
     "upload_list",
     "dns_engine",
+    "dns_accuracy_1m",
+    "dns_real_servers",
     "dns_end_to_end",
     "stream_names",
     "page_latency",
