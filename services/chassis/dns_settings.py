@@ -75,7 +75,6 @@ def check_settings(
     path: str,
     *,
     resolvers: Sequence[str] = (),
-    max_resolvers: int = MAX_RESOLVERS,
 ) -> Iterator[FieldViolation]:
     """What is wrong with settings that stand at `path`. Bears what breaks the contract's rules.
 
@@ -84,10 +83,6 @@ def check_settings(
     for index, resolver in enumerate(settings.resolvers[:MAX_RESOLVERS]):
         yield from _check_resolver(resolver, f"{path}.resolvers[{index}]")
     yield from _check_repeated(settings, path)
-    if len(settings.resolvers) > max_resolvers:
-        yield FieldViolation(
-            f"{path}.resolvers", f"are {len(settings.resolvers)}, more than {max_resolvers}"
-        )
     types = settings.record_types
     if types and not _ADDRESS_TYPES.intersection(types):
         yield FieldViolation(f"{path}.record_types", "need A or AAAA among them")

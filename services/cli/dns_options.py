@@ -93,7 +93,8 @@ def read_settings(file: str) -> dns_settings_pb2.DnsSettings:
     """The settings in a file. Raises Failure."""
     try:
         return json_format.Parse(read_text(file), dns_settings_pb2.DnsSettings())
-    except json_format.ParseError as problem:
+    # The last one for numbers without end.
+    except (json_format.ParseError, ArithmeticError) as problem:
         raise Failure(f"{file}: {problem}", ExitCode.USAGE) from None
 
 

@@ -10,7 +10,6 @@ from domainflow.validation.v1 import dns_settings_pb2, resolver_pb2
 from domainflow.validation.v1 import validation_service_pb2 as pb
 from domainflow.validation.v1 import validation_service_pb2_grpc as pb_grpc
 from domainflow.validation.v1.dns_persona_pb2 import DnsPersona
-from services.chassis.dns_settings import MAX_RESOLVERS as MOST_RESOLVERS
 from services.chassis.dns_settings import check_settings
 from services.chassis.domain_name import NotADomainName, normalise
 from services.chassis.errors import FieldViolation, InvalidFields
@@ -42,6 +41,8 @@ class PersonaService(pb_grpc.ValidationServiceServicer):
         self._personas = personas
         self._seal = seal
         self._contract = ContractRules()
+        # Imports check in threads, with rules that are compiled when they are first needed.
+        self._importing = asyncio.Lock()
 
     async def CreateDnsPersona(
         self, request: pb.CreateDnsPersonaRequest, context: Context
@@ -133,7 +134,8 @@ class PersonaService(pb_grpc.ValidationServiceServicer):
         self, request: pb.ImportDnsPersonasRequest, context: Context
     ) -> pb.ImportDnsPersonasResponse:
         # A megabyte takes long enough to stop the checks of others.
-        personas = await asyncio.to_thread(persona_document.read, request.document, self._check)
+        async with self._importing:
+            personas = await asyncio.to_thread(persona_document.read, request.document, self._check)
 
         def answer(stored: Sequence[Persona], replaced: int) -> bytes:
             return pb.ImportDnsPersonasResponse(
@@ -181,13 +183,11 @@ def check_persona(persona: DnsPersona, path: str) -> Iterator[FieldViolation]:
 def check_choice(
     request: pb.CheckNamesRequest | pb.TestDnsPersonaRequest | pb.ValidateStart,
     path: str = "",
-    *,
-    max_resolvers: int = MOST_RESOLVERS,
 ) -> Iterator[FieldViolation]:
     """What the contract's rules cannot say about a request that takes a persona or settings."""
     if request.dns_persona_id and request.HasField("settings"):
         yield FieldViolation(f"{path}dns_persona_id", "does not go with settings")
-    yield from check_settings(request.settings, f"{path}settings", max_resolvers=max_resolvers)
+    yield from check_settings(request.settings, f"{path}settings")
 
 
 def passed(test: pb.ResolverTest) -> bool:

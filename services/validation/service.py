@@ -124,7 +124,7 @@ def check_names(request: pb.CheckNamesRequest) -> Iterator[FieldViolation]:
             yield FieldViolation(f"resolvers[{index}]", str(problem))
     if request.resolvers and (request.dns_persona_id or request.HasField("settings")):
         yield FieldViolation("resolvers", "do not go with a persona or settings")
-    yield from check_choice(request, max_resolvers=MAX_RESOLVERS)
+    yield from check_choice(request)
 
 
 def check_validate(request: pb.ValidateDomainsRequest) -> Iterator[FieldViolation]:

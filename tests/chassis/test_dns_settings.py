@@ -211,12 +211,6 @@ def test_resolvers_that_take_the_place_of_others_are_the_ones_whose_operators_co
     assert violation.field == "s.second_opinion.policy"
 
 
-def test_fewer_resolvers_may_be_allowed() -> None:
-    (violation,) = check_settings(of(ONE, TWO), "s", max_resolvers=1)
-
-    assert violation.field == "s.resolvers"
-
-
 @pytest.mark.parametrize(
     ("resolver", "label"),
     [
