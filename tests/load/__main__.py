@@ -29,6 +29,8 @@ BENCHES = (
     "generate_store",
     "upload_list",
     "dns_engine",
+    "dns_engine_peers",
+    "dns_latency_mode",
     "dns_accuracy_1m",
     "dns_real_servers",
     "dns_end_to_end",
