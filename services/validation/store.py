@@ -254,10 +254,7 @@ class Store:
         attempts = [chunk.attempt for chunk in chunks]
         arguments = (key.campaign_no, key.phase, key.run, firsts, attempts)
         async with self._pool.acquire() as connection, connection.transaction():
-            rows = await connection.fetch(
-                "SELECT * FROM withdraw_chunks($1, $2, $3, $4, $5, $6)", *arguments, resolver
-            )
-            # Also those of a run that is over, which nobody will store any more.
+            # First: what is stored between the two statements is looked at once too often.
             open_ = await connection.fetch(
                 """SELECT first_position FROM unnest($4::int[], $5::int[])
                        AS w (first_position, attempt)
@@ -265,6 +262,9 @@ class Store:
                    WHERE c.campaign_no = $1 AND c.phase = $2 AND c.run = $3
                      AND c.state = 'queued'""",
                 *arguments,
+            )
+            rows = await connection.fetch(
+                "SELECT * FROM withdraw_chunks($1, $2, $3, $4, $5, $6)", *arguments, resolver
             )
             if rows:
                 event = _withdrawn_event(key, rows, resolver, reason)

@@ -7,11 +7,11 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from nats.aio.client import Client
 
-from domainflow.campaign.v1.campaign_pb2 import DnsConfiguration
+from domainflow.campaign.v1.campaign_pb2 import DnsConfiguration, PhaseReceipt
 from domainflow.campaign.v1.event_pb2 import SystemEvent
 from domainflow.validation.v1 import dns_settings_pb2 as pb
 from domainflow.validation.v1.resolver_pb2 import RESOLVER_STATE_QUARANTINED
-from services.campaign.campaign import Status
+from services.campaign.campaign import Campaign, Status
 from services.campaign.outcomes import balances, phase_receipt
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store as CampaignStore
@@ -76,6 +76,27 @@ async def worker(store: Store, queue: Client, probe: DnsProbe) -> AsyncIterator[
     await asyncio.wait([working])
 
 
+async def wrong(pool: Pool) -> int:
+    """Verdicts that are not true."""
+    rows = await pool.fetch(
+        "SELECT name, verdict FROM domains JOIN dns_results USING (campaign_no, position)"
+    )
+    return sum(row["verdict"] != truth(row["name"], 1, Mix()).verdict for row in rows)
+
+
+async def receipts_of(
+    store: CampaignStore, running: RunningPhase
+) -> tuple[Campaign, list[PhaseReceipt]]:
+    accounts = await store.accounts(running.campaign_id)
+    assert accounts.campaign.current.status is Status.COMPLETED
+    return accounts.campaign, [
+        phase_receipt(state, tally, digests, accounts.upload)
+        for state, tally, digests in zip(
+            accounts.campaign.phases, accounts.tallies, accounts.digests, strict=True
+        )
+    ]
+
+
 async def test_a_resolver_that_turns_liar_leaves_no_wrong_verdict(
     running: RunningPhase,
     campaign_store: CampaignStore,
@@ -92,20 +113,14 @@ async def test_a_resolver_that_turns_liar_leaves_no_wrong_verdict(
         done = await pool.fetchval("SELECT count(*) FROM chunks WHERE phase = 2 AND state = 'done'")
         assert done == count
 
-    async def wrong() -> int:
-        rows = await pool.fetch(
-            "SELECT name, verdict FROM domains JOIN dns_results USING (campaign_no, position)"
-        )
-        return sum(row["verdict"] != truth(row["name"], 1, Mix()).verdict for row in rows)
-
     (first, second) = await hand_out(campaign_store, [running], 2)
     await publish(queue, first)
     await eventually(lambda: settled(1))
-    assert await wrong() == 0
+    assert await wrong(pool) == 0
     liar.lie()
     await publish(queue, second)
     await eventually(lambda: settled(2))
-    assert await wrong() > 0
+    assert await wrong(pool) > 0
 
     # It was found out by three of its answers.
     async with engines.use(plan_of(asking_both)) as examiner:
@@ -114,12 +129,12 @@ async def test_a_resolver_that_turns_liar_leaves_no_wrong_verdict(
 
     # Both: the first chunk was settled after its last good canary, too.
     await eventually(lambda: settled(0))
-    assert await wrong() == 0
+    assert await wrong(pool) == 0
     assert await pool.fetchval("SELECT count(*) FROM dns_results") == 0
 
     await publish(queue, *await hand_out(campaign_store, [running]))
     await eventually(lambda: settled(4))
-    assert await wrong() == 0
+    assert await wrong(pool) == 0
     resolvers = await pool.fetch("SELECT DISTINCT resolver FROM dns_results")
     assert label not in {row["resolver"] for row in resolvers}
 
@@ -144,15 +159,44 @@ async def test_a_resolver_that_turns_liar_leaves_no_wrong_verdict(
     assert changed[0].HasField("retry_time")
 
     assert await campaign_store.ledger.complete(running)
-    accounts = await campaign_store.accounts(running.campaign_id)
-    assert accounts.campaign.current.status is Status.COMPLETED
-    receipts = [
-        phase_receipt(state, tally, digests, accounts.upload)
-        for state, tally, digests in zip(
-            accounts.campaign.phases, accounts.tallies, accounts.digests, strict=True
-        )
-    ]
-    assert balances(accounts.campaign, receipts)
+    assert balances(*await receipts_of(campaign_store, running))
+
+
+async def test_canaries_find_out_who_turns_liar_in_the_middle_of_a_campaign(
+    campaign_store: CampaignStore,
+    pool: Pool,
+    queue: Client,
+    engines: Engines,
+    asking_both: DnsConfiguration,
+    liar: SandboxDns,
+    worker: Worker,
+) -> None:
+    asking_both.settings.canary_period.CopyFrom(Duration(nanos=300_000_000))
+    running = await validating(campaign_store, NAMES, asking_both, chunk_size=100)
+
+    async def some_done() -> None:
+        assert await pool.fetchval("SELECT count(*) FROM chunks WHERE phase = 2 AND state = 'done'")
+
+    async def out() -> None:
+        assert await pool.fetchval("SELECT count(*) FROM system_events") == 1
+
+    async def all_done_and_right() -> None:
+        await publish(queue, *await hand_out(campaign_store, [running]))
+        states = await pool.fetch("SELECT DISTINCT state FROM chunks WHERE phase = 2")
+        assert [row["state"] for row in states] == ["done"]
+        assert await wrong(pool) == 0
+
+    await publish(queue, *await hand_out(campaign_store, [running], 1))
+    await eventually(some_done)
+    liar.lie()
+    # In use until it is found, however soon these chunks are done.
+    async with engines.use(plan_of(asking_both)) as examiner, examiner.canaries.in_use():
+        await publish(queue, *await hand_out(campaign_store, [running], 2))
+        await eventually(out)
+    await eventually(all_done_and_right)
+
+    assert await campaign_store.ledger.complete(running)
+    assert balances(*await receipts_of(campaign_store, running))
 
 
 async def test_a_report_says_how_each_resolver_does(
