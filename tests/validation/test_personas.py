@@ -37,7 +37,7 @@ from services.validation.engines import Engines
 from services.validation.persona_store import Personas
 from services.validation.service import RULES, ValidationService
 from services.validation.store import Store
-from tests.refusals import refused
+from tests.refusals import read, refused
 
 Stub = ValidationServiceStub
 
@@ -370,6 +370,23 @@ async def test_names_are_checked_as_a_persona_says(stub: Stub, sandbox: SandboxD
     assert by_settings.checked_names[0].dns.verdict == right
     request.dns_persona_id = str(uuid4())
     assert (await refused(stub.CheckNames(request))).reason == "DNS_PERSONA_NOT_FOUND"
+
+
+async def test_a_stream_is_checked_as_a_persona_says(stub: Stub, sandbox: SandboxDns) -> None:
+    persona = await create(stub, named("one", resolvers=[sandbox_resolver(sandbox)]))
+
+    def requests(persona_id: str) -> list[pb.ValidateDomainsRequest]:
+        start = pb.ValidateStart(dns_persona_id=persona_id)
+        batch = pb.NameBatch(names=["a.com"])
+        return [pb.ValidateDomainsRequest(start=start), pb.ValidateDomainsRequest(batch=batch)]
+
+    answers = [it async for it in stub.ValidateDomains(iter(requests(persona.dns_persona_id)))]
+    with pytest.raises(grpc.aio.AioRpcError) as unknown:
+        [it async for it in stub.ValidateDomains(iter(requests(str(uuid4()))))]
+
+    right = truth("a.com", sandbox.settings.seed, sandbox.settings.mix).verdict
+    assert answers[0].results.names[0].dns.verdict == right
+    assert read(unknown.value).reason == "DNS_PERSONA_NOT_FOUND"
 
 
 async def test_there_is_one_way_to_say_how_names_are_checked(stub: Stub) -> None:
