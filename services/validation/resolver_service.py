@@ -17,7 +17,5 @@ class ResolverService(pb_grpc.ValidationServiceServicer):
     async def ListResolvers(
         self, request: pb.ListResolversRequest, context: Context
     ) -> pb.ListResolversResponse:
-        reports = await self._resolvers.list(
-            worker_id=request.worker_id, resolver=request.resolver
-        )
+        reports = await self._resolvers.list(worker_id=request.worker_id, resolver=request.resolver)
         return pb.ListResolversResponse(resolvers=reports)
