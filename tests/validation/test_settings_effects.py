@@ -726,7 +726,8 @@ async def test_canaries_are_asked_again_each_period(peer: Open) -> None:
     await one.aclose()
     await other.aclose()
 
-    assert often.gaps("good.example")[0] >= 0.9
+    # Not at once; how much less than a second depends on how late the first one was heard.
+    assert often.gaps("good.example")[0] >= 0.2
     assert len(seldom.times("good.example")) == 1
 
 
