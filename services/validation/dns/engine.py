@@ -47,6 +47,8 @@ SHORT = 500
 CALLS_SEEN = 64
 # Seconds until a retry that found no resolver with room is looked at again.
 FULL_PAUSE = 0.005
+# Such retries met before the others are left for the next time.
+HELD_LIMIT = 4
 RECEIVE_SIZE = 4096
 # Seconds between bursts of retries, each of BURST names.
 RETRY_PAUSE = 0.001
@@ -307,14 +309,18 @@ class Engine:
     def _send_due(self) -> None:
         """Repeat questions whose time has come, a few at a time: a burst would be lost again."""
         now = time.monotonic_ns()
+        held = 0
         for _ in range(BURST):
             if self._blocked:
                 return
+            if held == HELD_LIMIT:
+                break
             query = self._flight.next_due(now)
             if query is None:
                 return
             if not self._send_again(query, now):
                 self._flight.ask_later(query, FULL_PAUSE)
+                held += 1
         if not self._resuming:
             self._resuming = True
             self._opened_loop().call_later(RETRY_PAUSE, self._resume)

@@ -93,7 +93,6 @@ class Query:
         "key",
         "plain",
         "question",
-        "queued",
         "said",
         "sent_at",
         "started_at",
@@ -144,7 +143,7 @@ class Query:
             self.said = {}
             self.asked = []
             self.hint = None
-            self.plain = self.queued = False
+            self.plain = False
 
     def note(
         self, upstream: Upstream, verdict: Verdict, answer: Answer, duration_us: int = -1
