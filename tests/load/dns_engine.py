@@ -6,6 +6,7 @@
 import asyncio
 import gc
 import json
+import os
 import re
 import resource
 import subprocess
@@ -23,6 +24,7 @@ from services.validation.dns.resolvers import Resolver
 from services.validation.dns.settings import EngineSettings
 from services.validation.dns.verdict import Outcome, Verdict
 from tests.load.name_server import NoNameServer, address_of, exists, fast_name_server, tool
+from tests.load.processes import peak_rss_mb
 
 NAMES = 1_000_000
 # To see that memory does not grow with the names; the same again and again, for the server's sake.
@@ -155,7 +157,7 @@ async def _measure(address: str, total: int) -> dict[str, Any]:
         "right": total - wrong,
         "cpu_s_per_million": round(cpu * 1_000_000 / total, 2),
         "timeouts": stats.timeouts,
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "rss_mb": round(peak_rss_mb(os.getpid())),
     }
 
 

@@ -6,6 +6,7 @@
 import asyncio
 import gc
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from services.validation.dns.engine import Engine
 from services.validation.dns.resolvers import Resolver
 from services.validation.dns.verdict import Verdict
 from tests.load.name_server import NoNameServer, address_of, exists, fast_name_server
+from tests.load.processes import peak_rss_mb
 
 # The others are slow.
 NAMES = {"engine": 500_000, "aiodns": 50_000, "dnspython": 20_000}
@@ -75,7 +77,7 @@ async def _measure(library: str, address: str) -> dict[str, Any]:
         "names": total,
         "right": total - wrong,
         "cpu_s_per_million": round(cpu * 1_000_000 / total, 1),
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "rss_mb": round(peak_rss_mb(os.getpid())),
     }
 
 
