@@ -96,10 +96,21 @@ class QueryService(query_service_pb2_grpc.QueryServiceServicer):
 
 
 class ValidationService(validation_service_pb2_grpc.ValidationServiceServicer):
-    """Has no workers."""
+    """Has no workers; counts the names of streams and remembers how long they may last."""
+
+    def __init__(self) -> None:
+        self.remaining = 0.0
 
     async def ListWorkers(self, request, context):
         return validation_service_pb2.ListWorkersResponse()
+
+    async def ValidateDomains(self, requests, context):
+        self.remaining = context.time_remaining()
+        count = 0
+        async for request in requests:
+            count += len(request.batch.names)
+            summary = validation_service_pb2.ValidateSummary(name_count=count)
+            yield validation_service_pb2.ValidateDomainsResponse(summary=summary)
 
 
 @dataclass
@@ -109,6 +120,7 @@ class Door:
     envoy: EmbeddedEnvoy
     campaign: CampaignService
     query: QueryService
+    validation: ValidationService
     servers: dict[str, grpc.aio.Server] = field(default_factory=dict)
 
     def url(self, path: str) -> str:
@@ -147,7 +159,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
             stack.push_async_callback(servers[name].stop, 0)
         envoy = EmbeddedEnvoy(tmp_path, Upstreams(**addresses))
         await stack.enter_async_context(envoy)
-        yield Door(envoy, servicers["campaign"][1], servicers["query"][1], servers)
+        yield Door(envoy, **{name: each for name, (_, each) in servicers.items()}, servers=servers)
 
 
 @pytest.fixture
@@ -242,6 +254,28 @@ async def test_upload_over_the_limit_of_calls_passes(channel: grpc.aio.Channel) 
     answer = await _campaigns(channel).UploadNames(messages())
 
     assert answer.upload.accepted_count == 120_000
+
+
+async def test_stream_of_names_ends_neither_by_time_nor_by_size(
+    door: Door, channel: grpc.aio.Channel
+) -> None:
+    batch = validation_service_pb2.NameBatch(names=["n" * 250] * 1000)
+    request = validation_service_pb2.ValidateDomainsRequest(batch=batch)
+    count = 2 * MAX_REQUEST_BYTES // 250_000
+    hour = 3600
+
+    async def messages() -> AsyncIterator[validation_service_pb2.ValidateDomainsRequest]:
+        for _ in range(count):
+            yield request
+
+    stub = validation_service_pb2_grpc.ValidationServiceStub(channel)
+    answers = [answer async for answer in stub.ValidateDomains(messages(), timeout=hour)]
+
+    assert [answer.summary.name_count for answer in answers] == [
+        1000 * number for number in range(1, count + 1)
+    ]
+    # What one call may take at most is 30 s, whatever its caller says.
+    assert door.validation.remaining > hour / 2
 
 
 async def test_json_stream_sends_each_message_as_a_line_at_once(
@@ -387,6 +421,18 @@ async def test_browsers_may_call_from_local_pages_only(
 
     async with http.options(path, headers=headers) as answer:
         assert ("access-control-allow-origin" in answer.headers) is allowed
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+async def test_local_pages_may_use_every_method_of_the_contract(
+    http: aiohttp.ClientSession, method: str
+) -> None:
+    headers = {"origin": "http://localhost:5173", "access-control-request-method": method}
+
+    async with http.options("/v1/dns-personas/x", headers=headers) as answer:
+        allowed = answer.headers["access-control-allow-methods"]
+
+    assert method in allowed.split(", ")
 
 
 async def test_error_of_the_door_can_be_read_by_a_local_page(http: aiohttp.ClientSession) -> None:
