@@ -1,10 +1,6 @@
 """`domainflow check`: verdicts on names now, without a campaign."""
 
-import asyncio
-import sys
 from collections.abc import AsyncIterator, Iterator
-from itertools import islice
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +9,7 @@ from rich.table import Table
 
 from domainflow.validation.v1 import dns_settings_pb2, validation_service_pb2_grpc
 from domainflow.validation.v1 import validation_service_pb2 as pb
-from services.cli import evidence, export, terminal
+from services.cli import dns_options, evidence, export, terminal, upload
 from services.cli.connection import (
     DATA_FOLDER,
     DataOption,
@@ -31,9 +27,9 @@ def check(
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Names to check.")
     ] = None,
     file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Names to check, one a line; - is standard input."),
-    ] = None,
+        str,
+        typer.Option(metavar="FILE|-", help="Names to check, one a line; - is standard input."),
+    ] = "",
     resolver: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,14 +39,15 @@ def check(
         ),
     ] = None,
     persona: Annotated[
-        str, typer.Option(metavar="ID", help="The DNS persona whose settings apply.")
+        str, typer.Option(metavar="NAME|ID", help="The DNS persona whose settings apply.")
     ] = "",
     server: ServerOption = "",
     data: DataOption = DATA_FOLDER,
 ) -> None:
     """Ask DNS about names now, as campaigns do, and store nothing.
 
-    A table on a terminal, NDJSON with all evidence otherwise; verdicts appear as they are settled.
+    A table at the end on a terminal; NDJSON with all evidence otherwise, each name as soon as it is
+    settled.
 
     Example:
 
@@ -58,23 +55,26 @@ def check(
 
         domainflow check --file names.txt | jq -r 'select(.dns.verdict == "DNS_VERDICT_BOGUS")'
     """
-    if not names and file is None:
+    if not names and not file:
         raise typer.BadParameter("give names, or --file")
     if persona and resolver:
         raise typer.BadParameter("--persona brings its own resolvers")
-    settings = dns_settings_pb2.DnsSettings(
-        resolvers=[dns_settings_pb2.DnsResolver(address=address) for address in resolver or []]
+    start = pb.ValidateStart()
+    start.settings.resolvers.extend(
+        dns_settings_pb2.DnsResolver(address=address) for address in resolver or []
     )
-    start = pb.ValidateStart(dns_persona_id=persona)
-    if not persona:
-        start.settings.CopyFrom(settings)
 
     async def work() -> None:
         watched = terminal.is_watched()
         found: list[pb.ValidatedName] = []
+        # Before the stream is: what goes wrong in the midst of its requests just cancels it.
+        descriptor = upload.opened(file) if file else -1
         async with connected(locate(server, data)) as channel:
+            if persona:
+                start.Clear()
+                start.dns_persona_id = await dns_options.persona_id(channel, persona)
             stub = validation_service_pb2_grpc.ValidationServiceStub(channel)
-            async for answer in stub.ValidateDomains(_requests(start, names or [], file)):
+            async for answer in stub.ValidateDomains(_requests(start, names or [], descriptor)):
                 for name in answer.results.names:
                     if watched:
                         found.append(name)
@@ -90,24 +90,22 @@ def check(
 
 
 async def _requests(
-    start: pb.ValidateStart, names: list[str], file: Path | None
+    start: pb.ValidateStart, names: list[str], descriptor: int
 ) -> AsyncIterator[pb.ValidateDomainsRequest]:
     yield pb.ValidateDomainsRequest(start=start)
-    lines = _lines(names, file)
-    # In a thread: whoever writes into the pipe may take his time, and answers come meanwhile.
-    while batch := await asyncio.to_thread(lambda: list(islice(lines, BATCH))):
-        yield pb.ValidateDomainsRequest(batch=pb.NameBatch(names=batch))
+    for request in _batches(names):
+        yield request
+    if descriptor < 0:
+        return
+    # Sent as they come: whoever writes into the pipe may take his time.
+    async for lines, _ in upload.read_lines(descriptor):
+        for request in _batches([line for line in lines if line.strip()]):
+            yield request
 
 
-def _lines(names: list[str], file: Path | None) -> Iterator[str]:
-    yield from names
-    if file is None:
-        return
-    if str(file) == "-":
-        yield from (name for line in sys.stdin if (name := line.strip()))
-        return
-    with file.open(encoding="utf-8", errors="replace") as stream:
-        yield from (name for line in stream if (name := line.strip()))
+def _batches(names: list[str]) -> Iterator[pb.ValidateDomainsRequest]:
+    for at in range(0, len(names), BATCH):
+        yield pb.ValidateDomainsRequest(batch=pb.NameBatch(names=names[at : at + BATCH]))
 
 
 def _table(found: list[pb.ValidatedName]) -> Table:

@@ -1,7 +1,6 @@
 """`domainflow campaign create` and `upload`: from options to a campaign with names."""
 
 import os
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated
@@ -178,7 +177,7 @@ def create(
 
     async def work() -> ExitCode:
         # Opened before anything is created: a wrong path must not leave a campaign behind.
-        descriptor = _open(from_file) if from_file else -1
+        descriptor = upload.opened(from_file) if from_file else -1
         async with connected(locate(server, data)) as channel:
             stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
             if dns:
@@ -244,7 +243,7 @@ def upload_names(
     """
 
     async def work() -> None:
-        descriptor = _open(file)
+        descriptor = upload.opened(file)
         async with connected(locate(server, data)) as channel:
             stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
             answer = await stub.GetUpload(
@@ -254,11 +253,6 @@ def upload_names(
             await _send(stub, campaign_id, upload_id, descriptor)
 
     run(work(), lambda: "interrupted; the same command goes on")
-
-
-def _open(file: str) -> int:
-    """A descriptor that stays open until the process ends."""
-    return sys.stdin.fileno() if file == "-" else os.open(file, os.O_RDONLY)
 
 
 async def _send(

@@ -6,6 +6,7 @@ what is not acknowledged yet is kept, and nothing has to be read twice. Pipes wo
 
 import asyncio
 import os
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -56,6 +57,11 @@ class LineSplitter:
         if self._at_start:
             line, self._at_start = line.removeprefix(b"\xef\xbb\xbf"), False
         return line[:_LINE_LIMIT].decode(errors="replace").rstrip("\r")
+
+
+def opened(file: str) -> int:
+    """A descriptor that stays open until the process ends; "-" is standard input."""
+    return sys.stdin.fileno() if file == "-" else os.open(file, os.O_RDONLY)
 
 
 async def read_lines(descriptor: int) -> AsyncIterator[tuple[list[str], int]]:

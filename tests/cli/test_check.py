@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from typer.testing import CliRunner
 from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc
 from domainflow.validation.v1 import dns_pb2, validation_service_pb2_grpc
 from domainflow.validation.v1 import validation_service_pb2 as pb
+from domainflow.validation.v1.dns_persona_pb2 import DnsPersona
 from services.cli import evidence
 from services.cli.__main__ import app
+from tests.cli.processes import process
 
 
 class Validation(validation_service_pb2_grpc.ValidationServiceServicer):
@@ -23,6 +26,10 @@ class Validation(validation_service_pb2_grpc.ValidationServiceServicer):
     def __init__(self) -> None:
         self.starts: list[pb.ValidateStart] = []
         self.batches: list[list[str]] = []
+
+    def ListDnsPersonas(self, request: Any, context: Any) -> Any:
+        slow = DnsPersona(name="slow", dns_persona_id="01890000-0000-7000-8000-000000000001")
+        return pb.ListDnsPersonasResponse(dns_personas=[slow])
 
     def ValidateDomains(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
         self.starts.append(next(requests).start)
@@ -55,15 +62,12 @@ def test_names_are_checked_and_come_as_ndjson(serve: Callable[..., str]) -> None
     assert [it.address for it in start.settings.resolvers] == ["192.0.2.1"]
 
 
-@pytest.mark.parametrize("source", ["file", "standard input"])
-def test_names_come_from_a_list_too(serve: Callable[..., str], tmp_path: Path, source: str) -> None:
+def test_names_come_from_a_list_too(serve: Callable[..., str], tmp_path: Path) -> None:
     validation = Validation()
-    text = "".join(f"n{number}.com\n\n" for number in range(250))
-    (tmp_path / "names").write_text(text)
-    file = str(tmp_path / "names") if source == "file" else "-"
-    arguments = ["--file", file, "--server", serve(validation=validation)]
+    (tmp_path / "names").write_text("".join(f"n{number}.com\n\n" for number in range(250)))
+    arguments = ["--file", str(tmp_path / "names"), "--server", serve(validation=validation)]
 
-    done = CliRunner().invoke(app(), ["check", *arguments], input=text)
+    done = CliRunner().invoke(app(), ["check", *arguments])
 
     assert done.exit_code == 0, done.stderr
     assert [name for batch in validation.batches for name in batch] == [
@@ -71,18 +75,46 @@ def test_names_come_from_a_list_too(serve: Callable[..., str], tmp_path: Path, s
     ]
 
 
-def test_a_persona_goes_without_resolvers(serve: Callable[..., str]) -> None:
-    persona = "01890000-0000-7000-8000-000000000001"
+def test_names_in_a_pipe_are_answered_while_it_is_open(serve: Callable[..., str]) -> None:
+    address = serve(validation=Validation())
+    with process("check", "--file", "-", "--server", address, stdin=subprocess.PIPE) as command:
+        assert command.stdin is not None
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdin.write("first.com\n")
+        command.stdin.flush()
+        first = json.loads(command.stdout.readline())
+        command.stdin.write("second.com")
+        command.stdin.close()
+        second = json.loads(command.stdout.readline())
+        said = command.stderr.read()
+
+    assert (first["name"], second["name"], command.returncode) == ("first.com", "second.com", 0)
+    assert "2 names" in said
+
+
+def test_a_list_that_is_not_there_is_named(serve: Callable[..., str], tmp_path: Path) -> None:
+    arguments = ["--file", str(tmp_path / "none"), "--server", serve(validation=Validation())]
+
+    done = CliRunner().invoke(app(), ["check", *arguments])
+
+    assert done.exit_code == 1
+    assert str(tmp_path / "none") in done.stderr
+
+
+@pytest.mark.parametrize("called", ["slow", "01890000-0000-7000-8000-000000000001"])
+def test_a_persona_goes_without_resolvers(serve: Callable[..., str], called: str) -> None:
     validation = Validation()
     address = serve(validation=validation)
 
-    done = CliRunner().invoke(app(), ["check", "a.com", "--persona", persona, "--server", address])
+    done = CliRunner().invoke(app(), ["check", "a.com", "--persona", called, "--server", address])
     both = CliRunner().invoke(
-        app(), ["check", "a.com", "--persona", persona, "--resolver", "192.0.2.1"]
+        app(), ["check", "a.com", "--persona", called, "--resolver", "192.0.2.1"]
     )
 
     assert done.exit_code == 0, done.stderr
-    assert validation.starts[0].dns_persona_id == persona
+    (start,) = validation.starts
+    assert start == pb.ValidateStart(dns_persona_id="01890000-0000-7000-8000-000000000001")
     assert both.exit_code == 2
 
 

@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from domainflow.campaign.v1.event_pb2 import CampaignFinished, Event
 from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc
 from services.cli.__main__ import app
 from services.cli.up import until_signalled
+from tests.cli.processes import process
 
 CAMPAIGN = "01890000-0000-7000-8000-000000000001"
 REQUEST = "01890000-0000-7000-8000-000000000009"
@@ -390,19 +389,6 @@ def test_export_to_a_file_appears_whole(serve: Any, tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, "")
     assert file.read_text() == "name\na.com\nb.com\n"
     assert list(tmp_path.iterdir()) == [file]
-
-
-def process(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root), str(root / "gen" / "python")])
-    return subprocess.Popen(
-        [sys.executable, "-m", "services.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-        **options,
-    )
 
 
 def test_reader_that_has_enough_ends_the_export_quietly(serve: Any) -> None:
