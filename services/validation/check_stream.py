@@ -16,6 +16,8 @@ from services.validation.evidence import outcome_to_pb
 MAX_IN_PROGRESS = 5_000
 # Names that are answered together: those behind a mute one would wait for its last time-out.
 SLICE = 25
+# Characters that are sent back of what is no name.
+MAX_REJECTED = 300
 
 Examine = Callable[[Sequence[str]], Awaitable[Sequence[Outcome]]]
 
@@ -143,6 +145,7 @@ def _sort_out(
         try:
             good.append((index, normalise(name)))
         except NotADomainName as problem:
+            name = name[:MAX_REJECTED]
             rejected.append(pb.ValidatedName(index=index, name=name, rejected=str(problem)))
     return good, rejected
 

@@ -84,14 +84,15 @@ async def test_every_name_is_answered_once_with_the_verdict_that_is_true(
 async def test_a_name_that_is_none_is_rejected_and_stops_nothing(
     stub: ValidationServiceStub, sandbox: SandboxDns
 ) -> None:
-    *results, last = await answers(stub, [start(sandbox), batch(["a.com", "not a name", "b.com"])])
+    names = ["a.com", "not a name", "b.com", "", "x" * 100_000]
+    *results, last = await answers(stub, [start(sandbox), batch(names)])
 
     found = {name.index: name for answer in results for name in answer.results.names}
-    assert sorted(found) == [0, 1, 2]
-    assert found[1].name == "not a name"
-    assert found[1].rejected
-    assert found[0].HasField("dns")
-    assert (last.summary.name_count, last.summary.rejected_count) == (3, 1)
+    assert sorted(found) == [0, 1, 2, 3, 4]
+    assert [found[n].name for n in (1, 3, 4)] == ["not a name", "", "x" * 300]
+    assert all(found[n].rejected for n in (1, 3, 4))
+    assert all(found[n].HasField("dns") for n in (0, 2))
+    assert (last.summary.name_count, last.summary.rejected_count) == (5, 3)
 
 
 async def test_a_stream_without_names_ends_with_an_empty_summary(

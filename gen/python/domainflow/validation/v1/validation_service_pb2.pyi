@@ -452,7 +452,7 @@ class ValidatedName(_message.Message):
     index: _builtins.int
     """Place of the name in its batch, from 0 on."""
     name: _builtins.str
-    """The name as it was asked for: lower case, A-labels, no trailing dot; as it came if it was rejected."""
+    """The name as it was asked for: lower case, A-labels, no trailing dot; its first 300 characters as they came if it was rejected."""
     rejected: _builtins.str
     """Why it is no DNS name."""
     @_builtins.property

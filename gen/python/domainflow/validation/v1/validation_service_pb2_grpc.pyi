@@ -45,7 +45,8 @@ class ValidationServiceStub:
     """Checks names now, as many as come: names in, verdicts out as they are settled, with the engine the campaigns use; stores
     nothing. At most 5,000 names of a stream are in progress; beyond that the stream is not read, so that a client that sends faster than DNS
     answers, or does not read, is slowed down. Half-close to end; the last message is the summary. Cancelling drops what is
-    in progress. Not over gRPC-Web or JSON, which have no client streams.
+    in progress. A stream on which nothing moves for 10 minutes is ended by the door. Not over gRPC-Web or JSON, which have no client
+    streams.
     """
     ListResolvers: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ListResolversRequest, _validation_service_pb2.ListResolversResponse]
     """Lists what workers know of the resolvers they use, worst score first: one report per resolver and process seen in the last minute."""
@@ -83,7 +84,8 @@ class ValidationServiceAsyncStub(ValidationServiceStub):
     """Checks names now, as many as come: names in, verdicts out as they are settled, with the engine the campaigns use; stores
     nothing. At most 5,000 names of a stream are in progress; beyond that the stream is not read, so that a client that sends faster than DNS
     answers, or does not read, is slowed down. Half-close to end; the last message is the summary. Cancelling drops what is
-    in progress. Not over gRPC-Web or JSON, which have no client streams.
+    in progress. A stream on which nothing moves for 10 minutes is ended by the door. Not over gRPC-Web or JSON, which have no client
+    streams.
     """
     ListResolvers: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ListResolversRequest, _validation_service_pb2.ListResolversResponse]  # type: ignore[assignment]
     """Lists what workers know of the resolvers they use, worst score first: one report per resolver and process seen in the last minute."""
@@ -142,7 +144,8 @@ class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Checks names now, as many as come: names in, verdicts out as they are settled, with the engine the campaigns use; stores
         nothing. At most 5,000 names of a stream are in progress; beyond that the stream is not read, so that a client that sends faster than DNS
         answers, or does not read, is slowed down. Half-close to end; the last message is the summary. Cancelling drops what is
-        in progress. Not over gRPC-Web or JSON, which have no client streams.
+        in progress. A stream on which nothing moves for 10 minutes is ended by the door. Not over gRPC-Web or JSON, which have no client
+        streams.
         """
 
     @_abc_1.abstractmethod
