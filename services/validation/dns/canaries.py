@@ -62,6 +62,8 @@ class Canaries:
         self._users = 0
         self._begun_at = float("-inf")
         self._wake = asyncio.Event()
+        # Whether a round was due that nobody needed then.
+        self._overdue = False
         # Set while what is known is no older than a period.
         self._fresh = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -74,6 +76,8 @@ class Canaries:
         used them and a period has passed. Meanwhile so many `names` are held up.
         """
         self._users += 1
+        if self._overdue:
+            self._wake.set()
         try:
             if self._canaries:
                 self.held += names
@@ -154,9 +158,10 @@ class Canaries:
             except TimeoutError:
                 if self._users:
                     return
-                wait = None
+                self._overdue, wait = True, None
             else:
                 self._wake.clear()
+                self._overdue = False
                 return
 
     async def _round(self) -> None:

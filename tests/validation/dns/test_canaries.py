@@ -1,6 +1,7 @@
 """Canaries on the wire: liars, the dead and those without TCP among resolvers that do well."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -222,6 +223,61 @@ async def test_what_the_authority_finds_wrong_puts_a_resolver_out(honest: Sandbo
         outcomes = await it.ask(ABSENT)
 
         assert {outcome.resolver for outcome in outcomes} == {str(resolver_of(honest))}
+
+
+async def test_who_is_out_comes_back_although_nobody_used_them_when_its_time_was_over(
+    honest: SandboxDns,
+) -> None:
+    async with (
+        serving() as other,
+        watched(resolver_of(other), resolver_of(honest), canaries=()) as it,
+    ):
+        for _ in range(3):
+            it.canaries.wrong(str(resolver_of(other)))
+
+        async def over() -> None:
+            assert it.health(other).retry_at + 0.05 < time.monotonic()
+
+        async def back() -> None:
+            assert it.changes[-1].state is ADMITTED
+
+        await eventually(over)
+        async with it.canaries.in_use():
+            await eventually(back)
+
+
+async def test_a_round_that_was_due_while_nobody_used_them_is_made_up_for(
+    honest: SandboxDns, scripted
+) -> None:
+    """One more round decides about a resolver: it is due soon after the one before."""
+    asked = []
+
+    def refuse_first(question: bytes) -> list[bytes]:
+        asked.append(time.monotonic())
+        answer = honest.respond(question, udp=True)[0]
+        # NOTIMP: nothing the engine believes at once, nor anything it asks again for ever.
+        return [answer[:3] + b"\x04" + answer[4:]] if len(asked) <= SETTINGS.tries else [answer]
+
+    good = (Canary(CanaryKind.GOOD, "example.com"),)
+    async with (
+        scripted(refuse_first) as one,
+        watched(one, resolver_of(honest), canaries=good, period=2) as it,
+    ):
+        async with it.canaries.in_use():
+            pass
+        (health,) = (each for each in it.canaries.healths if each.resolver == one)
+        assert health.is_in_doubt
+
+        async def due() -> None:
+            assert asked[-1] + 0.3 < time.monotonic()
+
+        async def decided() -> None:
+            assert not health.is_in_doubt
+
+        await eventually(due)
+        assert health.is_in_doubt
+        async with it.canaries.in_use():
+            await eventually(decided)
 
 
 async def test_a_closed_engine_is_said_to_be_closed(honest: SandboxDns) -> None:
