@@ -36,7 +36,9 @@ async def stub(pool: Pool, store: Store, engines: Engines) -> AsyncIterator[Vali
     add_ValidationServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    # A window that stays small is full soon.
+    options = [("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         yield ValidationServiceStub(channel)
     await server.stop(0)
 
@@ -44,6 +46,7 @@ async def stub(pool: Pool, store: Store, engines: Engines) -> AsyncIterator[Vali
 def start(sandbox: SandboxDns) -> pb.ValidateDomainsRequest:
     resolver = dns_settings_pb2.DnsResolver(address="{}:{}".format(*sandbox.address))
     settings = dns_settings_pb2.DnsSettings(resolvers=[resolver])
+    settings.timeout.FromMilliseconds(300)
     return pb.ValidateDomainsRequest(start=pb.ValidateStart(settings=settings))
 
 
