@@ -52,8 +52,13 @@ class DnsProbe:
 
     @asynccontextmanager
     async def prepare(self, claim: Claim) -> AsyncIterator[Check[Outcome]]:
-        async with self.engines.use(plan_of(_configuration(claim))) as examiner:
-            yield examiner.examine
+        plan = plan_of(_configuration(claim))
+        number = self._withdrawals.begun(plan, time.monotonic())
+        try:
+            async with self.engines.use(plan) as examiner:
+                yield examiner.examine
+        finally:
+            self._withdrawals.ended(number, time.monotonic())
 
     def results(self, claim: Claim, outcomes: Sequence[Outcome]) -> ChunkResults:
         key = claim.key

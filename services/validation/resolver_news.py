@@ -84,7 +84,7 @@ class ResolverNews:
                 )
 
     async def _withdraw(self) -> None:
-        for lie, chunks in self._withdrawals.due(time.monotonic()):
+        for lie, chunks in self._withdrawals.due():
             for some in _portions(chunks):
                 withdrawn = await self._store.withdraw(some, lie.resolver, lie.reason)
                 self._withdrawals.handled(lie, [it for it in some if it not in withdrawn.open])
