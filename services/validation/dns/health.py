@@ -39,7 +39,8 @@ class Rules:
     max_backoff: float = _MAX_BACKOFF
     # Seconds after a readmission until an earlier quarantine is forgotten.
     good_behaviour: float = 3600.0
-    # So many wrong answers among the latest second opinions, says the authority.
+    # So many wrong answers among the latest second opinions, says the authority; of those that are
+    # told of at once all count, and as large a share of them has to be wrong.
     wrong_limit: int = 3
     opinions_kept: int = 50
     # Share of the best resolver's score below which it is not worth asking, and questions before
@@ -148,8 +149,8 @@ class Health:
     failures: dict[Canary, int] = field(default_factory=dict)
     # What counts of the round in progress.
     findings: list[Finding] = field(default_factory=list)
-    # Whether the authority said it was wrong, of the latest opinions.
-    recent: deque[bool] = field(default_factory=deque)
+    # The latest opinions: how many at once, and whether the authority said it was wrong.
+    recent: deque[tuple[int, bool]] = field(default_factory=deque)
     counted: tuple[int, int] = (0, 0)
 
     @property
@@ -330,18 +331,21 @@ class Roster:
             return None
         health.wrong += 1
         self._heard(health, 1, wrong=True)
-        found = sum(health.recent)
-        if health.is_quarantined or found < self._rules.wrong_limit:
+        found = sum(times for times, wrong in health.recent if wrong)
+        latest = sum(times for times, _ in health.recent)
+        least = self._rules.wrong_limit * max(1.0, latest / self._rules.opinions_kept)
+        if health.is_quarantined or found < least:
             return None
-        why = f"wrong {found} times of the latest {len(health.recent)}, says the authority"
+        why = f"wrong {found} times of the latest {latest}, says the authority"
         return self._quarantine(health, why, now, lied_since=health.truthful_at)
 
     def _heard(self, health: Health, times: int, *, wrong: bool) -> None:
         kept = self._rules.opinions_kept
         health.opinions.add(0 if wrong else times, times if wrong else 0)
-        health.recent.extend([wrong] * min(times, kept))
-        while len(health.recent) > kept:
-            health.recent.popleft()
+        health.recent.append((times, wrong))
+        latest = sum(times for times, _ in health.recent)
+        while latest - health.recent[0][0] >= kept:
+            latest -= health.recent.popleft()[0]
 
     # Score
 

@@ -1,5 +1,6 @@
 """What others say of a name, and who decides when they say otherwise."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -84,9 +85,16 @@ class SecondOpinions:
                 qtype = records.deciding(outcomes[index], self._first)
                 asked.setdefault((operator, qtype), []).append(index)
         disputes: list[_Dispute] = []
+        agreed: Counter[str] = Counter()
         await together(
-            *(self._ask_another(outcomes, *key, each, disputes) for key, each in asked.items())
+            *(
+                self._ask_another(outcomes, *key, each, disputes, agreed)
+                for key, each in asked.items()
+            )
         )
+        # All at once and before the disputes, that it can be told how large a part these are.
+        for label, times in agreed.items():
+            self._canaries.agreed(label, times)
         return await self._decide(outcomes, disputes) if disputes else []
 
     async def _ask_another(
@@ -96,8 +104,12 @@ class SecondOpinions:
         qtype: int,
         indexes: list[int],
         disputes: list[_Dispute],
+        agreed: Counter[str],
     ) -> None:
-        """A second opinion on what a resolver of `operator` said of these; adds to `disputes`."""
+        """A second opinion on what a resolver of `operator` said of these.
+
+        Adds to `disputes`, and counts in `agreed` what each resolver said that another confirms.
+        """
         if self._all_mute_but(operator):
             # Waiting for each of them in vain would take longer than all the rest.
             reason = "no resolver of another operator answers at present"
@@ -119,7 +131,7 @@ class SecondOpinions:
             and outcomes[index].verdict is not Verdict.BOGUS
         ]
         await self._signatures.unmask(seconds, places, qtype)
-        agreed: dict[tuple[str, str], int] = {}
+        pairs: dict[tuple[str, str], int] = {}
         operators = self._operators
         for index, second in zip(indexes, seconds, strict=True):
             first = outcomes[index]
@@ -128,7 +140,7 @@ class SecondOpinions:
                 # What is left here is nearly all there is.
                 outcomes[index] = opinions.confirmed(first, second, other)
                 pair = first.resolver, second.resolver
-                agreed[pair] = agreed.get(pair, 0) + 1
+                pairs[pair] = pairs.get(pair, 0) + 1
                 continue
             standing = opinions.compare(first, second)
             if other == operator:
@@ -144,7 +156,7 @@ class SecondOpinions:
                 reason = opinions.difference(first, second)
                 if is_final(first.verdict):
                     pair = first.resolver, second.resolver
-                    agreed[pair] = agreed.get(pair, 0) + 1
+                    pairs[pair] = pairs.get(pair, 0) + 1
             said = [self._opinion(second)]
             if standing is Standing.UNMASKED:
                 said.insert(0, self._opinion(first))
@@ -158,9 +170,9 @@ class SecondOpinions:
                 attempts=second.attempts,
                 duration_us=second.duration_us,
             )
-        for pair, times in agreed.items():
+        for pair, times in pairs.items():
             for label in pair:
-                self._canaries.agreed(label, times)
+                agreed[label] += times
 
     async def _decide(self, outcomes: list[Outcome], disputes: list[_Dispute]) -> list[int]:
         """Ask a third, the authority, or both. Returns whose verdict is another now.

@@ -184,6 +184,20 @@ def test_three_wrong_answers_among_the_latest_fifty_opinions_are_too_many() -> N
     assert change.reason == "wrong 3 times of the latest 50, says the authority"
 
 
+def test_some_wrong_answers_among_a_thousand_told_of_at_once_are_not_too_many() -> None:
+    """As after a chunk: first all that agree, then what the authority decided."""
+    it = roster()
+    for _ in range(10):
+        it.agreed(str(ONE), 1000)
+        assert [it.wrong(str(ONE), 0) for _ in range(20)] == [None] * 20
+
+    it.agreed(str(ONE), 1000)
+    changes = [it.wrong(str(ONE), 0) for _ in range(100)]
+
+    (change,) = filter(None, changes)
+    assert change.reason == "wrong 50 times of the latest 50, says the authority"
+
+
 def test_disagreement_alone_costs_nothing() -> None:
     it = roster()
     for _ in range(100):
