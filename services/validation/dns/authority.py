@@ -221,6 +221,7 @@ class Authority:
         worst = MUTE
         if zone is self._root and asyncio.get_running_loop().time() < self._unreachable_until:
             return worst
+        before = walk.questions
         servers = self._in_order(zone)
         fewest, most = ZONE_TRIES
         for host, port in islice(cycle(servers), min(most, max(fewest, len(servers)))):
@@ -238,7 +239,7 @@ class Authority:
                 return said
             if worst.rcode != SERVFAIL and said.rcode >= 0:
                 worst = said
-        if worst is MUTE and zone is self._root:
+        if worst is MUTE and zone is self._root and walk.questions > before:
             self._unreachable_until = asyncio.get_running_loop().time() + MUTED
         return worst
 
@@ -268,10 +269,12 @@ class Authority:
             for outcome in await self._look_up(named):
                 addresses += outcome.addresses
         now = asyncio.get_running_loop().time()
-        # A zone that lets nothing be kept is kept for the walks under way.
-        expires = now + min(max(referral.ttl, self._patience), REMEMBERED)
         path = (*parent.path, step)
         servers = reachable(addresses, private=self._private)
+        # A zone that lets nothing be kept is kept for the walks under way, and so is one whose
+        # servers could not be found: they may be the next time.
+        life = max(referral.ttl, self._patience) if servers else self._patience
+        expires = now + min(life, REMEMBERED)
         self._zones[referral.zone] = _Zone(referral.zone, servers, expires, path)
         while len(self._zones) > ZONES:
             self._zones.popitem(last=False)

@@ -10,10 +10,11 @@ import dns.rcode
 import pytest
 
 from services.validation.dns import facts, wire
-from services.validation.dns.authority import PER_SERVER, Authority
+from services.validation.dns.authority import PER_SERVER, QUESTIONS, Authority
 from services.validation.dns.delegation import Referral, reachable, read
 from services.validation.dns.engine import Engine
 from services.validation.dns.verdict import Verdict
+from tests.eventually import eventually
 from tests.validation.dns import zones
 from tests.validation.dns.replies import QUICK, until
 from tests.validation.dns.zones import Zone, served
@@ -166,6 +167,53 @@ async def test_nothing_is_asked_for_a_while_after_the_roots_were_mute(scripted):
         (Verdict.TIMEOUT, 0),
     ]
     assert root.asked.total() == 3
+
+
+async def test_roots_that_were_not_asked_are_not_taken_for_mute(scripted):
+    """The questions about one name are used up before the root is asked about its alias."""
+    everything = world()
+    deep = ".".join(["x"] * 60) + ".com"
+    alias = Zone("", {(deep, "CNAME"): ["host.net"]})
+    depths = iter(range(2, 100))
+
+    def deeper(query):
+        depth = next(depths)
+        child = ".".join(deep.split(".")[-depth:])
+        # After the root's own, QUESTIONS - 2 referrals and an alias.
+        zone = Zone("", children={child: [(f"ns.{child}", COM)]}) if depth < QUESTIONS else alias
+        return [zone.answer(query).to_wire()]
+
+    everything[COM] = Zone("com", instead=deeper)
+    async with served(scripted, everything) as delegations:
+        asks = authority(delegations)
+        (first,) = await asks.ask([deep], wire.A)
+        (second,) = await asks.ask(["host.net"], wire.A)
+
+    assert (first.verdict, first.attempts) == (Verdict.TIMEOUT, QUESTIONS)
+    assert second.verdict is Verdict.RESOLVED
+
+
+async def test_servers_whose_addresses_could_not_be_learned_are_looked_up_again_soon(scripted):
+    everything = world()
+    everything[COM].children["shop.com"] = [("ns.elsewhere.net", "")]
+    known: list[str] = []
+    recursive = zones.resolver(lambda it: known or "NXDOMAIN")
+    async with (
+        served(scripted, everything) as delegations,
+        scripted(recursive) as resolver,
+        Engine([resolver], QUICK) as engine,
+    ):
+        asks = authority(delegations, engine.resolve, patience=0.5)
+        (lost,) = await asks.ask(["shop.com"], wire.A)
+        known.append(SHOP)
+
+        async def found() -> None:
+            (outcome,) = await asks.ask(["shop.com"], wire.A)
+            assert outcome.verdict is Verdict.RESOLVED
+
+        await eventually(found)
+
+    assert lost.verdict is Verdict.TIMEOUT
 
 
 async def test_servers_without_an_address_along_are_looked_up(scripted):
