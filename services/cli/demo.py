@@ -24,6 +24,7 @@ import typer
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from domainflow.query.v1 import query_service_pb2_grpc
+from domainflow.validation.v1 import dns_settings_pb2
 from services.cli import export, receipt, suite_state, terminal
 from services.cli.connection import DATA_FOLDER, DEADLINE, DataOption, connected, run
 from services.cli.exits import ExitCode, Failure
@@ -52,9 +53,9 @@ def demo(
 ) -> None:
     """Prove it: run a campaign against a sandbox of known truth and check every verdict.
 
-    Starts the suite on the data folder unless it runs there already, and a DNS server on loopback
-    that loses, delays, truncates and forges answers. Exit code 0 only if the receipt balances, its
-    sum is the number of names, and no verdict and no address is wrong.
+    Starts the suite on the data folder unless it runs there already, and resolvers on loopback that
+    lose, delay, truncate and forge answers, one of which also lies. Exit code 0 only if the receipt
+    balances, its sum is the number of names, and no verdict and no address is wrong.
     """
 
     async def work() -> ExitCode:
@@ -64,8 +65,8 @@ def demo(
         began = time.monotonic()
         async with AsyncExitStack() as stack:
             address, started = await _door(stack, data)
-            resolver = await stack.enter_async_context(_sandbox(seed))
-            code = await _perform(address, resolver, names, seed, began)
+            sandbox = await stack.enter_async_context(_sandbox(seed))
+            code = await _perform(address, sandbox, names, seed, began)
             _say_how_to_go_on(data, kept=keep or not started)
             if keep and started:
                 terminal.say("the suite goes on; Ctrl-C stops it")
@@ -95,9 +96,34 @@ async def _door(stack: AsyncExitStack, data: Path) -> tuple[str, bool]:
     return suite.address, True
 
 
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """Where the servers of a small internet listen."""
+
+    # Resolvers of different operators; the last one lies.
+    resolvers: tuple[str, ...]
+    # Where delegations begin, and the port that they lead to; the servers listen on 127.0.0.2 to
+    # 127.0.0.4, which only Linux has.
+    roots: tuple[str, ...] = ()
+    port: int = 0
+
+    def settings(self) -> dns_settings_pb2.DnsSettings:
+        """How to ask them."""
+        return dns_settings_pb2.DnsSettings(
+            resolvers=[
+                dns_settings_pb2.DnsResolver(address=address, operator=f"operator {number}")
+                for number, address in enumerate(self.resolvers, 1)
+            ],
+            authority=dns_settings_pb2.AuthoritySettings(
+                root_servers=self.roots, port=self.port, disabled=not self.roots
+            ),
+        )
+
+
 @asynccontextmanager
-async def _sandbox(seed: int) -> AsyncIterator[str]:
-    """A process of its own, so that the servers' work does not slow the check; its address."""
+async def _sandbox(seed: int) -> AsyncIterator[Sandbox]:
+    """A process of its own, so that the servers' work does not slow the check."""
+    authority = ["--authority"] if sys.platform == "linux" else []
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -105,6 +131,10 @@ async def _sandbox(seed: int) -> AsyncIterator[str]:
         "--die-with-parent",
         "--seed",
         str(seed),
+        "--dns-servers=3",
+        "--liars=1",
+        "--lying",
+        *authority,
         stdout=asyncio.subprocess.PIPE,
         # Ctrl-C in the terminal is ours; the sandbox answers until the suite has stopped.
         start_new_session=True,
@@ -115,19 +145,25 @@ async def _sandbox(seed: int) -> AsyncIterator[str]:
             line = await process.stdout.readline()
         if not line:
             raise Failure(f"the sandbox did not start (exit status {await process.wait()})")
-        yield str(json.loads(line)["dns"][0])
+        told = json.loads(line)
+        tree = told.get("authority", {})
+        yield Sandbox(tuple(told["dns"]), tuple(tree.get("roots", ())), tree.get("port", 0))
     finally:
         if process.returncode is None:
             process.terminate()
             await process.wait()
 
 
-async def _perform(address: str, resolver: str, names: int, seed: int, began: float) -> ExitCode:
+async def _perform(address: str, sandbox: Sandbox, names: int, seed: int, began: float) -> ExitCode:
     async with connected(address) as channel:
         campaigns = campaign_service_pb2_grpc.CampaignServiceStub(channel)
-        answer = await campaigns.CreateCampaign(request(names, resolver), timeout=DEADLINE)
+        asked = request(names, sandbox.settings())
+        answer = await campaigns.CreateCampaign(asked, timeout=DEADLINE)
         campaign_id = answer.campaign.campaign_id
-        terminal.say(f"\ncampaign {campaign_id}: {names:,} names, resolver {resolver}")
+        terminal.say(
+            f"\ncampaign {campaign_id}: {names:,} names, resolvers {', '.join(sandbox.resolvers)},"
+            " of which the last one lies"
+        )
         await campaigns.StartCampaign(
             campaign_service_pb2.StartCampaignRequest(
                 campaign_id=campaign_id, request_id=str(uuid.uuid4())
@@ -171,7 +207,9 @@ def prefix_length(names: int) -> int:
     return length
 
 
-def request(names: int, resolver: str) -> campaign_service_pb2.CreateCampaignRequest:
+def request(
+    names: int, settings: dns_settings_pb2.DnsSettings
+) -> campaign_service_pb2.CreateCampaignRequest:
     pattern = campaign_pb2.PatternSource(
         type=campaign_pb2.PATTERN_TYPE_PREFIX,
         prefix_length=prefix_length(names),
@@ -187,7 +225,7 @@ def request(names: int, resolver: str) -> campaign_service_pb2.CreateCampaignReq
         mode=campaign_pb2.CAMPAIGN_MODE_FULL_SEQUENCE,
         configuration=campaign_pb2.CampaignConfiguration(
             generation=campaign_pb2.GenerationConfiguration(pattern=pattern),
-            dns=campaign_pb2.DnsConfiguration(resolvers=[resolver]),
+            dns=campaign_pb2.DnsConfiguration(settings=settings),
         ),
         request_id=str(uuid.uuid4()),
     )
@@ -285,6 +323,7 @@ def _say_how_to_go_on(data: Path, *, kept: bool) -> None:
     lines = [f"  {called} up{argument}"] if not kept else []
     lines += [
         f"  {called} campaign list{argument}",
+        f"  {called} resolvers{argument}",
         f"  {called} campaign create --name shops --pattern PREFIX --prefix-length 2"
         f" --constant shop --tld .com --watch{argument}",
     ]

@@ -5,6 +5,7 @@ import pytest
 from domainflow.campaign.v1 import campaign_pb2
 from domainflow.query.v1.query_service_pb2 import DomainBatch
 from domainflow.validation.v1 import dns_pb2
+from domainflow.validation.v1.dns_settings_pb2 import DnsSettings
 from services.cli.demo import (
     TLDS,
     Check,
@@ -50,7 +51,7 @@ def test_pattern_is_the_shortest_that_makes_so_many(names: int) -> None:
 
     assert 36**length * len(TLDS) >= names
     assert length == 1 or 36 ** (length - 1) * len(TLDS) < names
-    assert request(names, "127.0.0.1:53").configuration.generation.pattern.name_count == names
+    assert request(names, DnsSettings()).configuration.generation.pattern.name_count == names
 
 
 def test_right_rows_have_no_mistake() -> None:
