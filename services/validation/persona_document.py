@@ -83,12 +83,22 @@ def _read(document: str, check: Check, personas: list[DnsPersona]) -> Iterator[F
         persona = DnsPersona()
         faults = list(_fill(persona, entry, path, only=_CARRIED))
         yield from faults
-        if not faults:
-            yield from check(persona, path)
+        # Of what could not be read the rules know only that it is missing.
+        yield from (
+            each
+            for each in check(persona, path)
+            if not any(_is_within(each.field, it.field) for it in faults)
+        )
         first = names.setdefault(persona.name, index)
         if first != index and persona.name:
             yield FieldViolation(f"{path}.name", f"is that of dns_personas[{first}] already")
         personas.append(persona)
+
+
+def _is_within(one: str, other: str) -> bool:
+    """Whether one path is the other, or leads there, either way."""
+    short, long = sorted((one, other), key=len)
+    return long.startswith(short) and long[len(short) :][:1] in {"", ".", "["}
 
 
 def _fill(
@@ -134,7 +144,12 @@ def _fill_field(
         return
     for index, element in enumerate(value):
         if _is_plain(field):
-            yield from _parse(message, field, [element], f"{path}[{index}]")
+            faults = list(_parse(message, field, [element], f"{path}[{index}]"))
+            yield from faults
+            if faults:
+                # The others keep their places.
+                is_text = field.cpp_type == FieldDescriptor.CPPTYPE_STRING
+                getattr(message, field.name).append("" if is_text else 0)
         else:
             part = getattr(message, field.name).add()
             yield from _fill(part, element, f"{path}[{index}]")

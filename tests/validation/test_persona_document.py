@@ -62,6 +62,33 @@ def test_any_json_is_understood_or_refused_by_field(personas: list[Any]) -> None
         assert persona_document.write(again) == written
 
 
+def test_what_cannot_be_read_hides_no_broken_rule() -> None:
+    settings = {
+        "foo": 1,
+        "window": "many",
+        "record_types": ["RECORD_TYPE_X", "RECORD_TYPE_A"],
+        "resolvers": [{"address": 7}, {"address": "nowhere"}],
+        "authority": {"root_servers": [3, "192.0.2.1", "nowhere"]},
+    }
+    document = {"format": persona_document.FORMAT, "dns_personas": [{"settings": settings}]}
+
+    with pytest.raises(InvalidFields) as caught:
+        persona_document.read(
+            json.dumps(document), lambda it, path: check_settings(it.settings, f"{path}.settings")
+        )
+
+    path = "document.dns_personas[0]"
+    assert [each.field.removeprefix(path) for each in caught.value.violations] == [
+        ".settings.foo",
+        ".settings.window",
+        ".settings.record_types[0]",
+        ".settings.resolvers[0].address",
+        ".settings.authority.root_servers[0]",
+        ".settings.resolvers[1].address",
+        ".settings.authority.root_servers[2]",
+    ]
+
+
 @given(st.text())
 def test_any_text_is_refused(text: str) -> None:
     with pytest.raises(InvalidFields):

@@ -303,6 +303,8 @@ async def test_every_fault_of_a_document_is_named_at_once(stub: Stub) -> None:
         "[0].settings.timeout",
         "[0].settings.strategy",
         "[0].settings.colour",
+        "[1].settings.resolvers[0].address",
+        "[1].settings.resolvers[1].address",
         "[1].settings.resolvers[1].weight",
         "[2].etag",
         "[3].name",
