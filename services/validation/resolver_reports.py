@@ -21,6 +21,8 @@ from services.validation.dns.stats import ResolverState, ResolverStats
 from services.validation.presence import Presence, Sighting
 
 LIST_LIMIT = 10_000
+# Bytes of a list, about: an answer has to fit into what clients take, 4 MiB by default.
+LIST_BYTES = 3 * 1024 * 1024
 LOOK_PERIOD = 5.0
 # Characters of a reason that are told: events are short.
 MAX_REASON = 300
@@ -79,7 +81,8 @@ class ResolverReports:
         await self._pool.execute("DELETE FROM resolver_reports WHERE worker_id = $1", worker_id)
 
     async def list(self, *, worker_id: str = "", resolver: str = "") -> list[pb.ResolverReport]:
-        """Return the reports of the processes that live, worst score first, at most LIST_LIMIT.
+        """Return the reports of the processes that live, worst score first, at most LIST_LIMIT and
+        LIST_BYTES of them.
 
         An empty filter lets everything through.
         """
@@ -87,12 +90,17 @@ class ResolverReports:
         if worker_id:
             living &= {worker_id}
         rows = await self._pool.fetch(
-            """SELECT report_time, body FROM resolver_reports
-               WHERE worker_id = ANY($1) AND ($2 = '' OR resolver = $2)
-               ORDER BY score, resolver, worker_id LIMIT $3""",
+            """SELECT report_time, body FROM (
+                   SELECT *, sum(octet_length(body) + 20) OVER worst AS size FROM (
+                       SELECT * FROM resolver_reports
+                       WHERE worker_id = ANY($1) AND ($2 = '' OR resolver = $2)
+                       ORDER BY score, resolver, worker_id LIMIT $3) AS listed
+                   WINDOW worst AS (ORDER BY score, resolver, worker_id)) AS measured
+               WHERE size <= $4 ORDER BY score, resolver, worker_id""",
             list(living),
             resolver,
             LIST_LIMIT,
+            LIST_BYTES,
         )
         return [_reported(row["report_time"], row["body"]) for row in rows]
 

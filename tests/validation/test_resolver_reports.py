@@ -21,6 +21,7 @@ from services.validation.dns.stats import ResolverState, ResolverStats
 from services.validation.engines import Engines
 from services.validation.resolver_news import ResolverNews
 from services.validation.resolver_reports import (
+    LIST_BYTES,
     KnownResolver,
     Reporter,
     ResolverReports,
@@ -98,6 +99,18 @@ async def test_a_report_replaces_the_one_before_and_the_worst_comes_first(store:
     assert await labels(reports) == ["a", "c"]
     assert await labels(reports, worker_id="w1") == ["c"]
     assert await labels(reports, resolver="a") == ["a"]
+
+
+async def test_a_list_is_no_longer_than_clients_take(store: Store) -> None:
+    told = [report(f"192.0.2.{n}:53", n / 100) for n in range(100)]
+    for each in told:
+        each.reason = "x" * 50_000
+    await store.resolvers.report("w", told)
+
+    listed = await labels(store.resolvers)
+
+    assert listed == [it.resolver for it in told[: len(listed)]]
+    assert len(listed) == LIST_BYTES // (told[99].ByteSize() + 20)
 
 
 async def test_who_signed_off_or_has_been_silent_for_long_is_not_shown(

@@ -572,7 +572,7 @@ class ListResolversResponse(_message.Message):
     RESOLVERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def resolvers(self) -> _containers.RepeatedCompositeFieldContainer[_resolver_pb2.ResolverReport]:
-        """At most 10,000, worst score first."""
+        """At most 10,000, and what fits into 3 MiB; worst score first."""
 
     def __init__(
         self,

@@ -623,7 +623,7 @@ export const ListResolversRequestSchema: GenMessage<ListResolversRequest> = /*@_
  */
 export type ListResolversResponse = Message<"domainflow.validation.v1.ListResolversResponse"> & {
   /**
-   * At most 10,000, worst score first.
+   * At most 10,000, and what fits into 3 MiB; worst score first.
    *
    * @generated from field: repeated domainflow.validation.v1.ResolverReport resolvers = 1;
    */
