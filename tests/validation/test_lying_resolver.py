@@ -18,6 +18,7 @@ from services.campaign.store import Store as CampaignStore
 from services.chassis.postgres import Pool
 from services.sandbox.dns_server import SandboxDns, SandboxDnsSettings
 from services.sandbox.truth import Behaviour, Mix, truth
+from services.validation.dns.verdict import Agreement
 from services.validation.dns_probe import DnsProbe
 from services.validation.engines import Engines
 from services.validation.plans import plan_of
@@ -301,6 +302,25 @@ async def test_only_positives_that_nobody_confirmed_are_taken_back(
     assert [row["position"] for row in left] == [207, 307]
     event = (await history(campaign_store, running.campaign_no))[-1].verdicts_withdrawn
     assert {it.outcome: it.count for it in event.outcomes} == {"RESOLVED": 120, "NXDOMAIN": 80}
+
+
+async def test_its_side_in_a_dispute_that_nobody_decided_is_taken_back(
+    running: RunningPhase, campaign_store: CampaignStore, pool: Pool, store: Store
+) -> None:
+    chunks = await claimed_and_settled(pool, store, running, campaign_store)
+    await pool.execute(
+        """INSERT INTO dns_results (campaign_no, run, position, verdict, rcode, attempt_count,
+               tcp, duration_us, check_time_us, resolver, agreement)
+           VALUES ($1, $2, 3, 1, 0, 2, false, 1, 1, 'liar', $3)""",
+        running.campaign_no,
+        running.run,
+        Agreement.DISPUTED,
+    )
+    await pool.execute(
+        "UPDATE chunks SET state = 'done', outcome_counts = $1 WHERE phase = 2", [100] + [0] * 10
+    )
+
+    assert (await store.withdraw(chunks, "liar", "why")).name_count == 100
 
 
 async def test_what_is_not_stored_yet_is_to_be_looked_at_again(

@@ -46,7 +46,8 @@ CREATE UNLOGGED TABLE resolver_reports (
 CREATE INDEX resolver_reports_by_score ON resolver_reports (score, resolver, worker_id);
 
 -- Takes verdicts back that rest on one resolver alone, which was found to lie: of the chunks given, each with the attempt that
--- settled it, those with a name that has an address (RESOLVED, WILDCARD) by its word only (nobody else asked, or UNCONFIRMED).
+-- settled it, those with a name that has an address (RESOLVED, WILDCARD) by its word only: nobody else asked, DISPUTED or
+-- UNCONFIRMED.
 -- Their results are removed and they are handed out again, as in redrive_dead_letter. No rows for a phase that is over.
 CREATE FUNCTION withdraw_chunks(
     p_campaign integer, p_phase smallint, p_run integer, p_firsts integer[], p_attempts integer[], p_resolver text
@@ -76,7 +77,7 @@ BEGIN
             SELECT FROM dns_results r
             WHERE r.campaign_no = p_campaign AND r.run = p_run
               AND r.position >= s.first_position AND r.position < s.first_position + s.name_count
-              AND r.verdict IN (1, 7) AND r.resolver = p_resolver AND coalesce(r.agreement, 4) IN (0, 4))),
+              AND r.verdict IN (1, 7) AND r.resolver = p_resolver AND coalesce(r.agreement, 0) IN (0, 3, 4))),
     removed AS (
         DELETE FROM dns_results r USING tainted t
         WHERE r.campaign_no = p_campaign AND r.run = p_run
