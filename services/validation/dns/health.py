@@ -149,8 +149,8 @@ class Health:
     failures: dict[Canary, int] = field(default_factory=dict)
     # What counts of the round in progress.
     findings: list[Finding] = field(default_factory=list)
-    # The latest opinions: how many at once, and whether the authority said it was wrong.
-    recent: deque[tuple[int, bool]] = field(default_factory=deque)
+    # The latest opinions: how many at once, and, if the authority said it was wrong, when.
+    recent: deque[tuple[int, float | None]] = field(default_factory=deque)
     counted: tuple[int, int] = (0, 0)
 
     @property
@@ -317,7 +317,7 @@ class Roster:
         if health is None:
             return
         health.agreed += times
-        self._heard(health, times, wrong=False)
+        self._heard(health, times)
 
     def disagreed(self, label: str) -> None:
         """Another operator's resolver said otherwise; nobody knows yet who is right."""
@@ -330,19 +330,24 @@ class Roster:
         if health is None:
             return None
         health.wrong += 1
-        self._heard(health, 1, wrong=True)
-        found = sum(times for times, wrong in health.recent if wrong)
+        self._heard(health, 1, now)
+        found_at = [at for _, at in health.recent if at is not None]
+        found = len(found_at)
         latest = sum(times for times, _ in health.recent)
         least = self._rules.wrong_limit * max(1.0, latest / self._rules.opinions_kept)
         if health.is_quarantined or found < least:
             return None
         why = f"wrong {found} times of the latest {latest}, says the authority"
-        return self._quarantine(health, why, now, lied_since=health.truthful_at)
+        # One that passes canaries between wrong answers knows them: they prove nothing of it.
+        blind = found_at[0] < health.truthful_at
+        lied_since = float("-inf") if blind else health.truthful_at
+        return self._quarantine(health, why, now, lied_since)
 
-    def _heard(self, health: Health, times: int, *, wrong: bool) -> None:
+    def _heard(self, health: Health, times: int, wrong_at: float | None = None) -> None:
         kept = self._rules.opinions_kept
+        wrong = wrong_at is not None
         health.opinions.add(0 if wrong else times, times if wrong else 0)
-        health.recent.append((times, wrong))
+        health.recent.append((times, wrong_at))
         latest = sum(times for times, _ in health.recent)
         while latest - health.recent[0][0] >= kept:
             latest -= health.recent.popleft()[0]

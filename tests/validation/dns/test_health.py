@@ -198,6 +198,27 @@ def test_some_wrong_answers_among_a_thousand_told_of_at_once_are_not_too_many() 
     assert change.reason == "wrong 50 times of the latest 50, says the authority"
 
 
+def test_canaries_passed_between_wrong_answers_vouch_for_nothing() -> None:
+    it = roster()
+    play(it, 10, said(ABSENT, one=PASSED, two=PASSED))
+    assert it.wrong(str(ONE), 11) is None
+    assert it.wrong(str(ONE), 12) is None
+    play(it, 40, said(ABSENT, one=PASSED, two=PASSED))
+    change = it.wrong(str(ONE), 41)
+
+    assert change is not None
+    assert change.lied_since == float("-inf")
+
+
+def test_who_is_found_wrong_soon_after_a_canary_was_right_until_then() -> None:
+    it = roster()
+    play(it, 10, said(ABSENT, one=PASSED, two=PASSED))
+    _, _, change = (it.wrong(str(ONE), 11) for _ in range(3))
+
+    assert change is not None
+    assert change.lied_since == 10
+
+
 def test_disagreement_alone_costs_nothing() -> None:
     it = roster()
     for _ in range(100):
