@@ -7,7 +7,7 @@ checked against.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,16 +90,17 @@ class HttpsChannel(LastingChannel):
         self._waiting.clear()
         if self._resumption is not None:
             self._resumption.cancel()
-        if self._session is not None:
-            loop = asyncio.get_running_loop()
-            self.upstream.ending(loop.create_task(self._end(self._session)))
-
-    async def _end(self, session: aiohttp.ClientSession) -> None:
-        requests = list(self._requests.values())
-        for request in requests:
+        # One that has not begun yet would open a session.
+        for request in self._requests.values():
             request.cancel()
+        if self._requests or self._session is not None:
+            loop = asyncio.get_running_loop()
+            self.upstream.ending(loop.create_task(self._end(list(self._requests.values()))))
+
+    async def _end(self, requests: Sequence[asyncio.Task[None]]) -> None:
         await asyncio.gather(*requests, return_exceptions=True)
-        await session.close()
+        if self._session is not None:
+            await self._session.close()
 
     def _send(self, packet: bytes) -> int:
         if len(self._waiting) >= WAITING_LIMIT:
