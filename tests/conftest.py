@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -52,7 +54,13 @@ def server_folder() -> Iterator[Path]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def postgres_server(server_folder: Path) -> AsyncIterator[EmbeddedPostgres]:
     """Shared by all tests: whoever wants to kill a server starts his own."""
-    async with EmbeddedPostgres(server_folder / "postgres") as server:
+    folder = server_folder / "postgres"
+    async with EmbeddedPostgres(folder) as server:
+        # What is in here need not outlive the machine, and hundreds of databases are made and
+        # dropped: each would wait for the disk.
+        with (folder / "data" / "postgresql.conf").open("a") as configuration:
+            configuration.write("\nfsync = off\nfull_page_writes = off\n")
+        os.kill(int((folder / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGHUP)
         yield server
 
 
