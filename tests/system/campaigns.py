@@ -17,7 +17,7 @@ import grpc
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc
-from domainflow.validation.v1 import dns_pb2
+from domainflow.validation.v1 import dns_pb2, validation_service_pb2_grpc
 from services.sandbox.truth import Mix, truth
 from services.suite.suite import Suite
 
@@ -57,6 +57,10 @@ class World:
     @property
     def query(self) -> Any:
         return query_service_pb2_grpc.QueryServiceStub(self.channel)
+
+    @property
+    def validation(self) -> Any:
+        return validation_service_pb2_grpc.ValidationServiceStub(self.channel)
 
     def kill(self, part: str) -> "Killed":
         """kill -9; await the result to see the supervisor's next one ready."""

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import pytest_asyncio
@@ -17,7 +18,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from domainflow.campaign.v1 import campaign_service_pb2
 from domainflow.query.v1 import query_service_pb2
-from tests.system.campaigns import Trial, World, check_every_verdict, expected_names
+from domainflow.validation.v1 import validation_service_pb2
+from domainflow.validation.v1.dns_pb2 import DnsVerdict
+from domainflow.validation.v1.dns_settings_pb2 import DnsResolver, DnsSettings
+from services.sandbox.truth import Mix, truth
+from tests.system.campaigns import SEED, Trial, World, check_every_verdict, expected_names
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -97,6 +102,83 @@ async def test_campaign_is_made_followed_and_read_in_json(world: World) -> None:
     names = [f"json{a}{b}.com" for a in "abc" for b in "abc"]
     assert [domain["name"] for domain in listed["domains"]] == names
     assert all(domain["dns"]["verdict"] for domain in listed["domains"])
+
+
+async def test_persona_is_made_used_and_carried_elsewhere_in_json(world: World) -> None:
+    async def call(method: str, path: str, body: Any = None) -> Any:
+        async with world.http.request(method, path, json=body) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
+
+    settings = {"resolvers": [{"address": world.resolver}], "canariesDisabled": True}
+    persona = {"name": "json", "settings": settings}
+    made = (await call("POST", "/v1/dns-personas", {"dnsPersona": persona}))["dnsPersona"]
+    path = f"/v1/dns-personas/{made['dnsPersonaId']}"
+    assert (await call("GET", "/v1/dns-personas"))["dnsPersonas"] == [made]
+    changed = {**(await call("GET", path))["dnsPersona"], "description": "of the sandbox"}
+    changed = (await call("PUT", path, {"dnsPersona": changed}))["dnsPersona"]
+    assert (changed["name"], changed["description"]) == ("json", "of the sandbox")
+    asked = {"dnsPersonaId": made["dnsPersonaId"], "names": ["json.com"]}
+    tested = await call("POST", "/v1/dns-personas:test", asked)
+    checked = await call("POST", "/v1/names:check", asked)
+    right = DnsVerdict.Name(truth("json.com", SEED, Mix()).verdict)
+    (resolver,) = tested["resolverTests"]
+    for (found,) in (resolver["checkedNames"], checked["checkedNames"]):
+        assert found["dns"]["verdict"] == right
+
+    ids = {"dnsPersonaIds": [made["dnsPersonaId"]]}
+    document = (await call("GET", f"/v1/dns-personas:export?{urlencode(ids, True)}"))["document"]
+    await call("DELETE", path)
+    imported = await call("POST", "/v1/dns-personas:import", {"document": document})
+    (again,) = imported["dnsPersonas"]
+    assert again["settings"] == changed["settings"]
+
+    body = creation(world.resolver, constant="persona")
+    body["configuration"]["dns"] = {"dnsPersonaId": again["dnsPersonaId"]}
+    created = (await call("POST", "/v1/campaigns", body))["campaign"]
+    assert created["configuration"]["dns"]["settings"] == again["settings"]
+    await call("DELETE", f"/v1/dns-personas/{again['dnsPersonaId']}")
+
+
+async def test_one_domain_comes_with_what_is_known_of_it(finished: Trial) -> None:
+    path = f"/v1/campaigns/{finished.campaign_id}/domains/7"
+    async with finished.world.http.get(path) as answer:
+        domain = (await answer.json())["domain"]
+
+    name = list(expected_names(8, finished.constant))[7]
+    assert (domain["position"], domain["name"]) == ("7", name)
+    assert domain["dns"]["verdict"] == DnsVerdict.Name(truth(name, SEED, Mix()).verdict)
+    async with finished.world.http.get("/v1/resolvers") as answer:
+        reports = (await answer.json())["resolvers"]
+    assert finished.world.resolver in {report["resolver"] for report in reports}
+
+
+async def test_names_are_checked_over_a_stream_and_one_that_is_cut_harms_no_other(
+    world: World,
+) -> None:
+    def batch(count: int) -> Any:
+        names = validation_service_pb2.NameBatch(names=expected_names(count, "streamed"))
+        return validation_service_pb2.ValidateDomainsRequest(batch=names)
+
+    settings = DnsSettings(resolvers=[DnsResolver(address=world.resolver)], canaries_disabled=True)
+    start = validation_service_pb2.ValidateDomainsRequest(
+        start=validation_service_pb2.ValidateStart(settings=settings)
+    )
+    cut = world.validation.ValidateDomains(iter([start, *[batch(1000)] * 50]))
+    assert (await cut.read()).results.names
+    cut.cancel()
+
+    *answers, last = [
+        answer async for answer in world.validation.ValidateDomains(iter([start, batch(50)]))
+    ]
+
+    found = {name.index: name for answer in answers for name in answer.results.names}
+    names = list(expected_names(50, "streamed"))
+    assert [found[index].name for index in range(50)] == names
+    assert [found[index].dns.verdict for index in range(50)] == [
+        truth(name, SEED, Mix()).verdict for name in names
+    ]
+    assert last.summary.name_count == 50
 
 
 async def test_domains_stream_as_lines_of_json(finished: Trial) -> None:
@@ -197,6 +279,14 @@ async def test_malformed_body_is_refused_as_json(world: World, body: bytes) -> N
         (f"/v1/campaigns/{UNKNOWN}/receipt", 404, "CAMPAIGN_NOT_FOUND", None),
         (f"/v1/campaigns/{UNKNOWN}/domains", 404, "CAMPAIGN_NOT_FOUND", None),
         (f"/v1/campaigns/{UNKNOWN}/domains:summary", 404, "CAMPAIGN_NOT_FOUND", None),
+        (f"/v1/campaigns/{UNKNOWN}/domains/0", 404, "CAMPAIGN_NOT_FOUND", None),
+        (f"/v1/campaigns/{UNKNOWN}/domains/1000000000", 400, "INVALID_FIELDS", "position"),
+        (f"/v1/campaigns/{UNKNOWN}/domains/first", 400, None, None),
+        (f"/v1/dns-personas/{UNKNOWN}", 404, "DNS_PERSONA_NOT_FOUND", None),
+        ("/v1/dns-personas/export", 400, "INVALID_FIELDS", "dns_persona_id"),
+        ("/v1/dns-personas:export?dnsPersonaIds=x", 400, "INVALID_FIELDS", "dns_persona_ids[0]"),
+        ("/v1/dns-personas?pageToken=stolen", 400, "INVALID_TOKEN", "page_token"),
+        ("/v1/resolvers?resolvre=x", 400, None, None),
         (f"/v1/campaigns:watch?campaignIds={UNKNOWN}", 404, "CAMPAIGN_NOT_FOUND", None),
         ("/v1/campaigns/not-an-id", 400, "INVALID_FIELDS", "campaign_id"),
         ("/v1/campaigns/not-an-id/domains", 400, "INVALID_FIELDS", "campaign_id"),
