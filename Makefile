@@ -19,7 +19,7 @@ up: $(VENV)/run ## Start the suite in the foreground; Ctrl-C stops it
 	@$(BIN)/domainflow up
 
 test: lint ## Lint, types, contracts, import rules, then every test
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/dev ## The tests that need no server
 	$(BIN)/pytest -m "not postgres and not nats" --ignore tests/system
