@@ -147,8 +147,10 @@ class Parent:
 
     @property
     def unknown(self) -> bool:
-        """Whether questions about some children were never answered."""
-        return any(not sample.known for sample in self._samples.values())
+        """Whether questions about some children were never answered, or a wildcard not confirmed
+        by who could have."""
+        unconfirmed = bool(self.answers) and not self._confirmed
+        return unconfirmed or any(not sample.known for sample in self._samples.values())
 
     def proof(self) -> WildcardProof:
         if self.above is not None:
@@ -245,10 +247,10 @@ class Parent:
     def _confirm(self, firsts: Sequence[str], answers: list[Outcome]) -> Inquiry[list[Outcome]]:
         """What another operator's resolvers say where a random child was answered.
 
-        The word of one operator alone is none: its resolvers may invent answers.
+        The word of one operator against another's is none: its resolvers may invent answers.
         """
         again = yield from self._repeat(firsts, answers, self._resolves)
-        for first, one, other in zip(firsts, answers, again, strict=True):
+        for place, (first, one, other) in enumerate(zip(firsts, answers, again, strict=True)):
             if other is one:
                 continue
             if other.verdict is Verdict.RESOLVED:
@@ -258,6 +260,9 @@ class Parent:
             elif other.verdict in _ABSENT:
                 self.inventions.append(one.resolver)
                 self._avoid = self._operator_of.get(one.resolver, "")
+            else:
+                # Nobody else can tell: as where there is one operator alone.
+                again[place] = one
         return again
 
     def _take(self, first: str, answer: Outcome) -> None:

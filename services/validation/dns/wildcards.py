@@ -16,8 +16,9 @@ from services.validation.dns import wire
 from services.validation.dns.engine import Engine
 from services.validation.dns.parents import Finding, Inquiry, Parent, Question
 from services.validation.dns.plan import Plan
+from services.validation.dns.stats import ResolverState
 from services.validation.dns.suffixes import registrable
-from services.validation.dns.upstream import ANY, Route
+from services.validation.dns.upstream import Route
 from services.validation.dns.verdict import Evidence, Outcome, Verdict
 
 # Seconds for which what was found out about a parent holds, and where questions stayed unanswered.
@@ -240,11 +241,7 @@ class Wildcards:
             calls.setdefault((question.qtype, question.avoid), []).append(place)
         answers = await asyncio.gather(
             *(
-                self._engine.resolve(
-                    [questions[place].name for place in places],
-                    qtype=qtype,
-                    route=Route(avoid_operator=avoid) if avoid else ANY,
-                )
+                self._resolve([questions[place].name for place in places], qtype, avoid)
                 for (qtype, avoid), places in calls.items()
             )
         )
@@ -252,6 +249,19 @@ class Wildcards:
         for places, heard in zip(calls.values(), answers, strict=True):
             by_place.update(zip(places, heard, strict=True))
         return [by_place[place] for place in range(len(questions))]
+
+    async def _resolve(self, names: list[str], qtype: int, avoid: str) -> list[Outcome]:
+        if not avoid:
+            return await self._engine.resolve(names, qtype=qtype)
+        if not any(
+            it.state is ResolverState.ADMITTED and it.operator != avoid
+            for it in self._engine.stats().resolvers
+        ):
+            # Waiting for them in vain would hold up whole chunks.
+            return [
+                Outcome(name, Verdict.TIMEOUT, -1, (), (), -1, "", 0, 0, False) for name in names
+            ]
+        return await self._engine.resolve(names, qtype=qtype, route=Route(avoid_operator=avoid))
 
 
 def random_label(first: str) -> str:

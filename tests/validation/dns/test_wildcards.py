@@ -406,6 +406,35 @@ async def test_a_wildcard_that_two_operators_show_is_one(judging):
     assert set(found.values()) == {Verdict.WILDCARD}
 
 
+async def test_a_wildcard_is_one_although_the_other_operator_gives_no_answer(judging):
+    zone = under("example.com", {"www.example.com": "192.0.2.1"}, "192.0.2.99")
+    async with judging(zone, lambda *_: 5) as ((one, _), engine, wildcards):
+        outcomes = await judged(engine, wildcards, "made-up.example.com", "www.example.com")
+
+        # It may be back soon, and know better.
+        again = await judged(engine, wildcards, "made-up.example.com")
+
+    assert one.below("example.com")
+    assert verdicts(again) == {"made-up.example.com": Verdict.WILDCARD}
+    assert verdicts(outcomes) == {
+        "made-up.example.com": Verdict.WILDCARD,
+        "www.example.com": Verdict.RESOLVED,
+    }
+
+
+async def test_operators_that_are_out_are_not_asked_whether_a_wildcard_is_one(judging):
+    zone = under("example.com", {}, "192.0.2.99")
+    async with judging(zone, zone) as (servers, engine, wildcards):
+        others = [it for it in engine.stats().resolvers if it.operator == "op1"]
+        engine.quarantine(replace(Resolver.parse(others[0].resolver), operated_by="op1"))
+        outcomes = await judged(engine, wildcards, "made-up.example.com")
+        again = await judged(engine, wildcards, "another.example.com")
+
+    assert verdicts(outcomes) == {"made-up.example.com": Verdict.WILDCARD}
+    assert verdicts(again) == {"another.example.com": Verdict.WILDCARD}
+    assert not servers[1].asked
+
+
 async def test_a_name_stays_resolved_where_its_parent_gives_no_answer(judging):
     def lookup(name, kind):
         return [f"{name} A 192.0.2.1"] if name == "www.example.com" else 2
