@@ -5,11 +5,8 @@ Speaks to recursive resolvers only; knows nothing of campaigns, tables or queues
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from errno import ENOBUFS
-from itertools import islice
 from random import Random, SystemRandom
 from types import TracebackType
 from typing import Self
@@ -18,6 +15,7 @@ from services.validation.dns import wire
 from services.validation.dns.flight import Flight
 from services.validation.dns.follow_up import FollowUp
 from services.validation.dns.https import open_https_channel
+from services.validation.dns.line import Line
 from services.validation.dns.query import Call, Query
 from services.validation.dns.resolvers import Resolver, Transport
 from services.validation.dns.settings import EngineSettings
@@ -40,11 +38,6 @@ TICK = 0.02
 DRAIN_LIMIT = 128
 # Names sent on one socket before the next is taken.
 BURST = 32
-# Names of a call that need not wait for longer ones: some milliseconds' work, as in the chunks of a
-# campaign that has little to do.
-SHORT = 500
-# Calls in line that are looked at when those before them find no resolver with room.
-CALLS_SEEN = 64
 # Seconds until a retry that found no resolver with room is looked at again.
 FULL_PAUSE = 0.005
 # Such retries met before the others are left for the next time.
@@ -96,7 +89,7 @@ class Engine:
         self._questions = {qtype: wire.Questions(qtype) for qtype in wire.QTYPES}
         self._timeout_ns = int(settings.timeout * 1e9)
         # Calls with names still to be sent, and all in progress.
-        self._calls: deque[Call] = deque()
+        self._calls = Line()
         self._open_calls: set[Call] = set()
         self._ticker: asyncio.TimerHandle | None = None
         # Set while the kernel takes no more.
@@ -147,7 +140,7 @@ class Engine:
 
         `qtype` is one of wire.QTYPES; with `checking_disabled` validating resolvers answer although
         signatures are broken. Calls at once share the window, the earlier served first, but for
-        short ones, which need not wait for long ones before them. A cancelled call abandons its
+        short ones, which seldom wait for long ones before them. A cancelled call abandons its
         names and disturbs no other. Raises EngineClosed.
         """
         if self._loop is None:
@@ -161,11 +154,7 @@ class Engine:
             route,
             checking_disabled=checking_disabled,
         )
-        if len(names) <= SHORT:
-            place = next((i for i, c in enumerate(self._calls) if len(c.names) > SHORT), None)
-            self._calls.insert(len(self._calls) if place is None else place, call)
-        else:
-            self._calls.append(call)
+        self._calls.add(call)
         self._open_calls.add(call)
         self._fill()
         if self._ticker is None:
@@ -175,8 +164,7 @@ class Engine:
         finally:
             self._open_calls.discard(call)
             if call.left:
-                with suppress(ValueError):
-                    self._calls.remove(call)
+                self._calls.remove(call)
                 self._flight.abandon(call)
                 self._fill()
 
@@ -227,13 +215,9 @@ class Engine:
             room = self._settings.window - self._flight.count
             if room <= 0:
                 return
-            call = calls[0]
-            if full:
-                others = (it for it in islice(calls, CALLS_SEEN) if it.route not in full)
-                found = next(others, None)
-                if found is None:
-                    return
-                call = found
+            call = calls.next(full)
+            if call is None:
+                return
             now = time.monotonic_ns()
             picked = self._upstreams.pick(now, call.route)
             if picked is None:
@@ -333,22 +317,26 @@ class Engine:
     def _send_again(self, query: Query, now: int) -> bool:
         """The next attempt, through an upstream that was not asked yet, if there is one well.
 
-        False: none has room.
+        False: none has room, or the kernel takes no more.
         """
         assert query.call is not None
         asked = [*query.asked, query.channel.upstream]
         picked = self._upstreams.pick(now, query.call.route, asked)
         if picked is None:
             return False
-        query.asked = asked
         channel = picked[0].channel(now)
+        earlier = query.channel, query.key, query.sent_at
         self._flight.send(query, channel, now)
-        self._retries += 1
         header, tail = query.framing()
         try:
             channel.send(query.key + header + query.question + tail)
         except OSError as error:
-            self._send_failed(channel, error)
+            if self._send_failed(channel, error):
+                # Nobody was asked, so nobody's silence may count against the name.
+                self._flight.unsend(query, *earlier)
+                return False
+        query.asked = asked
+        self._retries += 1
         return True
 
     # Receiving
@@ -465,13 +453,14 @@ class Engine:
         """Time out attempts, send what is due, judge upstreams; stops when nothing is left."""
         now = time.monotonic_ns()
         for upstream in self._upstreams.all:
-            overdue = sum(
-                self._follow_up.time_out(channel, now - self._timeout_ns)
-                for channel in upstream.live_channels()
-            )
+            overdue = 0
+            if upstream.out:
+                for channel in upstream.live_channels():
+                    overdue += self._follow_up.time_out(channel, now - self._timeout_ns)
             upstream.miss(overdue, now)
             upstream.learn_case()
-            upstream.close_retired(now, 4 * self._timeout_ns)
+            if upstream.retired:
+                upstream.close_retired(now, 4 * self._timeout_ns)
             upstream.judge(now)
         self._fill()
         busy = self._flight.count or self._calls

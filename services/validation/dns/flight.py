@@ -84,6 +84,13 @@ class Flight:
         channel.pending[key] = query
         channel.upstream.count_sent(1)
 
+    def unsend(self, query: Query, channel: Channel, key: bytes, sent_at: int) -> None:
+        """Undo `send`: nothing went out. The rest is how the attempt before was sent."""
+        del query.channel.pending[query.key]
+        query.channel.upstream.count_sent(-1)
+        query.attempts -= 1
+        query.channel, query.key, query.sent_at = channel, key, sent_at
+
     def settle(
         self,
         query: Query,

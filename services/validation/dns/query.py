@@ -27,6 +27,7 @@ class Call:
         "left",
         "names",
         "next",
+        "number",
         "outcomes",
         "qtype",
         "questions",
@@ -55,6 +56,8 @@ class Call:
         self.next = 0
         self.left = len(names)
         self.future = future
+        # Its place in line.
+        self.number = 0
 
     def finish(self) -> None:
         """Hand the outcomes over, unless the caller has gone."""
