@@ -56,7 +56,7 @@ class EngineSettings:
     soft_tries: int = 6
     # Seconds before the first retry after such an answer, 0-1; doubles with each, up to 1.
     soft_delay: float = 0.05
-    # UDP sockets per resolver, 1-64.
+    # UDP sockets or connections per resolver, 1-64; fewer if all resolvers together had over 512.
     sockets_per_resolver: int = 4
     # Ids drawn per socket, 100-60,000; it is replaced after about 0.86 times as many questions
     # at the default, because ids that repeat are left out.

@@ -16,9 +16,9 @@ from typing import cast
 
 from services.validation.dns import wire
 from services.validation.dns.resolvers import Transport
-from services.validation.dns.upstream import Channel, Upstream
+from services.validation.dns.upstream import ID_BATCH, Channel, Upstream
 
-# Ids drawn at once, and when so few are left. Answered ones may come again, so a channel lasts.
+# Ids drawn when so few are left. Answered ones may come again, so a channel lasts.
 IDS = 4096
 IDS_LOW = 64
 # Seconds to connect, TLS included.
@@ -85,7 +85,7 @@ class LastingChannel(Channel):
     def __init__(
         self, upstream: Upstream, cases: list[bytes], drain: Callable[[Channel], None]
     ) -> None:
-        super().__init__(upstream, None, IDS, cases)
+        super().__init__(upstream, None, ID_BATCH, cases)
         self.send, self.recv = self._send, self._recv
         upstream.folds_case = True
         # Sent and not answered; includes some that nobody waits for any more.

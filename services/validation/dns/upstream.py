@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, islice
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,12 @@ CASE_TABLES = 1024
 # Replaced channels kept open for late answers alone. Sockets are replaced six times a second at
 # full speed, and descriptors are often limited to 1,024.
 RETIRED_LIMIT = 32
+# Ids drawn at first, and all of them: channels share the objects, because a thousand resolvers have
+# as many channels, most of them little used.
+ID_BATCH = 512
+_IDS = [number.to_bytes(2, "big") for number in range(1 << 16)]
+# Sockets of an engine, beyond one for each resolver.
+SOCKETS_LIMIT = 512
 # Questions out at once on one channel: without HTTP/2 each takes a connection of its own.
 CHANNEL_LIMITS = {Transport.HTTPS: 32, Transport.HTTPS_JSON: 32}
 
@@ -45,12 +51,16 @@ ANY = Route()
 class Channel:
     """One connected UDP socket: the kernel drops what comes from any other address or port.
 
-    `ids` are random, never repeat, and end; then the socket is replaced, which also gives a new
-    port. An attempt waits in `pending` until its time is up, then in `late`, where an answer to
-    it still counts. Both keep the order of sending, so the oldest attempt is always first.
+    `ids` are random and never repeat; `draw` gives more until they end. Then the socket is
+    replaced, which also gives a new port. An attempt waits in `pending` until its time is up, then
+    in `late`, where an answer to it still counts. Both keep the order of sending, so the oldest
+    attempt is always first.
     """
 
     __slots__ = (
+        "_distinct",
+        "_drawn",
+        "_left",
         "ids",
         "late",
         "next_case",
@@ -71,14 +81,32 @@ class Channel:
             self.send: Callable[[bytes], int] = len
         else:
             self.send, self.recv = sock.send, sock.recv
-        raw = os.urandom(2 * ids)
-        self.ids = list({raw[at : at + 2]: None for at in range(0, len(raw), 2)})
+        # So many are to be drawn yet; all that were, one after the other, and how many differ.
+        self._left = ids
+        self._drawn = b""
+        self._distinct = 0
+        self.ids: list[bytes] = []
+        self.draw()
         shuffled = cases[:]
         _random.shuffle(shuffled)
         self.next_case = cycle(shuffled).__next__
         self.pending: dict[bytes, Query] = {}
         self.late: dict[bytes, Query] = {}
         self.retired_at = 0
+
+    def draw(self) -> bool:
+        """Have more ids, where there are none. False: they have ended."""
+        while self._left and not self.ids:
+            # As many again each time: all that were drawn are looked through.
+            batch = min(self._left, max(ID_BATCH, len(self._drawn) // 2))
+            self._left -= batch
+            self._drawn += os.urandom(2 * batch)
+            numbers = dict.fromkeys(memoryview(self._drawn).cast("H"))
+            fresh = islice(numbers, self._distinct, None)
+            self._distinct = len(numbers)
+            # In place, because whoever sends holds the list.
+            self.ids += [_IDS[number] for number in fresh]
+        return bool(self.ids)
 
     def close(self) -> None:
         if self.sock is not None:
@@ -115,6 +143,7 @@ class Upstream:
         drain: Callable[[Channel], None],
         opener: Opener,
         changed: Callable[[], None],
+        sockets: int,
     ) -> None:
         self.resolver = resolver
         self.label = str(resolver)
@@ -137,10 +166,10 @@ class Upstream:
         self.mark = 0
         # When the latest of the answered questions was sent.
         self._newest = 0
+        # A late question still has its connection: more would only wait here, and time out.
+        self._holds_late = resolver.transport in CHANNEL_LIMITS
         channel_limit = CHANNEL_LIMITS.get(resolver.transport, settings.window)
-        self.congestion = Congestion(
-            min(settings.window, channel_limit * settings.sockets_per_resolver)
-        )
+        self.congestion = Congestion(min(settings.window, channel_limit * sockets))
         # Questions per second, and out at once; None and 0: no limit.
         rate = resolver.rate_limit or settings.rate_limit
         self._rate = RateLimit(rate) if rate else None
@@ -163,7 +192,7 @@ class Upstream:
         # Echoes over UDP in another case than sent, and in the same.
         self.folded = self.exact = 0
         self.folds_case = False
-        self._sockets = settings.sockets_per_resolver
+        self._sockets = sockets
         self._queries_per_socket = settings.queries_per_socket
         self._cases = cases
         self._opener = opener
@@ -182,7 +211,7 @@ class Upstream:
         self._turn = (self._turn + 1) % self._sockets
         if self._turn < len(self.channels):
             channel = self.channels[self._turn]
-            if channel.ids:
+            if channel.ids or channel.draw():
                 return channel
             channel.retired_at = now
             self.retired.append(channel)
@@ -226,6 +255,8 @@ class Upstream:
 
     def miss(self, overdue: int, now: int) -> None:
         """Count attempts whose time is up. `now` in nanoseconds."""
+        if not (overdue or self.silent):
+            return
         self.timeouts += overdue
         if not self.silent:
             self._silent_since = now
@@ -246,7 +277,9 @@ class Upstream:
 
     def room(self, now: int) -> int:
         """How many questions may be sent to it. `now` in nanoseconds."""
-        room = self.congestion.window - self.out + self.old
+        room = self.congestion.window - self.out
+        if not self._holds_late:
+            room += self.old
         if room <= 0:
             self._full = True
             return 0
@@ -278,6 +311,10 @@ class Upstream:
 
     def judge(self, now: int) -> None:
         """Count anew what is late, and adapt the window after each round. `now` in nanoseconds."""
+        if not (self.out or self._round_late) and self.answered == self._round_answered:
+            # Of a thousand resolvers most have nothing to do.
+            self._round_began = now
+            return
         before, self.old = self.old, 0
         if self.suspect:
             mark = now - LEAST_PATIENCE
@@ -403,6 +440,8 @@ class Upstreams:
         openers: Mapping[Transport, Opener],
     ) -> None:
         cases = wire.case_tables(random, CASE_TABLES) if settings.vary_case else [bytes(range(256))]
+        distinct = dict.fromkeys(resolvers)
+        sockets = max(1, min(settings.sockets_per_resolver, SOCKETS_LIMIT // len(distinct)))
         self.all = [
             Upstream(
                 resolver,
@@ -411,8 +450,9 @@ class Upstreams:
                 drain=drain,
                 opener=openers[resolver.transport],
                 changed=self._forget,
+                sockets=sockets,
             )
-            for resolver in dict.fromkeys(resolvers)
+            for resolver in distinct
         ]
         self._strategy = settings.strategy
         self._random = random

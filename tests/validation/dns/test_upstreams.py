@@ -13,12 +13,22 @@ import pytest
 
 from services.validation.dns.congestion import START
 from services.validation.dns.engine import Engine
+from services.validation.dns.flight import Flight
 from services.validation.dns.limits import CATCH_UP
+from services.validation.dns.query import Call, Query
 from services.validation.dns.resolvers import Resolver, Transport
 from services.validation.dns.settings import EngineSettings, Strategy
 from services.validation.dns.stats import ResolverState
-from services.validation.dns.upstream import Route, Upstreams, open_datagram_channel
+from services.validation.dns.upstream import (
+    ANY,
+    ID_BATCH,
+    Channel,
+    Route,
+    Upstreams,
+    open_datagram_channel,
+)
 from services.validation.dns.verdict import Verdict
+from services.validation.dns.wire import A, Questions
 from tests.validation.dns.replies import QUICK, names, reply, until
 
 
@@ -321,3 +331,61 @@ def test_what_was_lost_at_once_makes_no_resolver_suspect():
     assert not one.suspect
     one.miss(0, 3 * second)
     assert one.suspect
+
+
+# Sockets
+
+
+def channels_of(count: int, settings: EngineSettings) -> Upstreams:
+    openers = {
+        Transport.UDP: lambda upstream, ids, cases, drain: Channel(upstream, None, ids, cases)
+    }
+    resolvers = [Resolver(f"192.0.{number >> 8}.{number & 255}") for number in range(count)]
+    return Upstreams(resolvers, settings, Random(1), lambda _: None, openers)
+
+
+def test_ids_are_drawn_by_and_by_and_never_repeat():
+    (one,) = channels_of(1, EngineSettings(sockets_per_resolver=1)).all
+    channel = one.channel(0)
+    assert len(channel.ids) <= ID_BATCH
+
+    drawn = []
+    while one.channel(0) is channel:
+        drawn.append(channel.ids.pop())
+    assert len(drawn) == len(set(drawn))
+    # Of 20,000 drawn among 65,536, with little room for chance.
+    assert 17_000 < len(drawn) < 17_500
+
+
+def test_a_thousand_resolvers_have_a_socket_each():
+    upstreams = channels_of(1000, EngineSettings(sockets_per_resolver=4))
+    for _ in range(8):
+        for one in upstreams.all:
+            one.channel(0)
+    assert len(upstreams.channels()) == 1000
+
+
+async def test_a_question_that_did_not_go_out_counts_for_nothing():
+    upstreams = channels_of(2, QUICK)
+    first, second = upstreams.all
+    flight = Flight(upstreams)
+    call = Call(
+        ["x"],
+        asyncio.get_running_loop().create_future(),
+        Questions(A),
+        ANY,
+        checking_disabled=False,
+    )
+    channel = first.channel(1)
+    key = channel.ids.pop()
+    query = Query(call, 0, b"", 1, channel, key)
+    channel.pending[key] = query
+    first.count_sent(1)
+    assert flight.let_go(query)
+
+    flight.send(query, second.channel(2), 2)
+    flight.unsend(query, channel, key, 1)
+
+    assert (query.channel, query.key, query.sent_at, query.attempts) == (channel, key, 1, 1)
+    assert [(it.out, it.sent) for it in upstreams.all] == [(0, 1), (0, 0)]
+    assert not any(it.pending for it in upstreams.channels())
