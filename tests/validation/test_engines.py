@@ -1,9 +1,14 @@
 """Examiners are shared by equal plans and closed when nobody uses them."""
 
+import asyncio
+
+import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from domainflow.campaign.v1.campaign_pb2 import DnsConfiguration
 from services.sandbox.dns_server import SandboxDns
+from services.validation.dns.engine import EngineClosed
+from services.validation.dns.examiner import Examiner
 from services.validation.dns.plan import Plan
 from services.validation.dns.resolvers import Resolver
 from services.validation.dns.settings import EngineSettings
@@ -22,6 +27,21 @@ async def test_equal_plans_share_an_examiner(engines: Engines, sandbox: SandboxD
         (outcome,) = await one.examine(["a.com"])
 
     assert outcome.name == "a.com"
+
+
+async def test_an_examiner_is_closed_although_whoever_closes_it_is_cancelled(
+    sandbox: SandboxDns,
+) -> None:
+    examiner = Examiner(Plan((Resolver(*sandbox.address),)))
+    await examiner.__aenter__()
+    await examiner.examine(["a.com"])
+    closing = asyncio.create_task(examiner.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+
+    with pytest.raises(EngineClosed):
+        await examiner.engine.resolve(["a.com"])
 
 
 def test_what_a_campaign_leaves_open_takes_the_defaults() -> None:

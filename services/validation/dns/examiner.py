@@ -66,8 +66,10 @@ class Examiner:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.canaries.close()
-        await self.engine.__aexit__(kind, error, trace)
+        try:
+            await self.canaries.close()
+        finally:
+            await self.engine.__aexit__(kind, error, trace)
 
     async def examine(self, names: Sequence[str]) -> list[Outcome]:
         """One outcome per name, in the order of `names`, which are normalised ASCII.
