@@ -956,7 +956,7 @@ class ImportDnsPersonasRequest(_message.Message):
     REPLACE_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     document: _builtins.str
-    """As ExportDnsPersonas gives it; at most 1 MiB."""
+    """As ExportDnsPersonas gives it; at most 1,000 personas, and 1 MiB."""
     replace: _builtins.bool
     """Replace personas of the same name instead of refusing with ALREADY_EXISTS."""
     validate_only: _builtins.bool

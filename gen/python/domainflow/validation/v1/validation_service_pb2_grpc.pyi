@@ -61,9 +61,11 @@ class ValidationServiceStub:
     DeleteDnsPersona: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.DeleteDnsPersonaRequest, _validation_service_pb2.DeleteDnsPersonaResponse]
     """Deletes a persona. Campaigns keep the settings they were given."""
     TestDnsPersona: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.TestDnsPersonaRequest, _validation_service_pb2.TestDnsPersonaResponse]
-    """Asks every resolver of a persona the canaries and the names given, now, and reports on each. Stores nothing."""
+    """Asks every resolver of a persona the canaries and the names given, now, and reports on each; 100 resolvers and 25 s at most. Stores
+    nothing.
+    """
     ExportDnsPersonas: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ExportDnsPersonasRequest, _validation_service_pb2.ExportDnsPersonasResponse]
-    """Returns personas as one JSON document that ImportDnsPersonas takes."""
+    """Returns personas as one JSON document that ImportDnsPersonas takes: at most 1,000, and 1 MiB."""
     ImportDnsPersonas: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ImportDnsPersonasRequest, _validation_service_pb2.ImportDnsPersonasResponse]
     """Creates the personas of a document, all or none. Every fault of the document is named at once."""
 
@@ -100,9 +102,11 @@ class ValidationServiceAsyncStub(ValidationServiceStub):
     DeleteDnsPersona: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.DeleteDnsPersonaRequest, _validation_service_pb2.DeleteDnsPersonaResponse]  # type: ignore[assignment]
     """Deletes a persona. Campaigns keep the settings they were given."""
     TestDnsPersona: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.TestDnsPersonaRequest, _validation_service_pb2.TestDnsPersonaResponse]  # type: ignore[assignment]
-    """Asks every resolver of a persona the canaries and the names given, now, and reports on each. Stores nothing."""
+    """Asks every resolver of a persona the canaries and the names given, now, and reports on each; 100 resolvers and 25 s at most. Stores
+    nothing.
+    """
     ExportDnsPersonas: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ExportDnsPersonasRequest, _validation_service_pb2.ExportDnsPersonasResponse]  # type: ignore[assignment]
-    """Returns personas as one JSON document that ImportDnsPersonas takes."""
+    """Returns personas as one JSON document that ImportDnsPersonas takes: at most 1,000, and 1 MiB."""
     ImportDnsPersonas: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ImportDnsPersonasRequest, _validation_service_pb2.ImportDnsPersonasResponse]  # type: ignore[assignment]
     """Creates the personas of a document, all or none. Every fault of the document is named at once."""
 
@@ -202,7 +206,9 @@ class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _validation_service_pb2.TestDnsPersonaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_validation_service_pb2.TestDnsPersonaResponse, _abc.Awaitable[_validation_service_pb2.TestDnsPersonaResponse]]:
-        """Asks every resolver of a persona the canaries and the names given, now, and reports on each. Stores nothing."""
+        """Asks every resolver of a persona the canaries and the names given, now, and reports on each; 100 resolvers and 25 s at most. Stores
+        nothing.
+        """
 
     @_abc_1.abstractmethod
     def ExportDnsPersonas(
@@ -210,7 +216,7 @@ class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _validation_service_pb2.ExportDnsPersonasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_validation_service_pb2.ExportDnsPersonasResponse, _abc.Awaitable[_validation_service_pb2.ExportDnsPersonasResponse]]:
-        """Returns personas as one JSON document that ImportDnsPersonas takes."""
+        """Returns personas as one JSON document that ImportDnsPersonas takes: at most 1,000, and 1 MiB."""
 
     @_abc_1.abstractmethod
     def ImportDnsPersonas(

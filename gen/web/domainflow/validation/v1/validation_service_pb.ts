@@ -993,7 +993,7 @@ export const ExportDnsPersonasResponseSchema: GenMessage<ExportDnsPersonasRespon
  */
 export type ImportDnsPersonasRequest = Message<"domainflow.validation.v1.ImportDnsPersonasRequest"> & {
   /**
-   * As ExportDnsPersonas gives it; at most 1 MiB.
+   * As ExportDnsPersonas gives it; at most 1,000 personas, and 1 MiB.
    *
    * @generated from field: string document = 1;
    */
@@ -1159,7 +1159,8 @@ export const ValidationService: GenService<{
     output: typeof DeleteDnsPersonaResponseSchema;
   },
   /**
-   * Asks every resolver of a persona the canaries and the names given, now, and reports on each. Stores nothing.
+   * Asks every resolver of a persona the canaries and the names given, now, and reports on each; 100 resolvers and 25 s at most. Stores
+   * nothing.
    *
    * @generated from rpc domainflow.validation.v1.ValidationService.TestDnsPersona
    */
@@ -1169,7 +1170,7 @@ export const ValidationService: GenService<{
     output: typeof TestDnsPersonaResponseSchema;
   },
   /**
-   * Returns personas as one JSON document that ImportDnsPersonas takes.
+   * Returns personas as one JSON document that ImportDnsPersonas takes: at most 1,000, and 1 MiB.
    *
    * @generated from rpc domainflow.validation.v1.ValidationService.ExportDnsPersonas
    */
