@@ -40,6 +40,9 @@ def filled(message: AnyMessage) -> None:
                 getattr(message, field.name).extend(OUTCOMES)
             elif field.name == "fields":
                 getattr(message, field.name).extend(FIELDS)
+            elif field.name == "first_positions":
+                # What one event tells of at most.
+                getattr(message, field.name).extend([10**9 - 1] * 100)
             else:
                 raise AssertionError(f"how large can {field.full_name} be?")
         elif field.type == FieldDescriptor.TYPE_MESSAGE:

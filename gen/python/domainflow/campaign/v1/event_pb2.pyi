@@ -941,7 +941,7 @@ class VerdictsWithdrawn(_message.Message):
     """Why."""
     @_builtins.property
     def first_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """First positions of the chunks, at most 1,000 of them in one event."""
+        """First positions of the chunks, at most 100 of them in one event."""
 
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_campaign_pb2.OutcomeCount]:

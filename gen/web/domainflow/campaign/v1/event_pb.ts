@@ -1146,7 +1146,7 @@ export type VerdictsWithdrawn = Message<"domainflow.campaign.v1.VerdictsWithdraw
   run: number;
 
   /**
-   * First positions of the chunks, at most 1,000 of them in one event.
+   * First positions of the chunks, at most 100 of them in one event.
    *
    * @generated from field: repeated int64 first_positions = 3;
    */
