@@ -30,6 +30,7 @@ from services.cli.connection import (
 from services.cli.dns_options import PAGE_SIZE, persona_id, read_settings, read_text
 from services.cli.exits import ExitCode, Failure
 from services.cli.options import JsonOption
+from services.cli.progress import counted
 
 # Seconds a test may take: the service ends it before.
 TEST_DEADLINE = 40.0
@@ -277,7 +278,7 @@ def import_(
         answer = await stub.ImportDnsPersonas(request, timeout=DEADLINE)
         count, replaced = len(answer.dns_personas), answer.replaced_count
         verb = "would be imported" if check else "imported"
-        terminal.say(f"{verb}: {count:,} personas, {replaced:,} of them replaced")
+        terminal.say(f"{verb}: {counted(count, 'persona')}, {replaced:,} replaced")
         if json:
             terminal.emit(terminal.as_json(answer))
 
