@@ -19,6 +19,7 @@ from services.chassis.seal import Seal
 from services.chassis.server import CallGuard
 from services.query.service import RULES, QueryService
 from services.query.store import Columns, Store
+from services.validation.results import COLUMNS
 
 KEY = b"k" * 32
 
@@ -170,26 +171,6 @@ class Writer:
             )
 
 
-COLUMNS = (
-    "campaign_no",
-    "run",
-    "position",
-    "verdict",
-    "rcode",
-    "attempt_count",
-    "tcp",
-    "duration_us",
-    "check_time_us",
-    "ttl",
-    "resolver",
-    "addresses",
-    "cname_chain",
-    "authority",
-    "agreement",
-    "registered",
-    "delegated",
-    "evidence",
-)
 EVIDENCE = DnsEvidence(reason="said by two").SerializeToString()
 
 
