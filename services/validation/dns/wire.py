@@ -116,6 +116,7 @@ QUICK = _quick()
 QUICK_ABSENT = {start: count for start, count in QUICK.items() if not count}
 # The start of an ordinary address record: pointer to the question's name, type, class IN.
 A_RECORD = b"\xc0\x0c\x00\x01\x00\x01"
+_A = Struct("!6sIH4s").unpack_from
 _A_STRIDE = 16
 
 
@@ -126,14 +127,14 @@ def addresses_at(datagram: bytes, at: int, count: int) -> tuple[tuple[str, ...],
     found = []
     ttl = 0x7FFFFFFF
     for start in range(at, at + count * _A_STRIDE, _A_STRIDE):
-        if (
-            not datagram.startswith(A_RECORD, start)
-            or datagram[start + 10 : start + 12] != b"\x00\x04"
-        ):
+        head, seconds, length, address = _A(datagram, start)
+        if head != A_RECORD or length != 4:
             return None
-        found.append(inet_ntoa(datagram[start + 12 : start + 16]))
-        seconds = int.from_bytes(datagram[start + 6 : start + 10], "big")
-        ttl = min(ttl, seconds if seconds < 0x80000000 else 0)
+        found.append(inet_ntoa(address))
+        if seconds < ttl:
+            ttl = seconds
+        elif seconds >= 0x80000000:
+            ttl = 0
     return tuple(found), ttl
 
 
