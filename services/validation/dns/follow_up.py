@@ -193,6 +193,9 @@ class FollowUp:
             return self._lanes.believe(heard, mute=0, usable=0)
         # Of the silent, those count that answer others.
         assert query.call is not None
+        if self._upstreams.all_fell_silent(query.call.route):
+            # Says nothing about the name. It goes on for as long as any may be asked about.
+            return None
         relied_on = self._upstreams.relied_on(query.call.route)
         mute = [
             said

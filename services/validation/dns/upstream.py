@@ -558,6 +558,11 @@ class Upstreams:
         upstreams = self._on_route(route)
         return [it for it in upstreams if not it.suspect] or upstreams
 
+    def all_fell_silent(self, route: Route) -> bool:
+        """Whether nobody on `route` answers any more, though somebody did: the path is cut."""
+        upstreams = self._on_route(route)
+        return all(it.suspect for it in upstreams) and any(it.answered for it in upstreams)
+
     def find(self, resolver: Resolver) -> Upstream:
         """Raises KeyError for one that the engine does not have."""
         for upstream in self.all:

@@ -12,6 +12,7 @@ from services.validation.dns.engine import Engine, EngineClosed
 from services.validation.dns.settings import EngineSettings
 from services.validation.dns.upstream import RETIRED_LIMIT
 from services.validation.dns.verdict import Verdict
+from tests.eventually import eventually
 from tests.validation.dns.replies import QUICK, names, reply, truncated, until
 
 
@@ -164,7 +165,7 @@ async def test_a_connection_that_brings_nothing_is_no_sign_of_life(scripted):
         await ended.wait()
         return b""
 
-    settings = EngineSettings(timeout=0.05, tries=6)
+    settings = EngineSettings(timeout=0.05, tries=2, soft_delay=0.001)
     async with tcp(nothing) as port, scripted(only_first, port=port) as resolver:
         async with Engine([resolver], settings) as engine:
             first = asyncio.create_task(engine.resolve(["x.example"]))
@@ -226,3 +227,43 @@ async def test_names_that_take_long_hold_few_replaced_sockets(scripted):
             await until(lambda: len(os.listdir("/dev/fd")) - before <= RETIRED_LIMIT + 3)
             stuck.cancel()
             await asyncio.wait([stuck])
+
+
+async def test_names_outlast_a_path_that_is_cut_for_a_while(scripted):
+    cut = False
+
+    def answer(question: bytes) -> list[bytes]:
+        return [] if cut else [reply(question, rcode=3)]
+
+    asked = names(60)
+    settings = EngineSettings(timeout=0.05, tries=3)
+    async with scripted(answer) as resolver, Engine([resolver], settings) as engine:
+        await engine.resolve(asked)
+        cut = True
+        sent = engine.stats().sent
+        asking = asyncio.create_task(engine.resolve(asked))
+
+        async def asked_more_often_than_silence_takes() -> None:
+            assert engine.stats().sent >= sent + 5 * len(asked)
+
+        await eventually(asked_more_often_than_silence_takes)
+        cut = False
+        outcomes = await asking
+
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.NXDOMAIN}
+
+
+async def test_names_end_although_the_path_stays_cut(scripted):
+    cut = False
+
+    def answer(question: bytes) -> list[bytes]:
+        return [] if cut else [reply(question, rcode=3)]
+
+    asked = names(40)
+    settings = EngineSettings(timeout=0.02, tries=1, soft_delay=0.001)
+    async with scripted(answer) as resolver, Engine([resolver], settings) as engine:
+        await engine.resolve(asked)
+        cut = True
+        outcomes = await engine.resolve(asked)
+
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.TIMEOUT}
