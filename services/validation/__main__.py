@@ -9,6 +9,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -41,6 +42,8 @@ from services.validation.store import Store
 from services.validation.supervisor import Supervisor
 from services.validation.worker import REPORT_PERIOD, Worker
 
+# Descriptors are often limited to 1,024 without need; no process has use for more than this.
+DESCRIPTORS = 65_536
 _RULES = Rules()
 
 
@@ -222,6 +225,14 @@ def _pool_settings() -> PoolSettings:
     return settings
 
 
+def _allow_descriptors() -> None:
+    """Let the process have as many descriptors as it may: a thousand resolvers take as many."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, DESCRIPTORS)
+    if limit != resource.RLIM_INFINITY and limit < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
+
+
 def main() -> int:
     role, pool = (*sys.argv[1:], "", "")[:2]
     process: Coroutine[None, None, int | None]
@@ -244,6 +255,7 @@ def main() -> int:
         sys.stderr.write(f"{problem}\n")
         return 2
     telemetry.set_up(f"validation-{role}", json_logs=log_format == "json")
+    _allow_descriptors()
     # Objects of the hot path live for milliseconds; full collections only walk what stays.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
