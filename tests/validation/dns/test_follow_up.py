@@ -165,7 +165,7 @@ async def test_a_connection_that_brings_nothing_is_no_sign_of_life(scripted):
         await ended.wait()
         return b""
 
-    settings = EngineSettings(timeout=0.05, tries=2, soft_delay=0.001)
+    settings = EngineSettings(timeout=0.05, tries=4, soft_delay=0.001)
     async with tcp(nothing) as port, scripted(only_first, port=port) as resolver:
         async with Engine([resolver], settings) as engine:
             first = asyncio.create_task(engine.resolve(["x.example"]))
