@@ -97,6 +97,8 @@ class Engine:
         # Set while more retries are due than may be sent at once.
         self._resuming = False
         self._retries = 0
+        # Of resolvers that fell silent: a question that each answered before.
+        self._knocks: dict[Upstream, Call] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
@@ -115,6 +117,7 @@ class Engine:
             self._ticker.cancel()
             self._ticker = None
         self._calls.clear()
+        self._stop_knocking()
         for call in self._open_calls:
             self._flight.abandon(call)
             if not call.future.done():
@@ -433,6 +436,7 @@ class Engine:
             # The last one stands for all that were read together: up to 128.
             if query is not None and query.call is None:
                 upstream.take_time(query.sent_at, clock())
+                upstream.familiar = query.question
         self._fill()
 
     def _refused(self, upstream: Upstream) -> None:
@@ -462,9 +466,38 @@ class Engine:
             if upstream.retired:
                 upstream.close_retired(now, 4 * self._timeout_ns)
             upstream.judge(now)
+            if upstream.suspect and upstream.familiar and not upstream.quarantined:
+                self._knock(upstream)
+        knocks = sum(call.left for call in self._knocks.values())
+        if knocks and self._flight.count <= knocks and not self._calls:
+            # Nobody waits to know.
+            self._stop_knocking()
         self._fill()
         busy = self._flight.count or self._calls
         self._ticker = self._opened_loop().call_later(TICK, self._tick) if busy else None
+
+    def _knock(self, upstream: Upstream) -> None:
+        """Ask a resolver that fell silent what it answered before: is it the path, or the names?"""
+        known = self._knocks.get(upstream)
+        if known is not None and not known.future.done():
+            return
+        question = upstream.familiar
+        call = self._knocks[upstream] = Call(
+            [wire.name_in(question)],
+            self._opened_loop().create_future(),
+            self._questions[int.from_bytes(question[-4:-2], "big")],
+            Route(resolver=upstream.resolver),
+            checking_disabled=False,
+        )
+        self._calls.add(call)
+
+    def _stop_knocking(self) -> None:
+        for call in self._knocks.values():
+            self._calls.remove(call)
+            if call.left:
+                self._flight.abandon(call)
+            call.future.cancel()
+        self._knocks.clear()
 
     def _opened_loop(self) -> asyncio.AbstractEventLoop:
         assert self._loop is not None

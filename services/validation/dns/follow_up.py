@@ -47,6 +47,7 @@ class FollowUp:
         self._upstreams = upstreams
         self._lanes = Lanes(settings)
         self._settings = settings
+        self._timeout_ns = int(settings.timeout * 1e9)
         self._resume = resume
         # Questions without an answer about names that got one by and by, since `_answered` names
         # were; and the share of such among all questions before that.
@@ -193,7 +194,8 @@ class FollowUp:
             return self._lanes.believe(heard, mute=0, usable=0)
         # Of the silent, those count that answer others.
         assert query.call is not None
-        if self._upstreams.all_fell_silent(query.call.route):
+        first_ended = query.started_at + self._timeout_ns
+        if self._upstreams.fell_silent(query.call.route, first_ended):
             # Says nothing about the name. It goes on for as long as any may be asked about.
             return None
         relied_on = self._upstreams.relied_on(query.call.route)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -159,6 +160,9 @@ class Upstream:
         self.quarantined = False
         self.silent = 0
         self._silent_since = 0
+        # When it was last heard, 0: never, and a question that it answered.
+        self.heard_at = 0
+        self.familiar = b""
         # Questions without an answer, all that are pending on its channels, and of these the ones
         # sent up to `mark`: they are late and count against nothing but `in_flight_limit`. They are
         # not in the resolver's socket buffer, or later ones would not have been answered.
@@ -248,6 +252,7 @@ class Upstream:
     def hear(self) -> None:
         """Take note that the resolver is there."""
         self.silent = 0
+        self.heard_at = time.monotonic_ns()
         if self.suspect:
             self.suspect = False
             self.congestion.restart()
@@ -558,10 +563,12 @@ class Upstreams:
         upstreams = self._on_route(route)
         return [it for it in upstreams if not it.suspect] or upstreams
 
-    def all_fell_silent(self, route: Route) -> bool:
-        """Whether nobody on `route` answers any more, though somebody did: the path is cut."""
+    def fell_silent(self, route: Route, since: int) -> bool:
+        """Whether nobody on `route` was heard `since` then, in nanoseconds, though somebody was
+        before, and many questions were asked: the path may be cut."""
         upstreams = self._on_route(route)
-        return all(it.suspect for it in upstreams) and any(it.answered for it in upstreams)
+        heard_at = max(it.heard_at for it in upstreams)
+        return 0 < heard_at <= since and all(it.suspect for it in upstreams)
 
     def find(self, resolver: Resolver) -> Upstream:
         """Raises KeyError for one that the engine does not have."""

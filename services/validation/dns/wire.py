@@ -138,6 +138,16 @@ def addresses_at(datagram: bytes, at: int, count: int) -> tuple[tuple[str, ...],
     return tuple(found), ttl
 
 
+def name_in(question: bytes) -> str:
+    """The name in a question section of ours, lower case."""
+    labels = []
+    at = 0
+    while length := question[at]:
+        labels.append(question[at + 1 : at + 1 + length])
+        at += 1 + length
+    return b".".join(labels).decode("ascii").lower()
+
+
 def echo_of(response: bytes, question: bytes) -> Echo:
     """Whether `response` answers `question`. The caller has matched id and socket already."""
     # QR set, opcode QUERY.

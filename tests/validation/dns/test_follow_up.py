@@ -267,3 +267,17 @@ async def test_names_end_although_the_path_stays_cut(scripted):
         outcomes = await engine.resolve(asked)
 
     assert {outcome.verdict for outcome in outcomes} == {Verdict.TIMEOUT}
+
+
+async def test_names_that_are_mute_one_after_the_other_are_no_cut_path(scripted):
+    def answer(question: bytes) -> list[bytes]:
+        return [] if b"mute" in question.lower() else [reply(question, rcode=3)]
+
+    settings = EngineSettings(timeout=0.2, tries=3)
+    async with scripted(answer) as resolver, Engine([resolver], settings) as engine:
+        await engine.resolve(names(60))
+        outcomes = await engine.resolve([f"mute{number}.example" for number in range(60)])
+
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.TIMEOUT}
+    # Of twelve, if nobody had answered meanwhile.
+    assert max(outcome.attempts for outcome in outcomes) <= 6
