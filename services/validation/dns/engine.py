@@ -4,9 +4,11 @@ Speaks to recursive resolvers only; knows nothing of campaigns, tables or queues
 """
 
 import asyncio
+import socket
+import struct
 import time
 from collections.abc import Sequence
-from errno import ENOBUFS
+from errno import EINVAL, EIO, EMSGSIZE, ENOBUFS, EOPNOTSUPP
 from random import Random, SystemRandom
 from types import TracebackType
 from typing import Self
@@ -23,6 +25,7 @@ from services.validation.dns.stats import EngineStats
 from services.validation.dns.streams import open_stream_channel
 from services.validation.dns.upstream import (
     ANY,
+    UDP_SEGMENT,
     Channel,
     Opener,
     Route,
@@ -62,6 +65,9 @@ SOA_IN = b"\0\6\0\1"
 ROOT_SOA = b"\0" + SOA_IN
 
 _new = tuple.__new__
+_SEGMENT_SIZE = struct.Struct("=H")
+# What sendmsg says where a socket knows segments and the way to the resolver does not.
+NO_SEGMENTS = (EIO, EINVAL, EMSGSIZE, EOPNOTSUPP)
 
 
 class EngineClosed(RuntimeError):
@@ -244,9 +250,9 @@ class Engine:
         ids = channel.ids
         pending = channel.pending
         next_case = channel.next_case
-        send = channel.send
         clock = time.monotonic_ns
-        sent = 0
+        packets: list[bytes] = []
+        add = packets.append
         last = min(last, call.next + len(ids))
         for index in range(call.next, last):
             name = names[index]
@@ -257,23 +263,57 @@ class Engine:
                     raise ValueError
                 question = (chr(len(label)) + label + suffix).encode("ascii")
             except ValueError:
+                # It may be met twice, where the kernel took no more before it.
+                if call.outcomes[index] is None:
+                    call.left -= 1
                 call.outcomes[index] = Outcome(name, Verdict.ERROR, -1, (), (), -1, "", 0, 0, False)
-                call.left -= 1
                 continue
             question = question.translate(next_case())
             key = ids.pop()
             pending[key] = Query(call, index, question, clock(), channel, key)
-            try:
-                send(key + header + question + tail)
-            except OSError as error:
-                if self._send_failed(channel, error):
-                    del pending[key]
-                    last = index
-                    break
-            sent += 1
+            add(key + header + question + tail)
         call.next = last
+        sent = self._send_packets(channel, packets)
+        if sent < len(packets):
+            call.next = pending[packets[sent][:2]].index
+            for packet in packets[sent:]:
+                del pending[packet[:2]]
         channel.upstream.count_sent(sent)
         self._flight.count += sent
+
+    def _send_packets(self, channel: Channel, packets: Sequence[bytes]) -> int:
+        """Send new questions; those of one size in one call, which costs the kernel a third.
+
+        Returns how many are on their way, or were lost on it; the kernel takes no more for a
+        moment if these are not all.
+        """
+        at, repeated = 0, -1
+        while at < len(packets):
+            end = at + 1
+            size = len(packets[at])
+            if channel.segments:
+                while end < len(packets) and len(packets[end]) == size:
+                    end += 1
+            try:
+                if end == at + 1:
+                    channel.send(packets[at])
+                else:
+                    assert channel.sock is not None
+                    segments = [(socket.IPPROTO_UDP, UDP_SEGMENT, _SEGMENT_SIZE.pack(size))]
+                    channel.sock.sendmsg(packets[at:end], segments)
+            except OSError as error:
+                if end > at + 1 and error.errno in NO_SEGMENTS:
+                    # The way there cannot do it.
+                    channel.segments = False
+                    continue
+                if self._send_failed(channel, error):
+                    break
+                if end > at + 1 and repeated < at:
+                    # Spoke of an earlier datagram, and none of these was sent.
+                    repeated = at
+                    continue
+            at = end
+        return at
 
     def _send_failed(self, channel: Channel, error: OSError) -> bool:
         """Whether to stop sending for a moment. Other failures are questions lost on the way."""

@@ -33,6 +33,9 @@ SOCKETS_LIMIT = 512
 # Questions out at once on one channel: without HTTP/2 each takes a connection of its own.
 CHANNEL_LIMITS = {Transport.HTTPS: 32, Transport.HTTPS_JSON: 32}
 
+# Linux's socket option, since 4.18: sendmsg's data are cut into datagrams of that size.
+UDP_SEGMENT = 103
+
 _random = SystemRandom()
 
 
@@ -68,6 +71,7 @@ class Channel:
         "pending",
         "recv",
         "retired_at",
+        "segments",
         "send",
         "sock",
         "upstream",
@@ -82,6 +86,8 @@ class Channel:
             self.send: Callable[[bytes], int] = len
         else:
             self.send, self.recv = sock.send, sock.recv
+        # Whether the kernel takes many datagrams of one size in one call.
+        self.segments = sock is not None and _has_segments(sock)
         # So many are to be drawn yet; all that were, one after the other, and how many differ.
         self._left = ids
         self._drawn = b""
@@ -113,6 +119,13 @@ class Channel:
         if self.sock is not None:
             asyncio.get_running_loop().remove_reader(self.sock.fileno())
             self.sock.close()
+
+
+def _has_segments(sock: socket.socket) -> bool:
+    try:
+        return sock.getsockopt(socket.IPPROTO_UDP, UDP_SEGMENT) >= 0
+    except OSError:
+        return False
 
 
 # Opens a channel to an upstream with so many ids and these tables of cases; what it returns calls

@@ -389,3 +389,22 @@ def test_settings_out_of_their_limits_are_refused(wrong_setting):
 def test_an_engine_without_resolvers_is_refused():
     with pytest.raises(ValueError, match="at least one resolver"):
         Engine([])
+
+
+async def test_names_of_any_length_are_asked_about_in_one_go(scripted):
+    heard = []
+
+    def listen(question: bytes) -> list[bytes]:
+        heard.append(question[12:].lower())
+        return [reply(question, rcode=3)]
+
+    # As long as each other, longer, shorter, and of all lengths.
+    lengths = [9] * 40 + [20] * 40 + [3] * 40 + list(range(1, 60)) + [63, 1] * 10
+    asked = [f"{number:x}".rjust(length, "x") + ".example" for number, length in enumerate(lengths)]
+    async with scripted(listen) as resolver, Engine([resolver]) as engine:
+        outcomes = await engine.resolve(asked)
+
+    assert [outcome.name for outcome in outcomes] == asked
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.NXDOMAIN}
+    assert {outcome.attempts for outcome in outcomes} == {1}
+    assert len(heard) == len(asked)
