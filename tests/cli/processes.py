@@ -1,6 +1,7 @@
 """Commands in processes of their own: for pipes, signals and what a shell sees."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,5 +17,7 @@ def process(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": paths},
+        # As from a terminal, although tests may run where Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
     )

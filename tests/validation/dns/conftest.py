@@ -45,10 +45,11 @@ def scripted():
 
 @pytest.fixture
 def dead_port():
-    """A port that refuses: bound once, closed again."""
+    """A port that refuses: bound once, closed again, on an address where nobody else binds any."""
+    host = "127.7.7.7"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return Resolver("127.0.0.1", sock.getsockname()[1])
+        sock.bind((host, 0))
+        return Resolver(host, sock.getsockname()[1])
 
 
 @pytest.fixture

@@ -118,7 +118,8 @@ async def test_a_resolver_that_comes_back_is_used_again(scripted, dead_port):
             assert [it.suspect for it in engine.stats().resolvers] == [True, False]
 
             loop = asyncio.get_running_loop()
-            async with SandboxDns(SandboxDnsSettings(port=dead_port.port, mix=Mix(mute=0))):
+            settings = SandboxDnsSettings(dead_port.host, dead_port.port, mix=Mix(mute=0))
+            async with SandboxDns(settings):
                 deadline = loop.time() + 5
                 while engine.stats().resolvers[0].suspect and loop.time() < deadline:
                     await engine.resolve(names(200))
