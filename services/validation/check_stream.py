@@ -41,7 +41,7 @@ class CheckStream:
     ) -> AsyncGenerator[pb.ValidateDomainsResponse, None]:
         """Results of the batches in `requests`, then the summary. Raises InvalidFields."""
         began = time.monotonic()
-        reading = self._start(self._read(requests))
+        reading = self._start(self._read, requests)
         try:
             while self._in_progress or not reading.done() or not self._ready.empty():
                 answer = await self._next(reading)
@@ -74,10 +74,13 @@ class CheckStream:
             raise answer
         return answer
 
-    def _start(self, work: "Awaitable[None]") -> "asyncio.Task[None]":
+    def _start(
+        self, work: Callable[..., Awaitable[None]], *arguments: object
+    ) -> "asyncio.Task[None]":
         async def guarded() -> None:
             try:
-                await work
+                # Called in here: a task that is cancelled before it begins leaves nothing behind.
+                await work(*arguments)
             except Exception as error:
                 self._ready.put_nowait(error)
 
@@ -104,7 +107,7 @@ class CheckStream:
             if rejected:
                 self._put(number, rejected)
             for piece in _sliced(good):
-                self._start(self._check(number, piece))
+                self._start(self._check, number, piece)
             number += 1
 
     async def _check(self, number: int, piece: Sequence[tuple[int, str]]) -> None:
