@@ -10,6 +10,7 @@ the truth about what is delegated, misbehaving where a name's behaviour says so,
 else. None recurses, validates or lies.
 """
 
+from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from errno import EADDRINUSE
@@ -47,7 +48,7 @@ _HOSTS = {ROOT_SERVER: ROOT_HOST, TLD_SERVER: TLD_HOST, ZONE_SERVER: ZONE_HOST}
 _TRIES = 20
 
 
-class AuthorityServer(SandboxDns):
+class AuthorityServer(SandboxDns, ABC):
     """One of the three; which, the subclasses say."""
 
     def respond(self, question: bytes, *, udp: bool) -> tuple[bytes, float]:
@@ -62,9 +63,9 @@ class AuthorityServer(SandboxDns):
         first = response[2] if _is_referral(response) else response[2] | 0x04
         return response[:2] + bytes((first, response[3] & 0x7F)) + response[4:], wait
 
+    @abstractmethod
     def speak(self, question: bytes, end: int, name: str, *, udp: bool) -> tuple[bytes, float]:
         """The response as a resolver would give it, and the seconds before it."""
-        raise NotImplementedError
 
 
 class RootServer(AuthorityServer):

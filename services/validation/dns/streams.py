@@ -9,6 +9,7 @@ import asyncio
 import os
 import ssl
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
@@ -76,7 +77,7 @@ def unusable(response: bytes) -> bytes:
     return response[:2] + flags + b"\0\1\0\1\0\0\0\0" + response[12:end]
 
 
-class LastingChannel(Channel):
+class LastingChannel(Channel, ABC):
     """A channel over connections. Nobody on another path can forge what comes through.
 
     So letters may come back in another case than sent, and ids may be drawn again.
@@ -102,8 +103,9 @@ class LastingChannel(Channel):
         self._asked.clear()
         self._inbox.clear()
 
+    @abstractmethod
     def _send(self, packet: bytes) -> int:
-        raise NotImplementedError
+        """Send or queue a question that begins with its id. Raises OSError as a socket does."""
 
     def _recv(self, size: int, flags: int = 0) -> bytes:
         """One response, whole: the arguments are for datagrams."""
