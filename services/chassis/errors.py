@@ -254,6 +254,39 @@ class RevisionOutOfRange(OutOfRange):
     reason = "REVISION_OUT_OF_RANGE"
 
 
+class OrderNotReady(FailedPrecondition):
+    """The order of names is made once all names are there."""
+
+    reason = "ORDER_NOT_READY"
+
+    def __init__(self, campaign_id: object, order: str) -> None:
+        super().__init__(
+            f"the campaign {campaign_id} cannot be listed by {order} yet: its names are still being"
+            " generated, or their order is being made",
+            campaign_id=campaign_id,
+            order=order,
+            retry_after=1,
+        )
+
+
+class ReadSessionExpired(FailedPrecondition):
+    """A read session's time is over, or its campaign is gone."""
+
+    reason = "READ_SESSION_EXPIRED"
+
+
+class OffsetOutOfRange(OutOfRange):
+    """A stream has fewer rows than the call leaves out."""
+
+    reason = "OFFSET_OUT_OF_RANGE"
+
+
+class RunNotFound(NotFound):
+    """A phase has no such run, or no results of it."""
+
+    reason = "RUN_NOT_FOUND"
+
+
 class TooManyCalls(ResourceExhausted):
     """The process has as many calls in progress as it admits."""
 

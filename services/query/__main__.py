@@ -12,8 +12,8 @@ from services.chassis.contract import QUERY
 from services.chassis.postgres import Pulse, open_pool
 from services.chassis.seal import BadKey, Seal, parse_keys
 from services.chassis.server import serve
+from services.query.reads import Reads
 from services.query.service import RULES, QueryService
-from services.query.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ async def run(settings: Settings, seal: Seal) -> None:
         statement_timeout=settings.query_statement_timeout,
     )
     async with pool, Pulse(settings.database_url) as pulse:
-        store = Store(pool)
+        reads = Reads(pool)
         await serve(
             settings.query_address,
             service_name=QUERY,
             register=lambda server: add_QueryServiceServicer_to_server(
-                QueryService(store, seal), server
+                QueryService(reads=reads, seal=seal), server
             ),
             ready=pulse.check,
             rules=RULES,

@@ -15,6 +15,11 @@ only |
 | validation_requests | validation |
 | dead_letters | validation; campaign resolves them |
 | whatever a deleted campaign leaves | campaign, once nobody else may write it (deletion.py) |
+| ledger_totals, tld_totals | the triggers on chunks |
+| http_results, page_analyses, keyword_hits, leads | validation |
+| name_orders, derivations, segments, counter_checks | query's maintainer |
+| pool_reports, pool_history | every process, of its own pool |
+| query_performance, slow_queries | query |
 | system_events | validation, through append_system_event only |
 """
 

@@ -17,22 +17,19 @@ from domainflow.validation.v1.dns_pb2 import DNS_AGREEMENT_CONFIRMED, DnsEvidenc
 from services.chassis.postgres import Pool, open_pool
 from services.chassis.seal import Seal
 from services.chassis.server import CallGuard
+from services.query.columns import Columns, ColumnStore
+from services.query.reads import Reads
 from services.query.service import RULES, QueryService
-from services.query.store import Columns, Store
 from services.validation.results import COLUMNS
 
 KEY = b"k" * 32
 
 
-class CountingStore(Store):
-    """The real store, which also counts the names it has read for streams."""
+@dataclass(slots=True)
+class Counter:
+    """Counts the names that were read for streams."""
 
-    names_read = 0
-
-    async def columns(self, *arguments: Any, **named: Any) -> Columns:
-        columns = await super().columns(*arguments, **named)
-        self.names_read += len(columns.positions)
-        return columns
+    names_read: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,7 @@ class Query:
     """The service under test, from both sides."""
 
     stub: QueryServiceStub
-    store: CountingStore
+    store: Counter
     pool: Pool
 
 
@@ -48,15 +45,24 @@ class Query:
 async def query(database_url: str) -> AsyncIterator[Query]:
     pool = await open_pool(database_url, application_name="query", max_size=4, read_only=True)
     async with pool:
-        store = CountingStore(pool)
+        counter = Counter()
+
+        class CountingStore(ColumnStore):
+            async def columns(self, *arguments: Any, **named: Any) -> Columns:
+                columns = await super().columns(*arguments, **named)
+                counter.names_read += len(columns.positions)
+                return columns
+
+        service = QueryService(reads=Reads(pool), seal=Seal([KEY]))
+        service.column_store = CountingStore  # type: ignore[misc]
         server = grpc.aio.server(
             interceptors=[CallGuard(rules=RULES, max_calls=50, max_streams=50)]
         )
-        add_QueryServiceServicer_to_server(QueryService(store, Seal([KEY])), server)
+        add_QueryServiceServicer_to_server(service, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Query(QueryServiceStub(channel), store, pool)
+            yield Query(QueryServiceStub(channel), counter, pool)
         await server.stop(0)
 
 

@@ -3,15 +3,15 @@
 import asyncpg
 import pytest
 
-from services.query import store
+from services.query import columns, pages
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        store._RANGE,
-        store._columns(frozenset({store.NAME, store.VERDICT, store.ADDRESSES}), False),
-        store._columns(frozenset({store.NAME, store.POSITION}), True),
+        pages._RANGE,
+        columns._columns(frozenset({columns.NAME, columns.VERDICT, columns.ADDRESSES}), False),
+        columns._columns(frozenset({columns.NAME, columns.POSITION}), True),
     ],
     ids=["page", "columns", "columns with some verdicts"],
 )

@@ -11,8 +11,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from domainflow.query.v1 import query_service_pb2 as pb
-from services.query.service import ahead
-from services.query.store import MESSAGE_LIMIT, Columns
+from services.query.ahead import ahead
+from services.query.columns import MESSAGE_LIMIT, Columns
 from tests.query.conftest import Query, Writer
 from tests.query.test_list_domains import RESOLVED, SERVFAIL, TIMEOUT, VERDICTS, settled_campaign
 

@@ -101,6 +101,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS. Another DNS persona has this name. Metadata: name, dns_persona_id (its)."""
     ERROR_REASON_DOMAIN_NOT_FOUND: _ErrorReason.ValueType  # 27
     """NOT_FOUND. The campaign has no name at this position. Metadata: campaign_id, position."""
+    ERROR_REASON_ORDER_NOT_READY: _ErrorReason.ValueType  # 28
+    """FAILED_PRECONDITION. The order is made from names that are still being generated; try again when they are there. Metadata: campaign_id,
+    order.
+    """
+    ERROR_REASON_READ_SESSION_EXPIRED: _ErrorReason.ValueType  # 29
+    """FAILED_PRECONDITION. The read session's time is over, or its campaign is gone; make a new one. Metadata: campaign_id."""
+    ERROR_REASON_OFFSET_OUT_OF_RANGE: _ErrorReason.ValueType  # 30
+    """OUT_OF_RANGE. The stream has fewer rows. Metadata: offset, row_count."""
+    ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 31
+    """NOT_FOUND. The phase has no such run, or no results of it. Metadata: campaign_id, phase, run."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. The name of the value, without the prefix ERROR_REASON_, is the `reason` of the
@@ -186,4 +196,14 @@ ERROR_REASON_DNS_PERSONA_EXISTS: ErrorReason.ValueType  # 26
 """ALREADY_EXISTS. Another DNS persona has this name. Metadata: name, dns_persona_id (its)."""
 ERROR_REASON_DOMAIN_NOT_FOUND: ErrorReason.ValueType  # 27
 """NOT_FOUND. The campaign has no name at this position. Metadata: campaign_id, position."""
+ERROR_REASON_ORDER_NOT_READY: ErrorReason.ValueType  # 28
+"""FAILED_PRECONDITION. The order is made from names that are still being generated; try again when they are there. Metadata: campaign_id,
+order.
+"""
+ERROR_REASON_READ_SESSION_EXPIRED: ErrorReason.ValueType  # 29
+"""FAILED_PRECONDITION. The read session's time is over, or its campaign is gone; make a new one. Metadata: campaign_id."""
+ERROR_REASON_OFFSET_OUT_OF_RANGE: ErrorReason.ValueType  # 30
+"""OUT_OF_RANGE. The stream has fewer rows. Metadata: offset, row_count."""
+ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 31
+"""NOT_FOUND. The phase has no such run, or no results of it. Metadata: campaign_id, phase, run."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

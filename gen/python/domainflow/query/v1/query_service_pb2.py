@@ -23,11 +23,23 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from domainflow.campaign.v1 import campaign_pb2 as domainflow_dot_campaign_dot_v1_dot_campaign__pb2
+from domainflow.query.v1 import consistency_pb2 as domainflow_dot_query_dot_v1_dot_consistency__pb2
+from domainflow.query.v1 import database_pb2 as domainflow_dot_query_dot_v1_dot_database__pb2
+from domainflow.query.v1 import filter_pb2 as domainflow_dot_query_dot_v1_dot_filter__pb2
+from domainflow.query.v1 import read_session_pb2 as domainflow_dot_query_dot_v1_dot_read__session__pb2
+from domainflow.query.v1 import stream_pb2 as domainflow_dot_query_dot_v1_dot_stream__pb2
+from domainflow.query.v1 import summary_pb2 as domainflow_dot_query_dot_v1_dot_summary__pb2
+from domainflow.validation.v1 import analysis_pb2 as domainflow_dot_validation_dot_v1_dot_analysis__pb2
 from domainflow.validation.v1 import dns_pb2 as domainflow_dot_validation_dot_v1_dot_dns__pb2
+from domainflow.validation.v1 import http_pb2 as domainflow_dot_validation_dot_v1_dot_http__pb2
+from domainflow.validation.v1 import lead_pb2 as domainflow_dot_validation_dot_v1_dot_lead__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'domainflow/query/v1/query_service.proto\x12\x13\x64omainflow.query.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\"domainflow/validation/v1/dns.proto\x1a\x1cgoogle/api/annotations.proto\"Z\n\x06\x44omain\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x30\n\x03\x64ns\x18\x03 \x01(\x0b\x32#.domainflow.validation.v1.DnsResult\"R\n\x10GetDomainRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x08position\x18\x02 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x94\xeb\xdc\x03(\x00\"@\n\x11GetDomainResponse\x12+\n\x06\x64omain\x18\x01 \x01(\x0b\x32\x1b.domainflow.query.v1.Domain\"\xfa\x01\n\x12ListDomainsRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12%\n\x0estart_position\x18\x04 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x94\xeb\xdc\x03(\x00\x12O\n\x0c\x64ns_verdicts\x18\x05 \x03(\x0e\x32$.domainflow.validation.v1.DnsVerdictB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x13\n\x0b\x64ns_pending\x18\x06 \x01(\x08\"\x8d\x01\n\x13ListDomainsResponse\x12,\n\x07\x64omains\x18\x01 \x03(\x0b\x32\x1b.domainflow.query.v1.Domain\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x03 \x01(\t\x12\x12\n\ntotal_size\x18\x04 \x01(\x03\"\x91\x02\n\x14StreamDomainsRequest\x12*\n\x0c\x63\x61mpaign_ids\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x90N\x18\x01\"\x05r\x03\xb0\x01\x01\x12O\n\x0c\x64ns_verdicts\x18\x02 \x03(\x0e\x32$.domainflow.validation.v1.DnsVerdictB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x45\n\x07\x63olumns\x18\x03 \x03(\x0e\x32!.domainflow.query.v1.DomainColumnB\x11\xbaH\x0e\x92\x01\x0b\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x18\n\x06\x63ursor\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1b\n\nbatch_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\x89\x01\n\x15StreamDomainsResponse\x12\x31\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32 .domainflow.query.v1.DomainBatchH\x00\x12\x35\n\x07summary\x18\x02 \x01(\x0b\x32\".domainflow.query.v1.StreamSummaryH\x00\x42\x06\n\x04kind\"\xb9\x01\n\x0b\x44omainBatch\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64omain_count\x18\x02 \x01(\x05\x12\r\n\x05names\x18\x03 \x03(\t\x12\x11\n\tpositions\x18\x04 \x03(\x03\x12:\n\x0c\x64ns_verdicts\x18\x05 \x03(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\x11\n\taddresses\x18\x06 \x03(\t\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\t\":\n\rStreamSummary\x12\x14\n\x0c\x64omain_count\x18\x01 \x01(\x03\x12\x13\n\x0bunreachable\x18\x02 \x03(\t\"8\n\x17GetDomainSummaryRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x8b\x01\n\x18GetDomainSummaryResponse\x12\x12\n\nname_count\x18\x01 \x01(\x03\x12@\n\x12\x64ns_verdict_counts\x18\x02 \x03(\x0b\x32$.domainflow.query.v1.DnsVerdictCount\x12\x19\n\x11\x64ns_pending_count\x18\x03 \x01(\x03\"W\n\x0f\x44nsVerdictCount\x12\x35\n\x07verdict\x18\x01 \x01(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*\x9d\x01\n\x0c\x44omainColumn\x12\x1d\n\x19\x44OMAIN_COLUMN_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44OMAIN_COLUMN_NAME\x10\x01\x12\x1a\n\x16\x44OMAIN_COLUMN_POSITION\x10\x02\x12\x1d\n\x19\x44OMAIN_COLUMN_DNS_VERDICT\x10\x03\x12\x1b\n\x17\x44OMAIN_COLUMN_ADDRESSES\x10\x04\x32\xfa\x04\n\x0cQueryService\x12\x8d\x01\n\x0bListDomains\x12\'.domainflow.query.v1.ListDomainsRequest\x1a(.domainflow.query.v1.ListDomainsResponse\"+\x82\xd3\xe4\x93\x02%\x12#/v1/campaigns/{campaign_id}/domains\x12\x92\x01\n\tGetDomain\x12%.domainflow.query.v1.GetDomainRequest\x1a&.domainflow.query.v1.GetDomainResponse\"6\x82\xd3\xe4\x93\x02\x30\x12./v1/campaigns/{campaign_id}/domains/{position}\x12\x9d\x01\n\rStreamDomains\x12).domainflow.query.v1.StreamDomainsRequest\x1a*.domainflow.query.v1.StreamDomainsResponse\"3\x82\xd3\xe4\x93\x02-\x12\x12/v1/domains:streamZ\x17\"\x12/v1/domains:stream:\x01*0\x01\x12\xa4\x01\n\x10GetDomainSummary\x12,.domainflow.query.v1.GetDomainSummaryRequest\x1a-.domainflow.query.v1.GetDomainSummaryResponse\"3\x82\xd3\xe4\x93\x02-\x12+/v1/campaigns/{campaign_id}/domains:summaryb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'domainflow/query/v1/query_service.proto\x12\x13\x64omainflow.query.v1\x1a\x1b\x62uf/validate/validate.proto\x1a%domainflow/campaign/v1/campaign.proto\x1a%domainflow/query/v1/consistency.proto\x1a\"domainflow/query/v1/database.proto\x1a domainflow/query/v1/filter.proto\x1a&domainflow/query/v1/read_session.proto\x1a domainflow/query/v1/stream.proto\x1a!domainflow/query/v1/summary.proto\x1a\'domainflow/validation/v1/analysis.proto\x1a\"domainflow/validation/v1/dns.proto\x1a#domainflow/validation/v1/http.proto\x1a#domainflow/validation/v1/lead.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x02\n\x06\x44omain\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x30\n\x03\x64ns\x18\x03 \x01(\x0b\x32#.domainflow.validation.v1.DnsResult\x12\x32\n\x04http\x18\x04 \x01(\x0b\x32$.domainflow.validation.v1.HttpResult\x12\x38\n\x08\x61nalysis\x18\x05 \x01(\x0b\x32&.domainflow.validation.v1.PageAnalysis\x12,\n\x04lead\x18\x06 \x01(\x0b\x32\x1e.domainflow.validation.v1.Lead\x12/\n\x0bsettle_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x01\n\x10GetDomainRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x08position\x18\x02 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x94\xeb\xdc\x03(\x00\x12\x35\n\x0b\x63onsistency\x18\x03 \x01(\x0b\x32 .domainflow.query.v1.Consistency\"s\n\x11GetDomainResponse\x12+\n\x06\x64omain\x18\x01 \x01(\x0b\x32\x1b.domainflow.query.v1.Domain\x12\x31\n\tfreshness\x18\x02 \x01(\x0b\x32\x1e.domainflow.query.v1.Freshness\"\x95\x04\n\x12ListDomainsRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12%\n\x0estart_position\x18\x04 \x01(\x03\x42\r\xbaH\n\"\x08\x10\x80\x94\xeb\xdc\x03(\x00\x12O\n\x0c\x64ns_verdicts\x18\x05 \x03(\x0e\x32$.domainflow.validation.v1.DnsVerdictB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x13\n\x0b\x64ns_pending\x18\x06 \x01(\x08\x12\x31\n\x06\x66ilter\x18\x07 \x01(\x0b\x32!.domainflow.query.v1.DomainFilter\x12\x39\n\x05order\x18\x08 \x01(\x0e\x32 .domainflow.query.v1.DomainOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x12\n\ndescending\x18\t \x01(\x08\x12\x16\n\x05\x66irst\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x17\n\x05\x61\x66ter\x18\x0b \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x15\n\x04last\x18\x0c \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x18\n\x06\x62\x65\x66ore\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x35\n\x0b\x63onsistency\x18\x0e \x01(\x0b\x32 .domainflow.query.v1.Consistency\"\xf5\x02\n\x13ListDomainsResponse\x12,\n\x07\x64omains\x18\x01 \x03(\x0b\x32\x1b.domainflow.query.v1.Domain\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x03 \x01(\t\x12\x12\n\ntotal_size\x18\x04 \x01(\x03\x12\x1c\n\x14total_size_estimated\x18\x05 \x01(\x08\x12\x14\n\x0cstart_cursor\x18\x06 \x01(\t\x12\x12\n\nend_cursor\x18\x07 \x01(\t\x12\x10\n\x08has_next\x18\x08 \x01(\x08\x12\x14\n\x0chas_previous\x18\t \x01(\x08\x12\x16\n\x0e\x65xamined_count\x18\n \x01(\x05\x12+\n\x08\x64uration\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\tfreshness\x18\x0c \x01(\x0b\x32\x1e.domainflow.query.v1.Freshness\"\x86\x03\n\x14StreamDomainsRequest\x12*\n\x0c\x63\x61mpaign_ids\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x90N\x18\x01\"\x05r\x03\xb0\x01\x01\x12O\n\x0c\x64ns_verdicts\x18\x02 \x03(\x0e\x32$.domainflow.validation.v1.DnsVerdictB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x45\n\x07\x63olumns\x18\x03 \x03(\x0e\x32!.domainflow.query.v1.DomainColumnB\x11\xbaH\x0e\x92\x01\x0b\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x18\n\x06\x63ursor\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1b\n\nbatch_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12<\n\x08priority\x18\x06 \x01(\x0e\x32 .domainflow.campaign.v1.PriorityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x35\n\x0b\x63onsistency\x18\x07 \x01(\x0b\x32 .domainflow.query.v1.Consistency\"\x89\x01\n\x15StreamDomainsResponse\x12\x31\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32 .domainflow.query.v1.DomainBatchH\x00\x12\x35\n\x07summary\x18\x02 \x01(\x0b\x32\".domainflow.query.v1.StreamSummaryH\x00\x42\x06\n\x04kind\"\xb9\x01\n\x0b\x44omainBatch\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64omain_count\x18\x02 \x01(\x05\x12\r\n\x05names\x18\x03 \x03(\t\x12\x11\n\tpositions\x18\x04 \x03(\x03\x12:\n\x0c\x64ns_verdicts\x18\x05 \x03(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\x11\n\taddresses\x18\x06 \x03(\t\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\t\"\xa8\x01\n\rStreamSummary\x12\x14\n\x0c\x64omain_count\x18\x01 \x01(\x03\x12\x13\n\x0bunreachable\x18\x02 \x03(\t\x12\x39\n\x0bperformance\x18\x03 \x01(\x0b\x32$.domainflow.query.v1.ReadPerformance\x12\x31\n\tfreshness\x18\x04 \x01(\x0b\x32\x1e.domainflow.query.v1.Freshness\"o\n\x17GetDomainSummaryRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x35\n\x0b\x63onsistency\x18\x02 \x01(\x0b\x32 .domainflow.query.v1.Consistency\"\xc4\x02\n\x18GetDomainSummaryResponse\x12\x12\n\nname_count\x18\x01 \x01(\x03\x12@\n\x12\x64ns_verdict_counts\x18\x02 \x03(\x0b\x32$.domainflow.query.v1.DnsVerdictCount\x12\x19\n\x11\x64ns_pending_count\x18\x03 \x01(\x03\x12\x42\n\x13http_verdict_counts\x18\x04 \x03(\x0b\x32%.domainflow.query.v1.HttpVerdictCount\x12@\n\x12lead_reason_counts\x18\x05 \x03(\x0b\x32$.domainflow.query.v1.LeadReasonCount\x12\x31\n\tfreshness\x18\x06 \x01(\x0b\x32\x1e.domainflow.query.v1.Freshness\"W\n\x0f\x44nsVerdictCount\x12\x35\n\x07verdict\x18\x01 \x01(\x0e\x32$.domainflow.validation.v1.DnsVerdict\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*\x9d\x01\n\x0c\x44omainColumn\x12\x1d\n\x19\x44OMAIN_COLUMN_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44OMAIN_COLUMN_NAME\x10\x01\x12\x1a\n\x16\x44OMAIN_COLUMN_POSITION\x10\x02\x12\x1d\n\x19\x44OMAIN_COLUMN_DNS_VERDICT\x10\x03\x12\x1b\n\x17\x44OMAIN_COLUMN_ADDRESSES\x10\x04*\x93\x01\n\x0b\x44omainOrder\x12\x1c\n\x18\x44OMAIN_ORDER_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44OMAIN_ORDER_POSITION\x10\x01\x12\x15\n\x11\x44OMAIN_ORDER_NAME\x10\x02\x12\x16\n\x12\x44OMAIN_ORDER_SCORE\x10\x03\x12\x1c\n\x18\x44OMAIN_ORDER_SETTLE_TIME\x10\x04\x32\xdc\x16\n\x0cQueryService\x12\x8d\x01\n\x0bListDomains\x12\'.domainflow.query.v1.ListDomainsRequest\x1a(.domainflow.query.v1.ListDomainsResponse\"+\x82\xd3\xe4\x93\x02%\x12#/v1/campaigns/{campaign_id}/domains\x12\x92\x01\n\tGetDomain\x12%.domainflow.query.v1.GetDomainRequest\x1a&.domainflow.query.v1.GetDomainResponse\"6\x82\xd3\xe4\x93\x02\x30\x12./v1/campaigns/{campaign_id}/domains/{position}\x12\x9d\x01\n\rStreamDomains\x12).domainflow.query.v1.StreamDomainsRequest\x1a*.domainflow.query.v1.StreamDomainsResponse\"3\x82\xd3\xe4\x93\x02-\x12\x12/v1/domains:streamZ\x17\"\x12/v1/domains:stream:\x01*0\x01\x12\xa4\x01\n\x10GetDomainSummary\x12,.domainflow.query.v1.GetDomainSummaryRequest\x1a-.domainflow.query.v1.GetDomainSummaryResponse\"3\x82\xd3\xe4\x93\x02-\x12+/v1/campaigns/{campaign_id}/domains:summary\x12\x92\x01\n\x0eStreamEnriched\x12*.domainflow.query.v1.StreamEnrichedRequest\x1a+.domainflow.query.v1.StreamEnrichedResponse\"%\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/domains:streamEnriched:\x01*0\x01\x12\x7f\n\x0bStreamLeads\x12\'.domainflow.query.v1.StreamLeadsRequest\x1a(.domainflow.query.v1.StreamLeadsResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/v1/leads:stream:\x01*0\x01\x12{\n\nStreamLogs\x12&.domainflow.query.v1.StreamLogsRequest\x1a\'.domainflow.query.v1.StreamLogsResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/logs:stream:\x01*0\x01\x12\xa3\x01\n\rStreamChanges\x12).domainflow.query.v1.StreamChangesRequest\x1a*.domainflow.query.v1.StreamChangesResponse\"9\x82\xd3\xe4\x93\x02\x33\x12\x31/v1/campaigns/{campaign_id}/domains:streamChanges0\x01\x12\xb3\x01\n\x11StreamDifferences\x12-.domainflow.query.v1.StreamDifferencesRequest\x1a..domainflow.query.v1.StreamDifferencesResponse\"=\x82\xd3\xe4\x93\x02\x37\x12\x35/v1/campaigns/{campaign_id}/domains:streamDifferences0\x01\x12\xa7\x01\n\x11\x43reateReadSession\x12-.domainflow.query.v1.CreateReadSessionRequest\x1a..domainflow.query.v1.CreateReadSessionResponse\"3\x82\xd3\xe4\x93\x02-\"(/v1/campaigns/{campaign_id}/readSessions:\x01*\x12\x7f\n\x08ReadRows\x12$.domainflow.query.v1.ReadRowsRequest\x1a%.domainflow.query.v1.ReadRowsResponse\"$\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/readSessions:readRows:\x01*0\x01\x12\x99\x01\n\x0fSplitReadStream\x12+.domainflow.query.v1.SplitReadStreamRequest\x1a,.domainflow.query.v1.SplitReadStreamResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/readSessions:splitReadStream:\x01*\x12\x86\x01\n\tGetFunnel\x12%.domainflow.query.v1.GetFunnelRequest\x1a&.domainflow.query.v1.GetFunnelResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/campaigns/{campaign_id}/funnel\x12\xa8\x01\n\x13GetRejectionSummary\x12/.domainflow.query.v1.GetRejectionSummaryRequest\x1a\x30.domainflow.query.v1.GetRejectionSummaryResponse\".\x82\xd3\xe4\x93\x02(\x12&/v1/campaigns/{campaign_id}/rejections\x12\x90\x01\n\rListTldCounts\x12).domainflow.query.v1.ListTldCountsRequest\x1a*.domainflow.query.v1.ListTldCountsResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/campaigns/{campaign_id}/tlds\x12\x9a\x01\n\rCheckCounters\x12).domainflow.query.v1.CheckCountersRequest\x1a*.domainflow.query.v1.CheckCountersResponse\"2\x82\xd3\xe4\x93\x02,\x12*/v1/campaigns/{campaign_id}/counters:check\x12\x88\x01\n\x11GetDatabaseStatus\x12-.domainflow.query.v1.GetDatabaseStatusRequest\x1a..domainflow.query.v1.GetDatabaseStatusResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/database\x12\x99\x01\n\x14ListQueryPerformance\x12\x30.domainflow.query.v1.ListQueryPerformanceRequest\x1a\x31.domainflow.query.v1.ListQueryPerformanceResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/database/queries\x12\x9e\x01\n\x13ListRecommendations\x12/.domainflow.query.v1.ListRecommendationsRequest\x1a\x30.domainflow.query.v1.ListRecommendationsResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/database/recommendationsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,6 +60,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDOMAINSREQUEST'].fields_by_name['start_position']._serialized_options = b'\272H\n\"\010\020\200\224\353\334\003(\000'
   _globals['_LISTDOMAINSREQUEST'].fields_by_name['dns_verdicts']._loaded_options = None
   _globals['_LISTDOMAINSREQUEST'].fields_by_name['dns_verdicts']._serialized_options = b'\272H\020\222\001\r\020 \030\001\"\007\202\001\004\020\001 \000'
+  _globals['_LISTDOMAINSREQUEST'].fields_by_name['order']._loaded_options = None
+  _globals['_LISTDOMAINSREQUEST'].fields_by_name['order']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTDOMAINSREQUEST'].fields_by_name['first']._loaded_options = None
+  _globals['_LISTDOMAINSREQUEST'].fields_by_name['first']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTDOMAINSREQUEST'].fields_by_name['after']._loaded_options = None
+  _globals['_LISTDOMAINSREQUEST'].fields_by_name['after']._serialized_options = b'\272H\005r\003\030\350\007'
+  _globals['_LISTDOMAINSREQUEST'].fields_by_name['last']._loaded_options = None
+  _globals['_LISTDOMAINSREQUEST'].fields_by_name['last']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTDOMAINSREQUEST'].fields_by_name['before']._loaded_options = None
+  _globals['_LISTDOMAINSREQUEST'].fields_by_name['before']._serialized_options = b'\272H\005r\003\030\350\007'
   _globals['_STREAMDOMAINSREQUEST'].fields_by_name['campaign_ids']._loaded_options = None
   _globals['_STREAMDOMAINSREQUEST'].fields_by_name['campaign_ids']._serialized_options = b'\272H\021\222\001\016\010\001\020\220N\030\001\"\005r\003\260\001\001'
   _globals['_STREAMDOMAINSREQUEST'].fields_by_name['dns_verdicts']._loaded_options = None
@@ -58,6 +80,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMDOMAINSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\350\007'
   _globals['_STREAMDOMAINSREQUEST'].fields_by_name['batch_size']._loaded_options = None
   _globals['_STREAMDOMAINSREQUEST'].fields_by_name['batch_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_STREAMDOMAINSREQUEST'].fields_by_name['priority']._loaded_options = None
+  _globals['_STREAMDOMAINSREQUEST'].fields_by_name['priority']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_GETDOMAINSUMMARYREQUEST'].fields_by_name['campaign_id']._loaded_options = None
   _globals['_GETDOMAINSUMMARYREQUEST'].fields_by_name['campaign_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_QUERYSERVICE'].methods_by_name['ListDomains']._loaded_options = None
@@ -68,32 +92,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUERYSERVICE'].methods_by_name['StreamDomains']._serialized_options = b'\202\323\344\223\002-\022\022/v1/domains:streamZ\027\"\022/v1/domains:stream:\001*'
   _globals['_QUERYSERVICE'].methods_by_name['GetDomainSummary']._loaded_options = None
   _globals['_QUERYSERVICE'].methods_by_name['GetDomainSummary']._serialized_options = b'\202\323\344\223\002-\022+/v1/campaigns/{campaign_id}/domains:summary'
-  _globals['_DOMAINCOLUMN']._serialized_start=1752
-  _globals['_DOMAINCOLUMN']._serialized_end=1909
-  _globals['_DOMAIN']._serialized_start=159
-  _globals['_DOMAIN']._serialized_end=249
-  _globals['_GETDOMAINREQUEST']._serialized_start=251
-  _globals['_GETDOMAINREQUEST']._serialized_end=333
-  _globals['_GETDOMAINRESPONSE']._serialized_start=335
-  _globals['_GETDOMAINRESPONSE']._serialized_end=399
-  _globals['_LISTDOMAINSREQUEST']._serialized_start=402
-  _globals['_LISTDOMAINSREQUEST']._serialized_end=652
-  _globals['_LISTDOMAINSRESPONSE']._serialized_start=655
-  _globals['_LISTDOMAINSRESPONSE']._serialized_end=796
-  _globals['_STREAMDOMAINSREQUEST']._serialized_start=799
-  _globals['_STREAMDOMAINSREQUEST']._serialized_end=1072
-  _globals['_STREAMDOMAINSRESPONSE']._serialized_start=1075
-  _globals['_STREAMDOMAINSRESPONSE']._serialized_end=1212
-  _globals['_DOMAINBATCH']._serialized_start=1215
-  _globals['_DOMAINBATCH']._serialized_end=1400
-  _globals['_STREAMSUMMARY']._serialized_start=1402
-  _globals['_STREAMSUMMARY']._serialized_end=1460
-  _globals['_GETDOMAINSUMMARYREQUEST']._serialized_start=1462
-  _globals['_GETDOMAINSUMMARYREQUEST']._serialized_end=1518
-  _globals['_GETDOMAINSUMMARYRESPONSE']._serialized_start=1521
-  _globals['_GETDOMAINSUMMARYRESPONSE']._serialized_end=1660
-  _globals['_DNSVERDICTCOUNT']._serialized_start=1662
-  _globals['_DNSVERDICTCOUNT']._serialized_end=1749
-  _globals['_QUERYSERVICE']._serialized_start=1912
-  _globals['_QUERYSERVICE']._serialized_end=2546
+  _globals['_QUERYSERVICE'].methods_by_name['StreamEnriched']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['StreamEnriched']._serialized_options = b'\202\323\344\223\002\037\"\032/v1/domains:streamEnriched:\001*'
+  _globals['_QUERYSERVICE'].methods_by_name['StreamLeads']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['StreamLeads']._serialized_options = b'\202\323\344\223\002\025\"\020/v1/leads:stream:\001*'
+  _globals['_QUERYSERVICE'].methods_by_name['StreamLogs']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['StreamLogs']._serialized_options = b'\202\323\344\223\002\024\"\017/v1/logs:stream:\001*'
+  _globals['_QUERYSERVICE'].methods_by_name['StreamChanges']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['StreamChanges']._serialized_options = b'\202\323\344\223\0023\0221/v1/campaigns/{campaign_id}/domains:streamChanges'
+  _globals['_QUERYSERVICE'].methods_by_name['StreamDifferences']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['StreamDifferences']._serialized_options = b'\202\323\344\223\0027\0225/v1/campaigns/{campaign_id}/domains:streamDifferences'
+  _globals['_QUERYSERVICE'].methods_by_name['CreateReadSession']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['CreateReadSession']._serialized_options = b'\202\323\344\223\002-\"(/v1/campaigns/{campaign_id}/readSessions:\001*'
+  _globals['_QUERYSERVICE'].methods_by_name['ReadRows']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['ReadRows']._serialized_options = b'\202\323\344\223\002\036\"\031/v1/readSessions:readRows:\001*'
+  _globals['_QUERYSERVICE'].methods_by_name['SplitReadStream']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['SplitReadStream']._serialized_options = b'\202\323\344\223\002%\" /v1/readSessions:splitReadStream:\001*'
+  _globals['_QUERYSERVICE'].methods_by_name['GetFunnel']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['GetFunnel']._serialized_options = b'\202\323\344\223\002$\022\"/v1/campaigns/{campaign_id}/funnel'
+  _globals['_QUERYSERVICE'].methods_by_name['GetRejectionSummary']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['GetRejectionSummary']._serialized_options = b'\202\323\344\223\002(\022&/v1/campaigns/{campaign_id}/rejections'
+  _globals['_QUERYSERVICE'].methods_by_name['ListTldCounts']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['ListTldCounts']._serialized_options = b'\202\323\344\223\002\"\022 /v1/campaigns/{campaign_id}/tlds'
+  _globals['_QUERYSERVICE'].methods_by_name['CheckCounters']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['CheckCounters']._serialized_options = b'\202\323\344\223\002,\022*/v1/campaigns/{campaign_id}/counters:check'
+  _globals['_QUERYSERVICE'].methods_by_name['GetDatabaseStatus']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['GetDatabaseStatus']._serialized_options = b'\202\323\344\223\002\016\022\014/v1/database'
+  _globals['_QUERYSERVICE'].methods_by_name['ListQueryPerformance']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['ListQueryPerformance']._serialized_options = b'\202\323\344\223\002\026\022\024/v1/database/queries'
+  _globals['_QUERYSERVICE'].methods_by_name['ListRecommendations']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['ListRecommendations']._serialized_options = b'\202\323\344\223\002\036\022\034/v1/database/recommendations'
+  _globals['_DOMAINCOLUMN']._serialized_start=3485
+  _globals['_DOMAINCOLUMN']._serialized_end=3642
+  _globals['_DOMAINORDER']._serialized_start=3645
+  _globals['_DOMAINORDER']._serialized_end=3792
+  _globals['_DOMAIN']._serialized_start=597
+  _globals['_DOMAIN']._serialized_end=892
+  _globals['_GETDOMAINREQUEST']._serialized_start=895
+  _globals['_GETDOMAINREQUEST']._serialized_end=1032
+  _globals['_GETDOMAINRESPONSE']._serialized_start=1034
+  _globals['_GETDOMAINRESPONSE']._serialized_end=1149
+  _globals['_LISTDOMAINSREQUEST']._serialized_start=1152
+  _globals['_LISTDOMAINSREQUEST']._serialized_end=1685
+  _globals['_LISTDOMAINSRESPONSE']._serialized_start=1688
+  _globals['_LISTDOMAINSRESPONSE']._serialized_end=2061
+  _globals['_STREAMDOMAINSREQUEST']._serialized_start=2064
+  _globals['_STREAMDOMAINSREQUEST']._serialized_end=2454
+  _globals['_STREAMDOMAINSRESPONSE']._serialized_start=2457
+  _globals['_STREAMDOMAINSRESPONSE']._serialized_end=2594
+  _globals['_DOMAINBATCH']._serialized_start=2597
+  _globals['_DOMAINBATCH']._serialized_end=2782
+  _globals['_STREAMSUMMARY']._serialized_start=2785
+  _globals['_STREAMSUMMARY']._serialized_end=2953
+  _globals['_GETDOMAINSUMMARYREQUEST']._serialized_start=2955
+  _globals['_GETDOMAINSUMMARYREQUEST']._serialized_end=3066
+  _globals['_GETDOMAINSUMMARYRESPONSE']._serialized_start=3069
+  _globals['_GETDOMAINSUMMARYRESPONSE']._serialized_end=3393
+  _globals['_DNSVERDICTCOUNT']._serialized_start=3395
+  _globals['_DNSVERDICTCOUNT']._serialized_end=3482
+  _globals['_QUERYSERVICE']._serialized_start=3795
+  _globals['_QUERYSERVICE']._serialized_end=6703
 # @@protoc_insertion_point(module_scope)

@@ -4,9 +4,19 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from domainflow.campaign.v1 import campaign_pb2 as _campaign_pb2
+from domainflow.query.v1 import consistency_pb2 as _consistency_pb2
+from domainflow.query.v1 import filter_pb2 as _filter_pb2
+from domainflow.query.v1 import stream_pb2 as _stream_pb2
+from domainflow.query.v1 import summary_pb2 as _summary_pb2
+from domainflow.validation.v1 import analysis_pb2 as _analysis_pb2
 from domainflow.validation.v1 import dns_pb2 as _dns_pb2
+from domainflow.validation.v1 import http_pb2 as _http_pb2
+from domainflow.validation.v1 import lead_pb2 as _lead_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -52,6 +62,42 @@ DOMAIN_COLUMN_ADDRESSES: DomainColumn.ValueType  # 4
 """The addresses of a resolved name, comma-separated in one string; empty without any."""
 Global___DomainColumn: _TypeAlias = DomainColumn  # noqa: Y015
 
+class _DomainOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DomainOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DomainOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOMAIN_ORDER_UNSPECIFIED: _DomainOrder.ValueType  # 0
+    """As POSITION."""
+    DOMAIN_ORDER_POSITION: _DomainOrder.ValueType  # 1
+    """By position."""
+    DOMAIN_ORDER_NAME: _DomainOrder.ValueType  # 2
+    """By name, bytewise. From the end of generation on: before, the call is refused with ORDER_NOT_READY."""
+    DOMAIN_ORDER_SCORE: _DomainOrder.ValueType  # 3
+    """By score, then by position; only domains that have one."""
+    DOMAIN_ORDER_SETTLE_TIME: _DomainOrder.ValueType  # 4
+    """In the order in which DNS verdicts became final: by chunk, then by position; only domains that have one. One whose verdict was taken back
+    and made anew counts as settled at the newer time.
+    """
+
+class DomainOrder(_DomainOrder, metaclass=_DomainOrderEnumTypeWrapper):
+    """An order of domains."""
+
+DOMAIN_ORDER_UNSPECIFIED: DomainOrder.ValueType  # 0
+"""As POSITION."""
+DOMAIN_ORDER_POSITION: DomainOrder.ValueType  # 1
+"""By position."""
+DOMAIN_ORDER_NAME: DomainOrder.ValueType  # 2
+"""By name, bytewise. From the end of generation on: before, the call is refused with ORDER_NOT_READY."""
+DOMAIN_ORDER_SCORE: DomainOrder.ValueType  # 3
+"""By score, then by position; only domains that have one."""
+DOMAIN_ORDER_SETTLE_TIME: DomainOrder.ValueType  # 4
+"""In the order in which DNS verdicts became final: by chunk, then by position; only domains that have one. One whose verdict was taken back
+and made anew counts as settled at the newer time.
+"""
+Global___DomainOrder: _TypeAlias = DomainOrder  # noqa: Y015
+
 @_typing.final
 class Domain(_message.Message):
     """One name of a campaign and what is known of it."""
@@ -61,6 +107,10 @@ class Domain(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     DNS_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
+    ANALYSIS_FIELD_NUMBER: _builtins.int
+    LEAD_FIELD_NUMBER: _builtins.int
+    SETTLE_TIME_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Zero-based position in the campaign."""
     name: _builtins.str
@@ -69,16 +119,36 @@ class Domain(_message.Message):
     def dns(self) -> _dns_pb2.DnsResult:
         """Verdict and evidence of DNS; unset until the name is settled."""
 
+    @_builtins.property
+    def http(self) -> _http_pb2.HttpResult:
+        """Verdict and evidence of HTTP; unset until the name is settled there."""
+
+    @_builtins.property
+    def analysis(self) -> _analysis_pb2.PageAnalysis:
+        """What the analysis found; unset without one."""
+
+    @_builtins.property
+    def lead(self) -> _lead_pb2.Lead:
+        """The lead decision; unset without one. Contacts only in GetDomain and StreamLeads."""
+
+    @_builtins.property
+    def settle_time(self) -> _timestamp_pb2.Timestamp:
+        """When the DNS verdict became final: its chunk was stored."""
+
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         name: _builtins.str = ...,
         dns: _dns_pb2.DnsResult | None = ...,
+        http: _http_pb2.HttpResult | None = ...,
+        analysis: _analysis_pb2.PageAnalysis | None = ...,
+        lead: _lead_pb2.Lead | None = ...,
+        settle_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "dns", b"dns", "http", b"http", "lead", b"lead", "settle_time", b"settle_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "name", b"name", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "dns", b"dns", "http", b"http", "lead", b"lead", "name", b"name", "position", b"position", "settle_time", b"settle_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -90,19 +160,25 @@ class GetDomainRequest(_message.Message):
 
     CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Which campaign."""
     position: _builtins.int
     """Zero-based position in the campaign."""
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh."""
+
     def __init__(
         self,
         *,
         campaign_id: _builtins.str = ...,
         position: _builtins.int = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "consistency", b"consistency", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -113,18 +189,24 @@ class GetDomainResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DOMAIN_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def domain(self) -> Global___Domain:
         """The domain, with dns.evidence."""
+
+    @_builtins.property
+    def freshness(self) -> _consistency_pb2.Freshness:
+        """How fresh it is."""
 
     def __init__(
         self,
         *,
         domain: Global___Domain | None = ...,
+        freshness: _consistency_pb2.Freshness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "freshness", b"freshness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "freshness", b"freshness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,6 +222,14 @@ class ListDomainsRequest(_message.Message):
     START_POSITION_FIELD_NUMBER: _builtins.int
     DNS_VERDICTS_FIELD_NUMBER: _builtins.int
     DNS_PENDING_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    DESCENDING_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Which campaign."""
     page_size: _builtins.int
@@ -147,12 +237,32 @@ class ListDomainsRequest(_message.Message):
     page_token: _builtins.str
     """next_page_token or previous_page_token of an earlier answer to the same arguments (page_size may differ); empty to begin."""
     start_position: _builtins.int
-    """Begin at this position instead of 0. Not together with page_token."""
+    """Begin at this position instead of 0. In order of position only; not together with page_token, after, before or last."""
     dns_pending: _builtins.bool
-    """Only domains without a DNS verdict yet. Not together with dns_verdicts."""
+    """Only domains without a DNS verdict yet. Not together with dns_verdicts. As filter.dns_pending; not together with filter."""
+    order: Global___DomainOrder.ValueType
+    """In which order. Default: by position."""
+    descending: _builtins.bool
+    """The other way round: the highest first."""
+    first: _builtins.int
+    """The first so many domains after `after`, or from the beginning: as page_size. Not together with last, page_size or page_token."""
+    after: _builtins.str
+    """Only domains behind this cursor: end_cursor of an earlier answer to the same arguments. Not together with before or page_token."""
+    last: _builtins.int
+    """The last so many domains before `before`, or before the end. Not together with first, page_size or page_token."""
+    before: _builtins.str
+    """Only domains ahead of this cursor: start_cursor of an earlier answer to the same arguments. Not together with after or page_token."""
     @_builtins.property
     def dns_verdicts(self) -> _containers.RepeatedScalarFieldContainer[_dns_pb2.DnsVerdict.ValueType]:
-        """Only domains with one of these DNS verdicts. Empty, and dns_pending false: all domains."""
+        """Only domains with one of these DNS verdicts. Empty, and dns_pending false: all domains. As filter.dns_verdicts; not together with filter."""
+
+    @_builtins.property
+    def filter(self) -> _filter_pb2.DomainFilter:
+        """Only these domains."""
+
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh. A page that a token or cursor leads to is at least as fresh as the one it comes from."""
 
     def __init__(
         self,
@@ -163,10 +273,18 @@ class ListDomainsRequest(_message.Message):
         start_position: _builtins.int = ...,
         dns_verdicts: _abc.Iterable[_dns_pb2.DnsVerdict.ValueType] | None = ...,
         dns_pending: _builtins.bool = ...,
+        filter: _filter_pb2.DomainFilter | None = ...,
+        order: Global___DomainOrder.ValueType = ...,
+        descending: _builtins.bool = ...,
+        first: _builtins.int = ...,
+        after: _builtins.str = ...,
+        last: _builtins.int = ...,
+        before: _builtins.str = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "dns_pending", b"dns_pending", "dns_verdicts", b"dns_verdicts", "page_size", b"page_size", "page_token", b"page_token", "start_position", b"start_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "campaign_id", b"campaign_id", "consistency", b"consistency", "descending", b"descending", "dns_pending", b"dns_pending", "dns_verdicts", b"dns_verdicts", "filter", b"filter", "first", b"first", "last", b"last", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "start_position", b"start_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,15 +298,45 @@ class ListDomainsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     PREVIOUS_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_ESTIMATED_FIELD_NUMBER: _builtins.int
+    START_CURSOR_FIELD_NUMBER: _builtins.int
+    END_CURSOR_FIELD_NUMBER: _builtins.int
+    HAS_NEXT_FIELD_NUMBER: _builtins.int
+    HAS_PREVIOUS_FIELD_NUMBER: _builtins.int
+    EXAMINED_COUNT_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Leads to the page after this one. Empty at the end, and only there."""
     previous_page_token: _builtins.str
     """Leads to the page before this one. Empty at the beginning, and only there."""
     total_size: _builtins.int
-    """Domains that match, exact. -1 where no counter can tell; with the filters of this version one always can."""
+    """Domains that match. Exact where counters can tell: without a filter, and with one field of dns_verdicts, dns_pending, http_verdicts,
+    lead_statuses, lead_reasons or tlds. Otherwise an estimate, made for the first page, and total_size_estimated says so.
+    """
+    total_size_estimated: _builtins.bool
+    """True when total_size is an estimate."""
+    start_cursor: _builtins.str
+    """Cursor of the first domain, for `before`; empty without domains."""
+    end_cursor: _builtins.str
+    """Cursor of the last domain, for `after`; empty without domains."""
+    has_next: _builtins.bool
+    """Whether anything follows this page, or may: next_page_token is set."""
+    has_previous: _builtins.bool
+    """Whether anything precedes this page, or may: previous_page_token is set."""
+    examined_count: _builtins.int
+    """Candidates that were looked at for this page."""
     @_builtins.property
     def domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___Domain]:
-        """In order of position, also when paging backward."""
+        """In the order asked for, also when paging backward."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long it took on the server."""
+
+    @_builtins.property
+    def freshness(self) -> _consistency_pb2.Freshness:
+        """How fresh it is."""
 
     def __init__(
         self,
@@ -197,10 +345,18 @@ class ListDomainsResponse(_message.Message):
         next_page_token: _builtins.str = ...,
         previous_page_token: _builtins.str = ...,
         total_size: _builtins.int = ...,
+        total_size_estimated: _builtins.bool = ...,
+        start_cursor: _builtins.str = ...,
+        end_cursor: _builtins.str = ...,
+        has_next: _builtins.bool = ...,
+        has_previous: _builtins.bool = ...,
+        examined_count: _builtins.int = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        freshness: _consistency_pb2.Freshness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "freshness", b"freshness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domains", b"domains", "next_page_token", b"next_page_token", "previous_page_token", b"previous_page_token", "total_size", b"total_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domains", b"domains", "duration", b"duration", "end_cursor", b"end_cursor", "examined_count", b"examined_count", "freshness", b"freshness", "has_next", b"has_next", "has_previous", b"has_previous", "next_page_token", b"next_page_token", "previous_page_token", b"previous_page_token", "start_cursor", b"start_cursor", "total_size", b"total_size", "total_size_estimated", b"total_size_estimated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -215,10 +371,14 @@ class StreamDomainsRequest(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Cursor of the last batch received from the same request; the stream goes on after it. Empty to begin."""
     batch_size: _builtins.int
     """Most domains in one message. Default 5,000, larger than 10,000 means 10,000."""
+    priority: _campaign_pb2.Priority.ValueType
+    """Who goes first where many read. Default NORMAL."""
     @_builtins.property
     def campaign_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Which campaigns: 1 to 10,000, distinct. Unknown ones are listed in the summary and stop nothing."""
@@ -231,6 +391,10 @@ class StreamDomainsRequest(_message.Message):
     def columns(self) -> _containers.RepeatedScalarFieldContainer[Global___DomainColumn.ValueType]:
         """Columns to send. Empty means NAME only."""
 
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh."""
+
     def __init__(
         self,
         *,
@@ -239,10 +403,12 @@ class StreamDomainsRequest(_message.Message):
         columns: _abc.Iterable[Global___DomainColumn.ValueType] | None = ...,
         cursor: _builtins.str = ...,
         batch_size: _builtins.int = ...,
+        priority: _campaign_pb2.Priority.ValueType = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "campaign_ids", b"campaign_ids", "columns", b"columns", "cursor", b"cursor", "dns_verdicts", b"dns_verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "campaign_ids", b"campaign_ids", "columns", b"columns", "consistency", b"consistency", "cursor", b"cursor", "dns_verdicts", b"dns_verdicts", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,21 +506,33 @@ class StreamSummary(_message.Message):
 
     DOMAIN_COUNT_FIELD_NUMBER: _builtins.int
     UNREACHABLE_FIELD_NUMBER: _builtins.int
+    PERFORMANCE_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
     domain_count: _builtins.int
     """Domains sent by this call, since its cursor if it had one."""
     @_builtins.property
     def unreachable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Campaigns that do not exist or are being deleted; of one whose deletion began meanwhile a part was sent."""
 
+    @_builtins.property
+    def performance(self) -> _stream_pb2.ReadPerformance:
+        """What it has cost."""
+
+    @_builtins.property
+    def freshness(self) -> _consistency_pb2.Freshness:
+        """How fresh it was."""
+
     def __init__(
         self,
         *,
         domain_count: _builtins.int = ...,
         unreachable: _abc.Iterable[_builtins.str] | None = ...,
+        performance: _stream_pb2.ReadPerformance | None = ...,
+        freshness: _consistency_pb2.Freshness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness", "performance", b"performance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain_count", b"domain_count", "unreachable", b"unreachable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain_count", b"domain_count", "freshness", b"freshness", "performance", b"performance", "unreachable", b"unreachable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -365,16 +543,22 @@ class GetDomainSummaryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Which campaign."""
+    @_builtins.property
+    def consistency(self) -> _consistency_pb2.Consistency:
+        """How fresh."""
+
     def __init__(
         self,
         *,
         campaign_id: _builtins.str = ...,
+        consistency: _consistency_pb2.Consistency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "consistency", b"consistency"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -387,6 +571,9 @@ class GetDomainSummaryResponse(_message.Message):
     NAME_COUNT_FIELD_NUMBER: _builtins.int
     DNS_VERDICT_COUNTS_FIELD_NUMBER: _builtins.int
     DNS_PENDING_COUNT_FIELD_NUMBER: _builtins.int
+    HTTP_VERDICT_COUNTS_FIELD_NUMBER: _builtins.int
+    LEAD_REASON_COUNTS_FIELD_NUMBER: _builtins.int
+    FRESHNESS_FIELD_NUMBER: _builtins.int
     name_count: _builtins.int
     """Names of the campaign."""
     dns_pending_count: _builtins.int
@@ -395,16 +582,31 @@ class GetDomainSummaryResponse(_message.Message):
     def dns_verdict_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DnsVerdictCount]:
         """Names by DNS verdict, each with at least one name."""
 
+    @_builtins.property
+    def http_verdict_counts(self) -> _containers.RepeatedCompositeFieldContainer[_summary_pb2.HttpVerdictCount]:
+        """Names by HTTP verdict, each with at least one name."""
+
+    @_builtins.property
+    def lead_reason_counts(self) -> _containers.RepeatedCompositeFieldContainer[_summary_pb2.LeadReasonCount]:
+        """Names by reason of the lead decision, each with at least one name."""
+
+    @_builtins.property
+    def freshness(self) -> _consistency_pb2.Freshness:
+        """How fresh it is."""
+
     def __init__(
         self,
         *,
         name_count: _builtins.int = ...,
         dns_verdict_counts: _abc.Iterable[Global___DnsVerdictCount] | None = ...,
         dns_pending_count: _builtins.int = ...,
+        http_verdict_counts: _abc.Iterable[_summary_pb2.HttpVerdictCount] | None = ...,
+        lead_reason_counts: _abc.Iterable[_summary_pb2.LeadReasonCount] | None = ...,
+        freshness: _consistency_pb2.Freshness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_pending_count", b"dns_pending_count", "dns_verdict_counts", b"dns_verdict_counts", "name_count", b"name_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_pending_count", b"dns_pending_count", "dns_verdict_counts", b"dns_verdict_counts", "freshness", b"freshness", "http_verdict_counts", b"http_verdict_counts", "lead_reason_counts", b"lead_reason_counts", "name_count", b"name_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,7 +3,11 @@
 import grpc
 import warnings
 
+from domainflow.query.v1 import database_pb2 as domainflow_dot_query_dot_v1_dot_database__pb2
 from domainflow.query.v1 import query_service_pb2 as domainflow_dot_query_dot_v1_dot_query__service__pb2
+from domainflow.query.v1 import read_session_pb2 as domainflow_dot_query_dot_v1_dot_read__session__pb2
+from domainflow.query.v1 import stream_pb2 as domainflow_dot_query_dot_v1_dot_stream__pb2
+from domainflow.query.v1 import summary_pb2 as domainflow_dot_query_dot_v1_dot_summary__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -26,7 +30,7 @@ if _version_not_supported:
 
 
 class QueryServiceStub:
-    """What is known: pages for people, streams for machines, figures from counters. Reads everything, writes nothing.
+    """What is known: pages for people, streams for machines, figures from counters. Changes nothing of what it reports.
     """
 
     def __init__(self, channel):
@@ -55,14 +59,90 @@ class QueryServiceStub:
                 request_serializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.GetDomainSummaryRequest.SerializeToString,
                 response_deserializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.GetDomainSummaryResponse.FromString,
                 _registered_method=True)
+        self.StreamEnriched = channel.unary_stream(
+                '/domainflow.query.v1.QueryService/StreamEnriched',
+                request_serializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamEnrichedRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamEnrichedResponse.FromString,
+                _registered_method=True)
+        self.StreamLeads = channel.unary_stream(
+                '/domainflow.query.v1.QueryService/StreamLeads',
+                request_serializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamLeadsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamLeadsResponse.FromString,
+                _registered_method=True)
+        self.StreamLogs = channel.unary_stream(
+                '/domainflow.query.v1.QueryService/StreamLogs',
+                request_serializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamLogsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamLogsResponse.FromString,
+                _registered_method=True)
+        self.StreamChanges = channel.unary_stream(
+                '/domainflow.query.v1.QueryService/StreamChanges',
+                request_serializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamChangesRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamChangesResponse.FromString,
+                _registered_method=True)
+        self.StreamDifferences = channel.unary_stream(
+                '/domainflow.query.v1.QueryService/StreamDifferences',
+                request_serializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamDifferencesRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamDifferencesResponse.FromString,
+                _registered_method=True)
+        self.CreateReadSession = channel.unary_unary(
+                '/domainflow.query.v1.QueryService/CreateReadSession',
+                request_serializer=domainflow_dot_query_dot_v1_dot_read__session__pb2.CreateReadSessionRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_read__session__pb2.CreateReadSessionResponse.FromString,
+                _registered_method=True)
+        self.ReadRows = channel.unary_stream(
+                '/domainflow.query.v1.QueryService/ReadRows',
+                request_serializer=domainflow_dot_query_dot_v1_dot_read__session__pb2.ReadRowsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_read__session__pb2.ReadRowsResponse.FromString,
+                _registered_method=True)
+        self.SplitReadStream = channel.unary_unary(
+                '/domainflow.query.v1.QueryService/SplitReadStream',
+                request_serializer=domainflow_dot_query_dot_v1_dot_read__session__pb2.SplitReadStreamRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_read__session__pb2.SplitReadStreamResponse.FromString,
+                _registered_method=True)
+        self.GetFunnel = channel.unary_unary(
+                '/domainflow.query.v1.QueryService/GetFunnel',
+                request_serializer=domainflow_dot_query_dot_v1_dot_summary__pb2.GetFunnelRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_summary__pb2.GetFunnelResponse.FromString,
+                _registered_method=True)
+        self.GetRejectionSummary = channel.unary_unary(
+                '/domainflow.query.v1.QueryService/GetRejectionSummary',
+                request_serializer=domainflow_dot_query_dot_v1_dot_summary__pb2.GetRejectionSummaryRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_summary__pb2.GetRejectionSummaryResponse.FromString,
+                _registered_method=True)
+        self.ListTldCounts = channel.unary_unary(
+                '/domainflow.query.v1.QueryService/ListTldCounts',
+                request_serializer=domainflow_dot_query_dot_v1_dot_summary__pb2.ListTldCountsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_summary__pb2.ListTldCountsResponse.FromString,
+                _registered_method=True)
+        self.CheckCounters = channel.unary_unary(
+                '/domainflow.query.v1.QueryService/CheckCounters',
+                request_serializer=domainflow_dot_query_dot_v1_dot_summary__pb2.CheckCountersRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_summary__pb2.CheckCountersResponse.FromString,
+                _registered_method=True)
+        self.GetDatabaseStatus = channel.unary_unary(
+                '/domainflow.query.v1.QueryService/GetDatabaseStatus',
+                request_serializer=domainflow_dot_query_dot_v1_dot_database__pb2.GetDatabaseStatusRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_database__pb2.GetDatabaseStatusResponse.FromString,
+                _registered_method=True)
+        self.ListQueryPerformance = channel.unary_unary(
+                '/domainflow.query.v1.QueryService/ListQueryPerformance',
+                request_serializer=domainflow_dot_query_dot_v1_dot_database__pb2.ListQueryPerformanceRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_database__pb2.ListQueryPerformanceResponse.FromString,
+                _registered_method=True)
+        self.ListRecommendations = channel.unary_unary(
+                '/domainflow.query.v1.QueryService/ListRecommendations',
+                request_serializer=domainflow_dot_query_dot_v1_dot_database__pb2.ListRecommendationsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_query_dot_v1_dot_database__pb2.ListRecommendationsResponse.FromString,
+                _registered_method=True)
 
 
 class QueryServiceServicer:
-    """What is known: pages for people, streams for machines, figures from counters. Reads everything, writes nothing.
+    """What is known: pages for people, streams for machines, figures from counters. Changes nothing of what it reports.
     """
 
     def ListDomains(self, request, context):
-        """Returns one page of a campaign's domains in order of position. As fast on the last page as on the first.
+        """Returns one page of a campaign's domains. As fast on the last page as on the first, in every order: a page looks at some thousands of
+        candidates at most, so with a filter that few match it may have fewer domains than asked for, or none, and still a next_page_token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,6 +171,112 @@ class QueryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamEnriched(self, request, context):
+        """Streams all that is known of the domains of any number of campaigns, one joined query a batch, as columnar batches. Cursor, order and end as in
+        StreamDomains.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamLeads(self, request, context):
+        """Streams the leads of any number of campaigns with their contacts. Cursor, order and end as in StreamDomains.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamLogs(self, request, context):
+        """Streams the history of any number of campaigns: their events. Cursor, order and end as in StreamDomains.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamChanges(self, request, context):
+        """Streams what changed in a campaign since a revision, with the revision to ask for next time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamDifferences(self, request, context):
+        """Compares two runs of a phase: streams the domains on which they differ and in what, then a report.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateReadSession(self, request, context):
+        """Divides a campaign into streams that several readers read side by side with ReadRows, as Arrow record batches.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadRows(self, request, context):
+        """Streams the rows of one stream of a session from an offset on. No row is in two streams, none is left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SplitReadStream(self, request, context):
+        """Divides a stream of a session, so that an idle reader can take a part of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFunnel(self, request, context):
+        """Returns how many names came through which phase, from counters.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRejectionSummary(self, request, context):
+        """Returns where the names went that are no leads, from counters.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTldCounts(self, request, context):
+        """Returns how many names there are below each top-level domain and what became of them, from counters.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckCounters(self, request, context):
+        """Compares the counters of a campaign with its rows, by counting them all: some 0.2 s per million names and phase.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDatabaseStatus(self, request, context):
+        """Returns how the database and the connections to it are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQueryPerformance(self, request, context):
+        """Returns what queries took: figures by method and minute, or the slow ones with their plans.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRecommendations(self, request, context):
+        """Returns what an operator should do about the database, if anything.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +300,81 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     request_deserializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.GetDomainSummaryRequest.FromString,
                     response_serializer=domainflow_dot_query_dot_v1_dot_query__service__pb2.GetDomainSummaryResponse.SerializeToString,
             ),
+            'StreamEnriched': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamEnriched,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamEnrichedRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamEnrichedResponse.SerializeToString,
+            ),
+            'StreamLeads': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamLeads,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamLeadsRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamLeadsResponse.SerializeToString,
+            ),
+            'StreamLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamLogs,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamLogsRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamLogsResponse.SerializeToString,
+            ),
+            'StreamChanges': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamChanges,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamChangesRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamChangesResponse.SerializeToString,
+            ),
+            'StreamDifferences': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamDifferences,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamDifferencesRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_stream__pb2.StreamDifferencesResponse.SerializeToString,
+            ),
+            'CreateReadSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateReadSession,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_read__session__pb2.CreateReadSessionRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_read__session__pb2.CreateReadSessionResponse.SerializeToString,
+            ),
+            'ReadRows': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadRows,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_read__session__pb2.ReadRowsRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_read__session__pb2.ReadRowsResponse.SerializeToString,
+            ),
+            'SplitReadStream': grpc.unary_unary_rpc_method_handler(
+                    servicer.SplitReadStream,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_read__session__pb2.SplitReadStreamRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_read__session__pb2.SplitReadStreamResponse.SerializeToString,
+            ),
+            'GetFunnel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFunnel,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_summary__pb2.GetFunnelRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_summary__pb2.GetFunnelResponse.SerializeToString,
+            ),
+            'GetRejectionSummary': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRejectionSummary,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_summary__pb2.GetRejectionSummaryRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_summary__pb2.GetRejectionSummaryResponse.SerializeToString,
+            ),
+            'ListTldCounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTldCounts,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_summary__pb2.ListTldCountsRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_summary__pb2.ListTldCountsResponse.SerializeToString,
+            ),
+            'CheckCounters': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckCounters,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_summary__pb2.CheckCountersRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_summary__pb2.CheckCountersResponse.SerializeToString,
+            ),
+            'GetDatabaseStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDatabaseStatus,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_database__pb2.GetDatabaseStatusRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_database__pb2.GetDatabaseStatusResponse.SerializeToString,
+            ),
+            'ListQueryPerformance': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQueryPerformance,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_database__pb2.ListQueryPerformanceRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_database__pb2.ListQueryPerformanceResponse.SerializeToString,
+            ),
+            'ListRecommendations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRecommendations,
+                    request_deserializer=domainflow_dot_query_dot_v1_dot_database__pb2.ListRecommendationsRequest.FromString,
+                    response_serializer=domainflow_dot_query_dot_v1_dot_database__pb2.ListRecommendationsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'domainflow.query.v1.QueryService', rpc_method_handlers)
@@ -123,7 +384,7 @@ def add_QueryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QueryService:
-    """What is known: pages for people, streams for machines, figures from counters. Reads everything, writes nothing.
+    """What is known: pages for people, streams for machines, figures from counters. Changes nothing of what it reports.
     """
 
     @staticmethod
@@ -224,6 +485,411 @@ class QueryService:
             '/domainflow.query.v1.QueryService/GetDomainSummary',
             domainflow_dot_query_dot_v1_dot_query__service__pb2.GetDomainSummaryRequest.SerializeToString,
             domainflow_dot_query_dot_v1_dot_query__service__pb2.GetDomainSummaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEnriched(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/StreamEnriched',
+            domainflow_dot_query_dot_v1_dot_stream__pb2.StreamEnrichedRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_stream__pb2.StreamEnrichedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamLeads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/StreamLeads',
+            domainflow_dot_query_dot_v1_dot_stream__pb2.StreamLeadsRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_stream__pb2.StreamLeadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/StreamLogs',
+            domainflow_dot_query_dot_v1_dot_stream__pb2.StreamLogsRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_stream__pb2.StreamLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/StreamChanges',
+            domainflow_dot_query_dot_v1_dot_stream__pb2.StreamChangesRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_stream__pb2.StreamChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamDifferences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/StreamDifferences',
+            domainflow_dot_query_dot_v1_dot_stream__pb2.StreamDifferencesRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_stream__pb2.StreamDifferencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateReadSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/CreateReadSession',
+            domainflow_dot_query_dot_v1_dot_read__session__pb2.CreateReadSessionRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_read__session__pb2.CreateReadSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadRows(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/ReadRows',
+            domainflow_dot_query_dot_v1_dot_read__session__pb2.ReadRowsRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_read__session__pb2.ReadRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SplitReadStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/SplitReadStream',
+            domainflow_dot_query_dot_v1_dot_read__session__pb2.SplitReadStreamRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_read__session__pb2.SplitReadStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFunnel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/GetFunnel',
+            domainflow_dot_query_dot_v1_dot_summary__pb2.GetFunnelRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_summary__pb2.GetFunnelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRejectionSummary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/GetRejectionSummary',
+            domainflow_dot_query_dot_v1_dot_summary__pb2.GetRejectionSummaryRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_summary__pb2.GetRejectionSummaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTldCounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/ListTldCounts',
+            domainflow_dot_query_dot_v1_dot_summary__pb2.ListTldCountsRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_summary__pb2.ListTldCountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckCounters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/CheckCounters',
+            domainflow_dot_query_dot_v1_dot_summary__pb2.CheckCountersRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_summary__pb2.CheckCountersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDatabaseStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/GetDatabaseStatus',
+            domainflow_dot_query_dot_v1_dot_database__pb2.GetDatabaseStatusRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_database__pb2.GetDatabaseStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQueryPerformance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/ListQueryPerformance',
+            domainflow_dot_query_dot_v1_dot_database__pb2.ListQueryPerformanceRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_database__pb2.ListQueryPerformanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRecommendations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.query.v1.QueryService/ListRecommendations',
+            domainflow_dot_query_dot_v1_dot_database__pb2.ListRecommendationsRequest.SerializeToString,
+            domainflow_dot_query_dot_v1_dot_database__pb2.ListRecommendationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

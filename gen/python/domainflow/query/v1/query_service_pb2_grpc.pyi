@@ -4,7 +4,11 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from domainflow.query.v1 import database_pb2 as _database_pb2
 from domainflow.query.v1 import query_service_pb2 as _query_service_pb2
+from domainflow.query.v1 import read_session_pb2 as _read_session_pb2
+from domainflow.query.v1 import stream_pb2 as _stream_pb2
+from domainflow.query.v1 import summary_pb2 as _summary_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -27,14 +31,16 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QueryServiceStub:
-    """What is known: pages for people, streams for machines, figures from counters. Reads everything, writes nothing."""
+    """What is known: pages for people, streams for machines, figures from counters. Changes nothing of what it reports."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QueryServiceAsyncStub: ...
     ListDomains: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ListDomainsRequest, _query_service_pb2.ListDomainsResponse]
-    """Returns one page of a campaign's domains in order of position. As fast on the last page as on the first."""
+    """Returns one page of a campaign's domains. As fast on the last page as on the first, in every order: a page looks at some thousands of
+    candidates at most, so with a filter that few match it may have fewer domains than asked for, or none, and still a next_page_token.
+    """
     GetDomain: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetDomainRequest, _query_service_pb2.GetDomainResponse]
     """Returns one domain with all the evidence there is."""
     StreamDomains: _grpc.UnaryStreamMultiCallable[_query_service_pb2.StreamDomainsRequest, _query_service_pb2.StreamDomainsResponse]
@@ -44,14 +50,48 @@ class QueryServiceStub:
     """
     GetDomainSummary: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetDomainSummaryRequest, _query_service_pb2.GetDomainSummaryResponse]
     """Returns how many domains of a campaign have which verdict, from counters; exact at any time and any size."""
+    StreamEnriched: _grpc.UnaryStreamMultiCallable[_stream_pb2.StreamEnrichedRequest, _stream_pb2.StreamEnrichedResponse]
+    """Streams all that is known of the domains of any number of campaigns, one joined query a batch, as columnar batches. Cursor, order and end as in
+    StreamDomains.
+    """
+    StreamLeads: _grpc.UnaryStreamMultiCallable[_stream_pb2.StreamLeadsRequest, _stream_pb2.StreamLeadsResponse]
+    """Streams the leads of any number of campaigns with their contacts. Cursor, order and end as in StreamDomains."""
+    StreamLogs: _grpc.UnaryStreamMultiCallable[_stream_pb2.StreamLogsRequest, _stream_pb2.StreamLogsResponse]
+    """Streams the history of any number of campaigns: their events. Cursor, order and end as in StreamDomains."""
+    StreamChanges: _grpc.UnaryStreamMultiCallable[_stream_pb2.StreamChangesRequest, _stream_pb2.StreamChangesResponse]
+    """Streams what changed in a campaign since a revision, with the revision to ask for next time."""
+    StreamDifferences: _grpc.UnaryStreamMultiCallable[_stream_pb2.StreamDifferencesRequest, _stream_pb2.StreamDifferencesResponse]
+    """Compares two runs of a phase: streams the domains on which they differ and in what, then a report."""
+    CreateReadSession: _grpc.UnaryUnaryMultiCallable[_read_session_pb2.CreateReadSessionRequest, _read_session_pb2.CreateReadSessionResponse]
+    """Divides a campaign into streams that several readers read side by side with ReadRows, as Arrow record batches."""
+    ReadRows: _grpc.UnaryStreamMultiCallable[_read_session_pb2.ReadRowsRequest, _read_session_pb2.ReadRowsResponse]
+    """Streams the rows of one stream of a session from an offset on. No row is in two streams, none is left out."""
+    SplitReadStream: _grpc.UnaryUnaryMultiCallable[_read_session_pb2.SplitReadStreamRequest, _read_session_pb2.SplitReadStreamResponse]
+    """Divides a stream of a session, so that an idle reader can take a part of it."""
+    GetFunnel: _grpc.UnaryUnaryMultiCallable[_summary_pb2.GetFunnelRequest, _summary_pb2.GetFunnelResponse]
+    """Returns how many names came through which phase, from counters."""
+    GetRejectionSummary: _grpc.UnaryUnaryMultiCallable[_summary_pb2.GetRejectionSummaryRequest, _summary_pb2.GetRejectionSummaryResponse]
+    """Returns where the names went that are no leads, from counters."""
+    ListTldCounts: _grpc.UnaryUnaryMultiCallable[_summary_pb2.ListTldCountsRequest, _summary_pb2.ListTldCountsResponse]
+    """Returns how many names there are below each top-level domain and what became of them, from counters."""
+    CheckCounters: _grpc.UnaryUnaryMultiCallable[_summary_pb2.CheckCountersRequest, _summary_pb2.CheckCountersResponse]
+    """Compares the counters of a campaign with its rows, by counting them all: some 0.2 s per million names and phase."""
+    GetDatabaseStatus: _grpc.UnaryUnaryMultiCallable[_database_pb2.GetDatabaseStatusRequest, _database_pb2.GetDatabaseStatusResponse]
+    """Returns how the database and the connections to it are."""
+    ListQueryPerformance: _grpc.UnaryUnaryMultiCallable[_database_pb2.ListQueryPerformanceRequest, _database_pb2.ListQueryPerformanceResponse]
+    """Returns what queries took: figures by method and minute, or the slow ones with their plans."""
+    ListRecommendations: _grpc.UnaryUnaryMultiCallable[_database_pb2.ListRecommendationsRequest, _database_pb2.ListRecommendationsResponse]
+    """Returns what an operator should do about the database, if anything."""
 
 @_typing.type_check_only
 class QueryServiceAsyncStub(QueryServiceStub):
-    """What is known: pages for people, streams for machines, figures from counters. Reads everything, writes nothing."""
+    """What is known: pages for people, streams for machines, figures from counters. Changes nothing of what it reports."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListDomains: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ListDomainsRequest, _query_service_pb2.ListDomainsResponse]  # type: ignore[assignment]
-    """Returns one page of a campaign's domains in order of position. As fast on the last page as on the first."""
+    """Returns one page of a campaign's domains. As fast on the last page as on the first, in every order: a page looks at some thousands of
+    candidates at most, so with a filter that few match it may have fewer domains than asked for, or none, and still a next_page_token.
+    """
     GetDomain: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetDomainRequest, _query_service_pb2.GetDomainResponse]  # type: ignore[assignment]
     """Returns one domain with all the evidence there is."""
     StreamDomains: _aio.UnaryStreamMultiCallable[_query_service_pb2.StreamDomainsRequest, _query_service_pb2.StreamDomainsResponse]  # type: ignore[assignment]
@@ -61,9 +101,41 @@ class QueryServiceAsyncStub(QueryServiceStub):
     """
     GetDomainSummary: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetDomainSummaryRequest, _query_service_pb2.GetDomainSummaryResponse]  # type: ignore[assignment]
     """Returns how many domains of a campaign have which verdict, from counters; exact at any time and any size."""
+    StreamEnriched: _aio.UnaryStreamMultiCallable[_stream_pb2.StreamEnrichedRequest, _stream_pb2.StreamEnrichedResponse]  # type: ignore[assignment]
+    """Streams all that is known of the domains of any number of campaigns, one joined query a batch, as columnar batches. Cursor, order and end as in
+    StreamDomains.
+    """
+    StreamLeads: _aio.UnaryStreamMultiCallable[_stream_pb2.StreamLeadsRequest, _stream_pb2.StreamLeadsResponse]  # type: ignore[assignment]
+    """Streams the leads of any number of campaigns with their contacts. Cursor, order and end as in StreamDomains."""
+    StreamLogs: _aio.UnaryStreamMultiCallable[_stream_pb2.StreamLogsRequest, _stream_pb2.StreamLogsResponse]  # type: ignore[assignment]
+    """Streams the history of any number of campaigns: their events. Cursor, order and end as in StreamDomains."""
+    StreamChanges: _aio.UnaryStreamMultiCallable[_stream_pb2.StreamChangesRequest, _stream_pb2.StreamChangesResponse]  # type: ignore[assignment]
+    """Streams what changed in a campaign since a revision, with the revision to ask for next time."""
+    StreamDifferences: _aio.UnaryStreamMultiCallable[_stream_pb2.StreamDifferencesRequest, _stream_pb2.StreamDifferencesResponse]  # type: ignore[assignment]
+    """Compares two runs of a phase: streams the domains on which they differ and in what, then a report."""
+    CreateReadSession: _aio.UnaryUnaryMultiCallable[_read_session_pb2.CreateReadSessionRequest, _read_session_pb2.CreateReadSessionResponse]  # type: ignore[assignment]
+    """Divides a campaign into streams that several readers read side by side with ReadRows, as Arrow record batches."""
+    ReadRows: _aio.UnaryStreamMultiCallable[_read_session_pb2.ReadRowsRequest, _read_session_pb2.ReadRowsResponse]  # type: ignore[assignment]
+    """Streams the rows of one stream of a session from an offset on. No row is in two streams, none is left out."""
+    SplitReadStream: _aio.UnaryUnaryMultiCallable[_read_session_pb2.SplitReadStreamRequest, _read_session_pb2.SplitReadStreamResponse]  # type: ignore[assignment]
+    """Divides a stream of a session, so that an idle reader can take a part of it."""
+    GetFunnel: _aio.UnaryUnaryMultiCallable[_summary_pb2.GetFunnelRequest, _summary_pb2.GetFunnelResponse]  # type: ignore[assignment]
+    """Returns how many names came through which phase, from counters."""
+    GetRejectionSummary: _aio.UnaryUnaryMultiCallable[_summary_pb2.GetRejectionSummaryRequest, _summary_pb2.GetRejectionSummaryResponse]  # type: ignore[assignment]
+    """Returns where the names went that are no leads, from counters."""
+    ListTldCounts: _aio.UnaryUnaryMultiCallable[_summary_pb2.ListTldCountsRequest, _summary_pb2.ListTldCountsResponse]  # type: ignore[assignment]
+    """Returns how many names there are below each top-level domain and what became of them, from counters."""
+    CheckCounters: _aio.UnaryUnaryMultiCallable[_summary_pb2.CheckCountersRequest, _summary_pb2.CheckCountersResponse]  # type: ignore[assignment]
+    """Compares the counters of a campaign with its rows, by counting them all: some 0.2 s per million names and phase."""
+    GetDatabaseStatus: _aio.UnaryUnaryMultiCallable[_database_pb2.GetDatabaseStatusRequest, _database_pb2.GetDatabaseStatusResponse]  # type: ignore[assignment]
+    """Returns how the database and the connections to it are."""
+    ListQueryPerformance: _aio.UnaryUnaryMultiCallable[_database_pb2.ListQueryPerformanceRequest, _database_pb2.ListQueryPerformanceResponse]  # type: ignore[assignment]
+    """Returns what queries took: figures by method and minute, or the slow ones with their plans."""
+    ListRecommendations: _aio.UnaryUnaryMultiCallable[_database_pb2.ListRecommendationsRequest, _database_pb2.ListRecommendationsResponse]  # type: ignore[assignment]
+    """Returns what an operator should do about the database, if anything."""
 
 class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What is known: pages for people, streams for machines, figures from counters. Reads everything, writes nothing."""
+    """What is known: pages for people, streams for machines, figures from counters. Changes nothing of what it reports."""
 
     @_abc_1.abstractmethod
     def ListDomains(
@@ -71,7 +143,9 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.ListDomainsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.ListDomainsResponse, _abc.Awaitable[_query_service_pb2.ListDomainsResponse]]:
-        """Returns one page of a campaign's domains in order of position. As fast on the last page as on the first."""
+        """Returns one page of a campaign's domains. As fast on the last page as on the first, in every order: a page looks at some thousands of
+        candidates at most, so with a filter that few match it may have fewer domains than asked for, or none, and still a next_page_token.
+        """
 
     @_abc_1.abstractmethod
     def GetDomain(
@@ -99,5 +173,127 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.GetDomainSummaryResponse, _abc.Awaitable[_query_service_pb2.GetDomainSummaryResponse]]:
         """Returns how many domains of a campaign have which verdict, from counters; exact at any time and any size."""
+
+    @_abc_1.abstractmethod
+    def StreamEnriched(
+        self,
+        request: _stream_pb2.StreamEnrichedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_stream_pb2.StreamEnrichedResponse], _abc.AsyncIterator[_stream_pb2.StreamEnrichedResponse]]:
+        """Streams all that is known of the domains of any number of campaigns, one joined query a batch, as columnar batches. Cursor, order and end as in
+        StreamDomains.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamLeads(
+        self,
+        request: _stream_pb2.StreamLeadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_stream_pb2.StreamLeadsResponse], _abc.AsyncIterator[_stream_pb2.StreamLeadsResponse]]:
+        """Streams the leads of any number of campaigns with their contacts. Cursor, order and end as in StreamDomains."""
+
+    @_abc_1.abstractmethod
+    def StreamLogs(
+        self,
+        request: _stream_pb2.StreamLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_stream_pb2.StreamLogsResponse], _abc.AsyncIterator[_stream_pb2.StreamLogsResponse]]:
+        """Streams the history of any number of campaigns: their events. Cursor, order and end as in StreamDomains."""
+
+    @_abc_1.abstractmethod
+    def StreamChanges(
+        self,
+        request: _stream_pb2.StreamChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_stream_pb2.StreamChangesResponse], _abc.AsyncIterator[_stream_pb2.StreamChangesResponse]]:
+        """Streams what changed in a campaign since a revision, with the revision to ask for next time."""
+
+    @_abc_1.abstractmethod
+    def StreamDifferences(
+        self,
+        request: _stream_pb2.StreamDifferencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_stream_pb2.StreamDifferencesResponse], _abc.AsyncIterator[_stream_pb2.StreamDifferencesResponse]]:
+        """Compares two runs of a phase: streams the domains on which they differ and in what, then a report."""
+
+    @_abc_1.abstractmethod
+    def CreateReadSession(
+        self,
+        request: _read_session_pb2.CreateReadSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_read_session_pb2.CreateReadSessionResponse, _abc.Awaitable[_read_session_pb2.CreateReadSessionResponse]]:
+        """Divides a campaign into streams that several readers read side by side with ReadRows, as Arrow record batches."""
+
+    @_abc_1.abstractmethod
+    def ReadRows(
+        self,
+        request: _read_session_pb2.ReadRowsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_read_session_pb2.ReadRowsResponse], _abc.AsyncIterator[_read_session_pb2.ReadRowsResponse]]:
+        """Streams the rows of one stream of a session from an offset on. No row is in two streams, none is left out."""
+
+    @_abc_1.abstractmethod
+    def SplitReadStream(
+        self,
+        request: _read_session_pb2.SplitReadStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_read_session_pb2.SplitReadStreamResponse, _abc.Awaitable[_read_session_pb2.SplitReadStreamResponse]]:
+        """Divides a stream of a session, so that an idle reader can take a part of it."""
+
+    @_abc_1.abstractmethod
+    def GetFunnel(
+        self,
+        request: _summary_pb2.GetFunnelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_summary_pb2.GetFunnelResponse, _abc.Awaitable[_summary_pb2.GetFunnelResponse]]:
+        """Returns how many names came through which phase, from counters."""
+
+    @_abc_1.abstractmethod
+    def GetRejectionSummary(
+        self,
+        request: _summary_pb2.GetRejectionSummaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_summary_pb2.GetRejectionSummaryResponse, _abc.Awaitable[_summary_pb2.GetRejectionSummaryResponse]]:
+        """Returns where the names went that are no leads, from counters."""
+
+    @_abc_1.abstractmethod
+    def ListTldCounts(
+        self,
+        request: _summary_pb2.ListTldCountsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_summary_pb2.ListTldCountsResponse, _abc.Awaitable[_summary_pb2.ListTldCountsResponse]]:
+        """Returns how many names there are below each top-level domain and what became of them, from counters."""
+
+    @_abc_1.abstractmethod
+    def CheckCounters(
+        self,
+        request: _summary_pb2.CheckCountersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_summary_pb2.CheckCountersResponse, _abc.Awaitable[_summary_pb2.CheckCountersResponse]]:
+        """Compares the counters of a campaign with its rows, by counting them all: some 0.2 s per million names and phase."""
+
+    @_abc_1.abstractmethod
+    def GetDatabaseStatus(
+        self,
+        request: _database_pb2.GetDatabaseStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_database_pb2.GetDatabaseStatusResponse, _abc.Awaitable[_database_pb2.GetDatabaseStatusResponse]]:
+        """Returns how the database and the connections to it are."""
+
+    @_abc_1.abstractmethod
+    def ListQueryPerformance(
+        self,
+        request: _database_pb2.ListQueryPerformanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_database_pb2.ListQueryPerformanceResponse, _abc.Awaitable[_database_pb2.ListQueryPerformanceResponse]]:
+        """Returns what queries took: figures by method and minute, or the slow ones with their plans."""
+
+    @_abc_1.abstractmethod
+    def ListRecommendations(
+        self,
+        request: _database_pb2.ListRecommendationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_database_pb2.ListRecommendationsResponse, _abc.Awaitable[_database_pb2.ListRecommendationsResponse]]:
+        """Returns what an operator should do about the database, if anything."""
 
 def add_QueryServiceServicer_to_server(servicer: QueryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,16 +5,38 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
+import type { Priority } from "../../campaign/v1/campaign_pb.js";
+import { file_domainflow_campaign_v1_campaign } from "../../campaign/v1/campaign_pb.js";
+import type { Consistency, Freshness } from "./consistency_pb.js";
+import { file_domainflow_query_v1_consistency } from "./consistency_pb.js";
+import type { GetDatabaseStatusRequestSchema, GetDatabaseStatusResponseSchema, ListQueryPerformanceRequestSchema, ListQueryPerformanceResponseSchema, ListRecommendationsRequestSchema, ListRecommendationsResponseSchema } from "./database_pb.js";
+import { file_domainflow_query_v1_database } from "./database_pb.js";
+import type { DomainFilter } from "./filter_pb.js";
+import { file_domainflow_query_v1_filter } from "./filter_pb.js";
+import type { CreateReadSessionRequestSchema, CreateReadSessionResponseSchema, ReadRowsRequestSchema, ReadRowsResponseSchema, SplitReadStreamRequestSchema, SplitReadStreamResponseSchema } from "./read_session_pb.js";
+import { file_domainflow_query_v1_read_session } from "./read_session_pb.js";
+import type { ReadPerformance, StreamChangesRequestSchema, StreamChangesResponseSchema, StreamDifferencesRequestSchema, StreamDifferencesResponseSchema, StreamEnrichedRequestSchema, StreamEnrichedResponseSchema, StreamLeadsRequestSchema, StreamLeadsResponseSchema, StreamLogsRequestSchema, StreamLogsResponseSchema } from "./stream_pb.js";
+import { file_domainflow_query_v1_stream } from "./stream_pb.js";
+import type { CheckCountersRequestSchema, CheckCountersResponseSchema, GetFunnelRequestSchema, GetFunnelResponseSchema, GetRejectionSummaryRequestSchema, GetRejectionSummaryResponseSchema, HttpVerdictCount, LeadReasonCount, ListTldCountsRequestSchema, ListTldCountsResponseSchema } from "./summary_pb.js";
+import { file_domainflow_query_v1_summary } from "./summary_pb.js";
+import type { PageAnalysis } from "../../validation/v1/analysis_pb.js";
+import { file_domainflow_validation_v1_analysis } from "../../validation/v1/analysis_pb.js";
 import type { DnsResult, DnsVerdict } from "../../validation/v1/dns_pb.js";
 import { file_domainflow_validation_v1_dns } from "../../validation/v1/dns_pb.js";
+import type { HttpResult } from "../../validation/v1/http_pb.js";
+import { file_domainflow_validation_v1_http } from "../../validation/v1/http_pb.js";
+import type { Lead } from "../../validation/v1/lead_pb.js";
+import { file_domainflow_validation_v1_lead } from "../../validation/v1/lead_pb.js";
 import { file_google_api_annotations } from "../../../google/api/annotations_pb.js";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file domainflow/query/v1/query_service.proto.
  */
 export const file_domainflow_query_v1_query_service: GenFile = /*@__PURE__*/
-  fileDesc("Cidkb21haW5mbG93L3F1ZXJ5L3YxL3F1ZXJ5X3NlcnZpY2UucHJvdG8SE2RvbWFpbmZsb3cucXVlcnkudjEiWgoGRG9tYWluEhAKCHBvc2l0aW9uGAEgASgDEgwKBG5hbWUYAiABKAkSMAoDZG5zGAMgASgLMiMuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1Jlc3VsdCJSChBHZXREb21haW5SZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARIfCghwb3NpdGlvbhgCIAEoA0INukgKIggQgJTr3AMoACJAChFHZXREb21haW5SZXNwb25zZRIrCgZkb21haW4YASABKAsyGy5kb21haW5mbG93LnF1ZXJ5LnYxLkRvbWFpbiL6AQoSTGlzdERvbWFpbnNSZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARIaCglwYWdlX3NpemUYAiABKAVCB7pIBBoCKAASHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMY6AcSJQoOc3RhcnRfcG9zaXRpb24YBCABKANCDbpICiIIEICU69wDKAASTwoMZG5zX3ZlcmRpY3RzGAUgAygOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1ZlcmRpY3RCE7pIEJIBDRAgGAEiB4IBBBABIAASEwoLZG5zX3BlbmRpbmcYBiABKAgijQEKE0xpc3REb21haW5zUmVzcG9uc2USLAoHZG9tYWlucxgBIAMoCzIbLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIbChNwcmV2aW91c19wYWdlX3Rva2VuGAMgASgJEhIKCnRvdGFsX3NpemUYBCABKAMikQIKFFN0cmVhbURvbWFpbnNSZXF1ZXN0EioKDGNhbXBhaWduX2lkcxgBIAMoCUIUukgRkgEOCAEQkE4YASIFcgOwAQESTwoMZG5zX3ZlcmRpY3RzGAIgAygOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1ZlcmRpY3RCE7pIEJIBDRAgGAEiB4IBBBABIAASRQoHY29sdW1ucxgDIAMoDjIhLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluQ29sdW1uQhG6SA6SAQsYASIHggEEEAEgABIYCgZjdXJzb3IYBCABKAlCCLpIBXIDGOgHEhsKCmJhdGNoX3NpemUYBSABKAVCB7pIBBoCKAAiiQEKFVN0cmVhbURvbWFpbnNSZXNwb25zZRIxCgViYXRjaBgBIAEoCzIgLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluQmF0Y2hIABI1CgdzdW1tYXJ5GAIgASgLMiIuZG9tYWluZmxvdy5xdWVyeS52MS5TdHJlYW1TdW1tYXJ5SABCBgoEa2luZCK5AQoLRG9tYWluQmF0Y2gSEwoLY2FtcGFpZ25faWQYASABKAkSFAoMZG9tYWluX2NvdW50GAIgASgFEg0KBW5hbWVzGAMgAygJEhEKCXBvc2l0aW9ucxgEIAMoAxI6CgxkbnNfdmVyZGljdHMYBSADKA4yJC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zVmVyZGljdBIRCglhZGRyZXNzZXMYBiADKAkSDgoGY3Vyc29yGAcgASgJIjoKDVN0cmVhbVN1bW1hcnkSFAoMZG9tYWluX2NvdW50GAEgASgDEhMKC3VucmVhY2hhYmxlGAIgAygJIjgKF0dldERvbWFpblN1bW1hcnlSZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABASKLAQoYR2V0RG9tYWluU3VtbWFyeVJlc3BvbnNlEhIKCm5hbWVfY291bnQYASABKAMSQAoSZG5zX3ZlcmRpY3RfY291bnRzGAIgAygLMiQuZG9tYWluZmxvdy5xdWVyeS52MS5EbnNWZXJkaWN0Q291bnQSGQoRZG5zX3BlbmRpbmdfY291bnQYAyABKAMiVwoPRG5zVmVyZGljdENvdW50EjUKB3ZlcmRpY3QYASABKA4yJC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zVmVyZGljdBINCgVjb3VudBgCIAEoAyqdAQoMRG9tYWluQ29sdW1uEh0KGURPTUFJTl9DT0xVTU5fVU5TUEVDSUZJRUQQABIWChJET01BSU5fQ09MVU1OX05BTUUQARIaChZET01BSU5fQ09MVU1OX1BPU0lUSU9OEAISHQoZRE9NQUlOX0NPTFVNTl9ETlNfVkVSRElDVBADEhsKF0RPTUFJTl9DT0xVTU5fQUREUkVTU0VTEAQy+gQKDFF1ZXJ5U2VydmljZRKNAQoLTGlzdERvbWFpbnMSJy5kb21haW5mbG93LnF1ZXJ5LnYxLkxpc3REb21haW5zUmVxdWVzdBooLmRvbWFpbmZsb3cucXVlcnkudjEuTGlzdERvbWFpbnNSZXNwb25zZSIrgtPkkwIlEiMvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vZG9tYWlucxKSAQoJR2V0RG9tYWluEiUuZG9tYWluZmxvdy5xdWVyeS52MS5HZXREb21haW5SZXF1ZXN0GiYuZG9tYWluZmxvdy5xdWVyeS52MS5HZXREb21haW5SZXNwb25zZSI2gtPkkwIwEi4vdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vZG9tYWlucy97cG9zaXRpb259Ep0BCg1TdHJlYW1Eb21haW5zEikuZG9tYWluZmxvdy5xdWVyeS52MS5TdHJlYW1Eb21haW5zUmVxdWVzdBoqLmRvbWFpbmZsb3cucXVlcnkudjEuU3RyZWFtRG9tYWluc1Jlc3BvbnNlIjOC0+STAi0SEi92MS9kb21haW5zOnN0cmVhbVoXIhIvdjEvZG9tYWluczpzdHJlYW06ASowARKkAQoQR2V0RG9tYWluU3VtbWFyeRIsLmRvbWFpbmZsb3cucXVlcnkudjEuR2V0RG9tYWluU3VtbWFyeVJlcXVlc3QaLS5kb21haW5mbG93LnF1ZXJ5LnYxLkdldERvbWFpblN1bW1hcnlSZXNwb25zZSIzgtPkkwItEisvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vZG9tYWluczpzdW1tYXJ5YgZwcm90bzM", [file_buf_validate_validate, file_domainflow_validation_v1_dns, file_google_api_annotations]);
+  fileDesc("Cidkb21haW5mbG93L3F1ZXJ5L3YxL3F1ZXJ5X3NlcnZpY2UucHJvdG8SE2RvbWFpbmZsb3cucXVlcnkudjEipwIKBkRvbWFpbhIQCghwb3NpdGlvbhgBIAEoAxIMCgRuYW1lGAIgASgJEjAKA2RucxgDIAEoCzIjLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5EbnNSZXN1bHQSMgoEaHR0cBgEIAEoCzIkLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5IdHRwUmVzdWx0EjgKCGFuYWx5c2lzGAUgASgLMiYuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLlBhZ2VBbmFseXNpcxIsCgRsZWFkGAYgASgLMh4uZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxlYWQSLwoLc2V0dGxlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIokBChBHZXREb21haW5SZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARIfCghwb3NpdGlvbhgCIAEoA0INukgKIggQgJTr3AMoABI1Cgtjb25zaXN0ZW5jeRgDIAEoCzIgLmRvbWFpbmZsb3cucXVlcnkudjEuQ29uc2lzdGVuY3kicwoRR2V0RG9tYWluUmVzcG9uc2USKwoGZG9tYWluGAEgASgLMhsuZG9tYWluZmxvdy5xdWVyeS52MS5Eb21haW4SMQoJZnJlc2huZXNzGAIgASgLMh4uZG9tYWluZmxvdy5xdWVyeS52MS5GcmVzaG5lc3MilQQKEkxpc3REb21haW5zUmVxdWVzdBIdCgtjYW1wYWlnbl9pZBgBIAEoCUIIukgFcgOwAQESGgoJcGFnZV9zaXplGAIgASgFQge6SAQaAigAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGOgHEiUKDnN0YXJ0X3Bvc2l0aW9uGAQgASgDQg26SAoiCBCAlOvcAygAEk8KDGRuc192ZXJkaWN0cxgFIAMoDjIkLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5EbnNWZXJkaWN0QhO6SBCSAQ0QIBgBIgeCAQQQASAAEhMKC2Ruc19wZW5kaW5nGAYgASgIEjEKBmZpbHRlchgHIAEoCzIhLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluRmlsdGVyEjkKBW9yZGVyGAggASgOMiAuZG9tYWluZmxvdy5xdWVyeS52MS5Eb21haW5PcmRlckIIukgFggECEAESEgoKZGVzY2VuZGluZxgJIAEoCBIWCgVmaXJzdBgKIAEoBUIHukgEGgIoABIXCgVhZnRlchgLIAEoCUIIukgFcgMY6AcSFQoEbGFzdBgMIAEoBUIHukgEGgIoABIYCgZiZWZvcmUYDSABKAlCCLpIBXIDGOgHEjUKC2NvbnNpc3RlbmN5GA4gASgLMiAuZG9tYWluZmxvdy5xdWVyeS52MS5Db25zaXN0ZW5jeSL1AgoTTGlzdERvbWFpbnNSZXNwb25zZRIsCgdkb21haW5zGAEgAygLMhsuZG9tYWluZmxvdy5xdWVyeS52MS5Eb21haW4SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhsKE3ByZXZpb3VzX3BhZ2VfdG9rZW4YAyABKAkSEgoKdG90YWxfc2l6ZRgEIAEoAxIcChR0b3RhbF9zaXplX2VzdGltYXRlZBgFIAEoCBIUCgxzdGFydF9jdXJzb3IYBiABKAkSEgoKZW5kX2N1cnNvchgHIAEoCRIQCghoYXNfbmV4dBgIIAEoCBIUCgxoYXNfcHJldmlvdXMYCSABKAgSFgoOZXhhbWluZWRfY291bnQYCiABKAUSKwoIZHVyYXRpb24YCyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SMQoJZnJlc2huZXNzGAwgASgLMh4uZG9tYWluZmxvdy5xdWVyeS52MS5GcmVzaG5lc3MihgMKFFN0cmVhbURvbWFpbnNSZXF1ZXN0EioKDGNhbXBhaWduX2lkcxgBIAMoCUIUukgRkgEOCAEQkE4YASIFcgOwAQESTwoMZG5zX3ZlcmRpY3RzGAIgAygOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkRuc1ZlcmRpY3RCE7pIEJIBDRAgGAEiB4IBBBABIAASRQoHY29sdW1ucxgDIAMoDjIhLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluQ29sdW1uQhG6SA6SAQsYASIHggEEEAEgABIYCgZjdXJzb3IYBCABKAlCCLpIBXIDGOgHEhsKCmJhdGNoX3NpemUYBSABKAVCB7pIBBoCKAASPAoIcHJpb3JpdHkYBiABKA4yIC5kb21haW5mbG93LmNhbXBhaWduLnYxLlByaW9yaXR5Qgi6SAWCAQIQARI1Cgtjb25zaXN0ZW5jeRgHIAEoCzIgLmRvbWFpbmZsb3cucXVlcnkudjEuQ29uc2lzdGVuY3kiiQEKFVN0cmVhbURvbWFpbnNSZXNwb25zZRIxCgViYXRjaBgBIAEoCzIgLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluQmF0Y2hIABI1CgdzdW1tYXJ5GAIgASgLMiIuZG9tYWluZmxvdy5xdWVyeS52MS5TdHJlYW1TdW1tYXJ5SABCBgoEa2luZCK5AQoLRG9tYWluQmF0Y2gSEwoLY2FtcGFpZ25faWQYASABKAkSFAoMZG9tYWluX2NvdW50GAIgASgFEg0KBW5hbWVzGAMgAygJEhEKCXBvc2l0aW9ucxgEIAMoAxI6CgxkbnNfdmVyZGljdHMYBSADKA4yJC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zVmVyZGljdBIRCglhZGRyZXNzZXMYBiADKAkSDgoGY3Vyc29yGAcgASgJIqgBCg1TdHJlYW1TdW1tYXJ5EhQKDGRvbWFpbl9jb3VudBgBIAEoAxITCgt1bnJlYWNoYWJsZRgCIAMoCRI5CgtwZXJmb3JtYW5jZRgDIAEoCzIkLmRvbWFpbmZsb3cucXVlcnkudjEuUmVhZFBlcmZvcm1hbmNlEjEKCWZyZXNobmVzcxgEIAEoCzIeLmRvbWFpbmZsb3cucXVlcnkudjEuRnJlc2huZXNzIm8KF0dldERvbWFpblN1bW1hcnlSZXF1ZXN0Eh0KC2NhbXBhaWduX2lkGAEgASgJQgi6SAVyA7ABARI1Cgtjb25zaXN0ZW5jeRgCIAEoCzIgLmRvbWFpbmZsb3cucXVlcnkudjEuQ29uc2lzdGVuY3kixAIKGEdldERvbWFpblN1bW1hcnlSZXNwb25zZRISCgpuYW1lX2NvdW50GAEgASgDEkAKEmRuc192ZXJkaWN0X2NvdW50cxgCIAMoCzIkLmRvbWFpbmZsb3cucXVlcnkudjEuRG5zVmVyZGljdENvdW50EhkKEWRuc19wZW5kaW5nX2NvdW50GAMgASgDEkIKE2h0dHBfdmVyZGljdF9jb3VudHMYBCADKAsyJS5kb21haW5mbG93LnF1ZXJ5LnYxLkh0dHBWZXJkaWN0Q291bnQSQAoSbGVhZF9yZWFzb25fY291bnRzGAUgAygLMiQuZG9tYWluZmxvdy5xdWVyeS52MS5MZWFkUmVhc29uQ291bnQSMQoJZnJlc2huZXNzGAYgASgLMh4uZG9tYWluZmxvdy5xdWVyeS52MS5GcmVzaG5lc3MiVwoPRG5zVmVyZGljdENvdW50EjUKB3ZlcmRpY3QYASABKA4yJC5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zVmVyZGljdBINCgVjb3VudBgCIAEoAyqdAQoMRG9tYWluQ29sdW1uEh0KGURPTUFJTl9DT0xVTU5fVU5TUEVDSUZJRUQQABIWChJET01BSU5fQ09MVU1OX05BTUUQARIaChZET01BSU5fQ09MVU1OX1BPU0lUSU9OEAISHQoZRE9NQUlOX0NPTFVNTl9ETlNfVkVSRElDVBADEhsKF0RPTUFJTl9DT0xVTU5fQUREUkVTU0VTEAQqkwEKC0RvbWFpbk9yZGVyEhwKGERPTUFJTl9PUkRFUl9VTlNQRUNJRklFRBAAEhkKFURPTUFJTl9PUkRFUl9QT1NJVElPThABEhUKEURPTUFJTl9PUkRFUl9OQU1FEAISFgoSRE9NQUlOX09SREVSX1NDT1JFEAMSHAoYRE9NQUlOX09SREVSX1NFVFRMRV9USU1FEAQy3BYKDFF1ZXJ5U2VydmljZRKNAQoLTGlzdERvbWFpbnMSJy5kb21haW5mbG93LnF1ZXJ5LnYxLkxpc3REb21haW5zUmVxdWVzdBooLmRvbWFpbmZsb3cucXVlcnkudjEuTGlzdERvbWFpbnNSZXNwb25zZSIrgtPkkwIlEiMvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vZG9tYWlucxKSAQoJR2V0RG9tYWluEiUuZG9tYWluZmxvdy5xdWVyeS52MS5HZXREb21haW5SZXF1ZXN0GiYuZG9tYWluZmxvdy5xdWVyeS52MS5HZXREb21haW5SZXNwb25zZSI2gtPkkwIwEi4vdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vZG9tYWlucy97cG9zaXRpb259Ep0BCg1TdHJlYW1Eb21haW5zEikuZG9tYWluZmxvdy5xdWVyeS52MS5TdHJlYW1Eb21haW5zUmVxdWVzdBoqLmRvbWFpbmZsb3cucXVlcnkudjEuU3RyZWFtRG9tYWluc1Jlc3BvbnNlIjOC0+STAi0SEi92MS9kb21haW5zOnN0cmVhbVoXIhIvdjEvZG9tYWluczpzdHJlYW06ASowARKkAQoQR2V0RG9tYWluU3VtbWFyeRIsLmRvbWFpbmZsb3cucXVlcnkudjEuR2V0RG9tYWluU3VtbWFyeVJlcXVlc3QaLS5kb21haW5mbG93LnF1ZXJ5LnYxLkdldERvbWFpblN1bW1hcnlSZXNwb25zZSIzgtPkkwItEisvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vZG9tYWluczpzdW1tYXJ5EpIBCg5TdHJlYW1FbnJpY2hlZBIqLmRvbWFpbmZsb3cucXVlcnkudjEuU3RyZWFtRW5yaWNoZWRSZXF1ZXN0GisuZG9tYWluZmxvdy5xdWVyeS52MS5TdHJlYW1FbnJpY2hlZFJlc3BvbnNlIiWC0+STAh8iGi92MS9kb21haW5zOnN0cmVhbUVucmljaGVkOgEqMAESfwoLU3RyZWFtTGVhZHMSJy5kb21haW5mbG93LnF1ZXJ5LnYxLlN0cmVhbUxlYWRzUmVxdWVzdBooLmRvbWFpbmZsb3cucXVlcnkudjEuU3RyZWFtTGVhZHNSZXNwb25zZSIbgtPkkwIVIhAvdjEvbGVhZHM6c3RyZWFtOgEqMAESewoKU3RyZWFtTG9ncxImLmRvbWFpbmZsb3cucXVlcnkudjEuU3RyZWFtTG9nc1JlcXVlc3QaJy5kb21haW5mbG93LnF1ZXJ5LnYxLlN0cmVhbUxvZ3NSZXNwb25zZSIagtPkkwIUIg8vdjEvbG9nczpzdHJlYW06ASowARKjAQoNU3RyZWFtQ2hhbmdlcxIpLmRvbWFpbmZsb3cucXVlcnkudjEuU3RyZWFtQ2hhbmdlc1JlcXVlc3QaKi5kb21haW5mbG93LnF1ZXJ5LnYxLlN0cmVhbUNoYW5nZXNSZXNwb25zZSI5gtPkkwIzEjEvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vZG9tYWluczpzdHJlYW1DaGFuZ2VzMAESswEKEVN0cmVhbURpZmZlcmVuY2VzEi0uZG9tYWluZmxvdy5xdWVyeS52MS5TdHJlYW1EaWZmZXJlbmNlc1JlcXVlc3QaLi5kb21haW5mbG93LnF1ZXJ5LnYxLlN0cmVhbURpZmZlcmVuY2VzUmVzcG9uc2UiPYLT5JMCNxI1L3YxL2NhbXBhaWducy97Y2FtcGFpZ25faWR9L2RvbWFpbnM6c3RyZWFtRGlmZmVyZW5jZXMwARKnAQoRQ3JlYXRlUmVhZFNlc3Npb24SLS5kb21haW5mbG93LnF1ZXJ5LnYxLkNyZWF0ZVJlYWRTZXNzaW9uUmVxdWVzdBouLmRvbWFpbmZsb3cucXVlcnkudjEuQ3JlYXRlUmVhZFNlc3Npb25SZXNwb25zZSIzgtPkkwItIigvdjEvY2FtcGFpZ25zL3tjYW1wYWlnbl9pZH0vcmVhZFNlc3Npb25zOgEqEn8KCFJlYWRSb3dzEiQuZG9tYWluZmxvdy5xdWVyeS52MS5SZWFkUm93c1JlcXVlc3QaJS5kb21haW5mbG93LnF1ZXJ5LnYxLlJlYWRSb3dzUmVzcG9uc2UiJILT5JMCHiIZL3YxL3JlYWRTZXNzaW9uczpyZWFkUm93czoBKjABEpkBCg9TcGxpdFJlYWRTdHJlYW0SKy5kb21haW5mbG93LnF1ZXJ5LnYxLlNwbGl0UmVhZFN0cmVhbVJlcXVlc3QaLC5kb21haW5mbG93LnF1ZXJ5LnYxLlNwbGl0UmVhZFN0cmVhbVJlc3BvbnNlIiuC0+STAiUiIC92MS9yZWFkU2Vzc2lvbnM6c3BsaXRSZWFkU3RyZWFtOgEqEoYBCglHZXRGdW5uZWwSJS5kb21haW5mbG93LnF1ZXJ5LnYxLkdldEZ1bm5lbFJlcXVlc3QaJi5kb21haW5mbG93LnF1ZXJ5LnYxLkdldEZ1bm5lbFJlc3BvbnNlIiqC0+STAiQSIi92MS9jYW1wYWlnbnMve2NhbXBhaWduX2lkfS9mdW5uZWwSqAEKE0dldFJlamVjdGlvblN1bW1hcnkSLy5kb21haW5mbG93LnF1ZXJ5LnYxLkdldFJlamVjdGlvblN1bW1hcnlSZXF1ZXN0GjAuZG9tYWluZmxvdy5xdWVyeS52MS5HZXRSZWplY3Rpb25TdW1tYXJ5UmVzcG9uc2UiLoLT5JMCKBImL3YxL2NhbXBhaWducy97Y2FtcGFpZ25faWR9L3JlamVjdGlvbnMSkAEKDUxpc3RUbGRDb3VudHMSKS5kb21haW5mbG93LnF1ZXJ5LnYxLkxpc3RUbGRDb3VudHNSZXF1ZXN0GiouZG9tYWluZmxvdy5xdWVyeS52MS5MaXN0VGxkQ291bnRzUmVzcG9uc2UiKILT5JMCIhIgL3YxL2NhbXBhaWducy97Y2FtcGFpZ25faWR9L3RsZHMSmgEKDUNoZWNrQ291bnRlcnMSKS5kb21haW5mbG93LnF1ZXJ5LnYxLkNoZWNrQ291bnRlcnNSZXF1ZXN0GiouZG9tYWluZmxvdy5xdWVyeS52MS5DaGVja0NvdW50ZXJzUmVzcG9uc2UiMoLT5JMCLBIqL3YxL2NhbXBhaWducy97Y2FtcGFpZ25faWR9L2NvdW50ZXJzOmNoZWNrEogBChFHZXREYXRhYmFzZVN0YXR1cxItLmRvbWFpbmZsb3cucXVlcnkudjEuR2V0RGF0YWJhc2VTdGF0dXNSZXF1ZXN0Gi4uZG9tYWluZmxvdy5xdWVyeS52MS5HZXREYXRhYmFzZVN0YXR1c1Jlc3BvbnNlIhSC0+STAg4SDC92MS9kYXRhYmFzZRKZAQoUTGlzdFF1ZXJ5UGVyZm9ybWFuY2USMC5kb21haW5mbG93LnF1ZXJ5LnYxLkxpc3RRdWVyeVBlcmZvcm1hbmNlUmVxdWVzdBoxLmRvbWFpbmZsb3cucXVlcnkudjEuTGlzdFF1ZXJ5UGVyZm9ybWFuY2VSZXNwb25zZSIcgtPkkwIWEhQvdjEvZGF0YWJhc2UvcXVlcmllcxKeAQoTTGlzdFJlY29tbWVuZGF0aW9ucxIvLmRvbWFpbmZsb3cucXVlcnkudjEuTGlzdFJlY29tbWVuZGF0aW9uc1JlcXVlc3QaMC5kb21haW5mbG93LnF1ZXJ5LnYxLkxpc3RSZWNvbW1lbmRhdGlvbnNSZXNwb25zZSIkgtPkkwIeEhwvdjEvZGF0YWJhc2UvcmVjb21tZW5kYXRpb25zYgZwcm90bzM", [file_buf_validate_validate, file_domainflow_campaign_v1_campaign, file_domainflow_query_v1_consistency, file_domainflow_query_v1_database, file_domainflow_query_v1_filter, file_domainflow_query_v1_read_session, file_domainflow_query_v1_stream, file_domainflow_query_v1_summary, file_domainflow_validation_v1_analysis, file_domainflow_validation_v1_dns, file_domainflow_validation_v1_http, file_domainflow_validation_v1_lead, file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * One name of a campaign and what is known of it.
@@ -42,6 +64,34 @@ export type Domain = Message<"domainflow.query.v1.Domain"> & {
    * @generated from field: domainflow.validation.v1.DnsResult dns = 3;
    */
   dns?: DnsResult | undefined;
+
+  /**
+   * Verdict and evidence of HTTP; unset until the name is settled there.
+   *
+   * @generated from field: domainflow.validation.v1.HttpResult http = 4;
+   */
+  http?: HttpResult | undefined;
+
+  /**
+   * What the analysis found; unset without one.
+   *
+   * @generated from field: domainflow.validation.v1.PageAnalysis analysis = 5;
+   */
+  analysis?: PageAnalysis | undefined;
+
+  /**
+   * The lead decision; unset without one. Contacts only in GetDomain and StreamLeads.
+   *
+   * @generated from field: domainflow.validation.v1.Lead lead = 6;
+   */
+  lead?: Lead | undefined;
+
+  /**
+   * When the DNS verdict became final: its chunk was stored.
+   *
+   * @generated from field: google.protobuf.Timestamp settle_time = 7;
+   */
+  settleTime?: Timestamp | undefined;
 };
 
 /**
@@ -68,6 +118,13 @@ export type GetDomainRequest = Message<"domainflow.query.v1.GetDomainRequest"> &
    * @generated from field: int64 position = 2;
    */
   position: bigint;
+
+  /**
+   * How fresh.
+   *
+   * @generated from field: domainflow.query.v1.Consistency consistency = 3;
+   */
+  consistency?: Consistency | undefined;
 };
 
 /**
@@ -87,6 +144,13 @@ export type GetDomainResponse = Message<"domainflow.query.v1.GetDomainResponse">
    * @generated from field: domainflow.query.v1.Domain domain = 1;
    */
   domain?: Domain | undefined;
+
+  /**
+   * How fresh it is.
+   *
+   * @generated from field: domainflow.query.v1.Freshness freshness = 2;
+   */
+  freshness?: Freshness | undefined;
 };
 
 /**
@@ -122,25 +186,81 @@ export type ListDomainsRequest = Message<"domainflow.query.v1.ListDomainsRequest
   pageToken: string;
 
   /**
-   * Begin at this position instead of 0. Not together with page_token.
+   * Begin at this position instead of 0. In order of position only; not together with page_token, after, before or last.
    *
    * @generated from field: int64 start_position = 4;
    */
   startPosition: bigint;
 
   /**
-   * Only domains with one of these DNS verdicts. Empty, and dns_pending false: all domains.
+   * Only domains with one of these DNS verdicts. Empty, and dns_pending false: all domains. As filter.dns_verdicts; not together with filter.
    *
    * @generated from field: repeated domainflow.validation.v1.DnsVerdict dns_verdicts = 5;
    */
   dnsVerdicts: DnsVerdict[];
 
   /**
-   * Only domains without a DNS verdict yet. Not together with dns_verdicts.
+   * Only domains without a DNS verdict yet. Not together with dns_verdicts. As filter.dns_pending; not together with filter.
    *
    * @generated from field: bool dns_pending = 6;
    */
   dnsPending: boolean;
+
+  /**
+   * Only these domains.
+   *
+   * @generated from field: domainflow.query.v1.DomainFilter filter = 7;
+   */
+  filter?: DomainFilter | undefined;
+
+  /**
+   * In which order. Default: by position.
+   *
+   * @generated from field: domainflow.query.v1.DomainOrder order = 8;
+   */
+  order: DomainOrder;
+
+  /**
+   * The other way round: the highest first.
+   *
+   * @generated from field: bool descending = 9;
+   */
+  descending: boolean;
+
+  /**
+   * The first so many domains after `after`, or from the beginning: as page_size. Not together with last, page_size or page_token.
+   *
+   * @generated from field: int32 first = 10;
+   */
+  first: number;
+
+  /**
+   * Only domains behind this cursor: end_cursor of an earlier answer to the same arguments. Not together with before or page_token.
+   *
+   * @generated from field: string after = 11;
+   */
+  after: string;
+
+  /**
+   * The last so many domains before `before`, or before the end. Not together with first, page_size or page_token.
+   *
+   * @generated from field: int32 last = 12;
+   */
+  last: number;
+
+  /**
+   * Only domains ahead of this cursor: start_cursor of an earlier answer to the same arguments. Not together with after or page_token.
+   *
+   * @generated from field: string before = 13;
+   */
+  before: string;
+
+  /**
+   * How fresh. A page that a token or cursor leads to is at least as fresh as the one it comes from.
+   *
+   * @generated from field: domainflow.query.v1.Consistency consistency = 14;
+   */
+  consistency?: Consistency | undefined;
 };
 
 /**
@@ -155,7 +275,7 @@ export const ListDomainsRequestSchema: GenMessage<ListDomainsRequest> = /*@__PUR
  */
 export type ListDomainsResponse = Message<"domainflow.query.v1.ListDomainsResponse"> & {
   /**
-   * In order of position, also when paging backward.
+   * In the order asked for, also when paging backward.
    *
    * @generated from field: repeated domainflow.query.v1.Domain domains = 1;
    */
@@ -176,11 +296,68 @@ export type ListDomainsResponse = Message<"domainflow.query.v1.ListDomainsRespon
   previousPageToken: string;
 
   /**
-   * Domains that match, exact. -1 where no counter can tell; with the filters of this version one always can.
+   * Domains that match. Exact where counters can tell: without a filter, and with one field of dns_verdicts, dns_pending, http_verdicts,
+   * lead_statuses, lead_reasons or tlds. Otherwise an estimate, made for the first page, and total_size_estimated says so.
    *
    * @generated from field: int64 total_size = 4;
    */
   totalSize: bigint;
+
+  /**
+   * True when total_size is an estimate.
+   *
+   * @generated from field: bool total_size_estimated = 5;
+   */
+  totalSizeEstimated: boolean;
+
+  /**
+   * Cursor of the first domain, for `before`; empty without domains.
+   *
+   * @generated from field: string start_cursor = 6;
+   */
+  startCursor: string;
+
+  /**
+   * Cursor of the last domain, for `after`; empty without domains.
+   *
+   * @generated from field: string end_cursor = 7;
+   */
+  endCursor: string;
+
+  /**
+   * Whether anything follows this page, or may: next_page_token is set.
+   *
+   * @generated from field: bool has_next = 8;
+   */
+  hasNext: boolean;
+
+  /**
+   * Whether anything precedes this page, or may: previous_page_token is set.
+   *
+   * @generated from field: bool has_previous = 9;
+   */
+  hasPrevious: boolean;
+
+  /**
+   * Candidates that were looked at for this page.
+   *
+   * @generated from field: int32 examined_count = 10;
+   */
+  examinedCount: number;
+
+  /**
+   * How long it took on the server.
+   *
+   * @generated from field: google.protobuf.Duration duration = 11;
+   */
+  duration?: Duration | undefined;
+
+  /**
+   * How fresh it is.
+   *
+   * @generated from field: domainflow.query.v1.Freshness freshness = 12;
+   */
+  freshness?: Freshness | undefined;
 };
 
 /**
@@ -228,6 +405,20 @@ export type StreamDomainsRequest = Message<"domainflow.query.v1.StreamDomainsReq
    * @generated from field: int32 batch_size = 5;
    */
   batchSize: number;
+
+  /**
+   * Who goes first where many read. Default NORMAL.
+   *
+   * @generated from field: domainflow.campaign.v1.Priority priority = 6;
+   */
+  priority: Priority;
+
+  /**
+   * How fresh.
+   *
+   * @generated from field: domainflow.query.v1.Consistency consistency = 7;
+   */
+  consistency?: Consistency | undefined;
 };
 
 /**
@@ -354,6 +545,20 @@ export type StreamSummary = Message<"domainflow.query.v1.StreamSummary"> & {
    * @generated from field: repeated string unreachable = 2;
    */
   unreachable: string[];
+
+  /**
+   * What it has cost.
+   *
+   * @generated from field: domainflow.query.v1.ReadPerformance performance = 3;
+   */
+  performance?: ReadPerformance | undefined;
+
+  /**
+   * How fresh it was.
+   *
+   * @generated from field: domainflow.query.v1.Freshness freshness = 4;
+   */
+  freshness?: Freshness | undefined;
 };
 
 /**
@@ -373,6 +578,13 @@ export type GetDomainSummaryRequest = Message<"domainflow.query.v1.GetDomainSumm
    * @generated from field: string campaign_id = 1;
    */
   campaignId: string;
+
+  /**
+   * How fresh.
+   *
+   * @generated from field: domainflow.query.v1.Consistency consistency = 2;
+   */
+  consistency?: Consistency | undefined;
 };
 
 /**
@@ -406,6 +618,27 @@ export type GetDomainSummaryResponse = Message<"domainflow.query.v1.GetDomainSum
    * @generated from field: int64 dns_pending_count = 3;
    */
   dnsPendingCount: bigint;
+
+  /**
+   * Names by HTTP verdict, each with at least one name.
+   *
+   * @generated from field: repeated domainflow.query.v1.HttpVerdictCount http_verdict_counts = 4;
+   */
+  httpVerdictCounts: HttpVerdictCount[];
+
+  /**
+   * Names by reason of the lead decision, each with at least one name.
+   *
+   * @generated from field: repeated domainflow.query.v1.LeadReasonCount lead_reason_counts = 5;
+   */
+  leadReasonCounts: LeadReasonCount[];
+
+  /**
+   * How fresh it is.
+   *
+   * @generated from field: domainflow.query.v1.Freshness freshness = 6;
+   */
+  freshness?: Freshness | undefined;
 };
 
 /**
@@ -492,13 +725,63 @@ export const DomainColumnSchema: GenEnum<DomainColumn> = /*@__PURE__*/
   enumDesc(file_domainflow_query_v1_query_service, 0);
 
 /**
- * What is known: pages for people, streams for machines, figures from counters. Reads everything, writes nothing.
+ * An order of domains.
+ *
+ * @generated from enum domainflow.query.v1.DomainOrder
+ */
+export enum DomainOrder {
+  /**
+   * As POSITION.
+   *
+   * @generated from enum value: DOMAIN_ORDER_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * By position.
+   *
+   * @generated from enum value: DOMAIN_ORDER_POSITION = 1;
+   */
+  POSITION = 1,
+
+  /**
+   * By name, bytewise. From the end of generation on: before, the call is refused with ORDER_NOT_READY.
+   *
+   * @generated from enum value: DOMAIN_ORDER_NAME = 2;
+   */
+  NAME = 2,
+
+  /**
+   * By score, then by position; only domains that have one.
+   *
+   * @generated from enum value: DOMAIN_ORDER_SCORE = 3;
+   */
+  SCORE = 3,
+
+  /**
+   * In the order in which DNS verdicts became final: by chunk, then by position; only domains that have one. One whose verdict was taken back
+   * and made anew counts as settled at the newer time.
+   *
+   * @generated from enum value: DOMAIN_ORDER_SETTLE_TIME = 4;
+   */
+  SETTLE_TIME = 4,
+}
+
+/**
+ * Describes the enum domainflow.query.v1.DomainOrder.
+ */
+export const DomainOrderSchema: GenEnum<DomainOrder> = /*@__PURE__*/
+  enumDesc(file_domainflow_query_v1_query_service, 1);
+
+/**
+ * What is known: pages for people, streams for machines, figures from counters. Changes nothing of what it reports.
  *
  * @generated from service domainflow.query.v1.QueryService
  */
 export const QueryService: GenService<{
   /**
-   * Returns one page of a campaign's domains in order of position. As fast on the last page as on the first.
+   * Returns one page of a campaign's domains. As fast on the last page as on the first, in every order: a page looks at some thousands of
+   * candidates at most, so with a filter that few match it may have fewer domains than asked for, or none, and still a next_page_token.
    *
    * @generated from rpc domainflow.query.v1.QueryService.ListDomains
    */
@@ -538,6 +821,157 @@ export const QueryService: GenService<{
     methodKind: "unary";
     input: typeof GetDomainSummaryRequestSchema;
     output: typeof GetDomainSummaryResponseSchema;
+  },
+  /**
+   * Streams all that is known of the domains of any number of campaigns, one joined query a batch, as columnar batches. Cursor, order and end as in
+   * StreamDomains.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.StreamEnriched
+   */
+  streamEnriched: {
+    methodKind: "server_streaming";
+    input: typeof StreamEnrichedRequestSchema;
+    output: typeof StreamEnrichedResponseSchema;
+  },
+  /**
+   * Streams the leads of any number of campaigns with their contacts. Cursor, order and end as in StreamDomains.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.StreamLeads
+   */
+  streamLeads: {
+    methodKind: "server_streaming";
+    input: typeof StreamLeadsRequestSchema;
+    output: typeof StreamLeadsResponseSchema;
+  },
+  /**
+   * Streams the history of any number of campaigns: their events. Cursor, order and end as in StreamDomains.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.StreamLogs
+   */
+  streamLogs: {
+    methodKind: "server_streaming";
+    input: typeof StreamLogsRequestSchema;
+    output: typeof StreamLogsResponseSchema;
+  },
+  /**
+   * Streams what changed in a campaign since a revision, with the revision to ask for next time.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.StreamChanges
+   */
+  streamChanges: {
+    methodKind: "server_streaming";
+    input: typeof StreamChangesRequestSchema;
+    output: typeof StreamChangesResponseSchema;
+  },
+  /**
+   * Compares two runs of a phase: streams the domains on which they differ and in what, then a report.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.StreamDifferences
+   */
+  streamDifferences: {
+    methodKind: "server_streaming";
+    input: typeof StreamDifferencesRequestSchema;
+    output: typeof StreamDifferencesResponseSchema;
+  },
+  /**
+   * Divides a campaign into streams that several readers read side by side with ReadRows, as Arrow record batches.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.CreateReadSession
+   */
+  createReadSession: {
+    methodKind: "unary";
+    input: typeof CreateReadSessionRequestSchema;
+    output: typeof CreateReadSessionResponseSchema;
+  },
+  /**
+   * Streams the rows of one stream of a session from an offset on. No row is in two streams, none is left out.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.ReadRows
+   */
+  readRows: {
+    methodKind: "server_streaming";
+    input: typeof ReadRowsRequestSchema;
+    output: typeof ReadRowsResponseSchema;
+  },
+  /**
+   * Divides a stream of a session, so that an idle reader can take a part of it.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.SplitReadStream
+   */
+  splitReadStream: {
+    methodKind: "unary";
+    input: typeof SplitReadStreamRequestSchema;
+    output: typeof SplitReadStreamResponseSchema;
+  },
+  /**
+   * Returns how many names came through which phase, from counters.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.GetFunnel
+   */
+  getFunnel: {
+    methodKind: "unary";
+    input: typeof GetFunnelRequestSchema;
+    output: typeof GetFunnelResponseSchema;
+  },
+  /**
+   * Returns where the names went that are no leads, from counters.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.GetRejectionSummary
+   */
+  getRejectionSummary: {
+    methodKind: "unary";
+    input: typeof GetRejectionSummaryRequestSchema;
+    output: typeof GetRejectionSummaryResponseSchema;
+  },
+  /**
+   * Returns how many names there are below each top-level domain and what became of them, from counters.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.ListTldCounts
+   */
+  listTldCounts: {
+    methodKind: "unary";
+    input: typeof ListTldCountsRequestSchema;
+    output: typeof ListTldCountsResponseSchema;
+  },
+  /**
+   * Compares the counters of a campaign with its rows, by counting them all: some 0.2 s per million names and phase.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.CheckCounters
+   */
+  checkCounters: {
+    methodKind: "unary";
+    input: typeof CheckCountersRequestSchema;
+    output: typeof CheckCountersResponseSchema;
+  },
+  /**
+   * Returns how the database and the connections to it are.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.GetDatabaseStatus
+   */
+  getDatabaseStatus: {
+    methodKind: "unary";
+    input: typeof GetDatabaseStatusRequestSchema;
+    output: typeof GetDatabaseStatusResponseSchema;
+  },
+  /**
+   * Returns what queries took: figures by method and minute, or the slow ones with their plans.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.ListQueryPerformance
+   */
+  listQueryPerformance: {
+    methodKind: "unary";
+    input: typeof ListQueryPerformanceRequestSchema;
+    output: typeof ListQueryPerformanceResponseSchema;
+  },
+  /**
+   * Returns what an operator should do about the database, if anything.
+   *
+   * @generated from rpc domainflow.query.v1.QueryService.ListRecommendations
+   */
+  listRecommendations: {
+    methodKind: "unary";
+    input: typeof ListRecommendationsRequestSchema;
+    output: typeof ListRecommendationsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_domainflow_query_v1_query_service, 0);

@@ -1,0 +1,58 @@
+"""What every part of the query service has in hand."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import grpc
+
+from domainflow.query.v1.query_service_pb2_grpc import QueryServiceServicer
+from services.chassis.errors import CampaignNotFound
+from services.chassis.seal import Seal
+from services.query.campaigns import Campaign, read_campaigns
+from services.query.pages import Filter
+from services.query.reads import Read, Reads
+from services.query.totals import Totals
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class Part(QueryServiceServicer):
+    """Some of the RPCs of QueryService, which is all parts together."""
+
+    def __init__(self, *, reads: Reads, seal: Seal) -> None:
+        self._reads = reads
+        self._seal = seal
+
+
+async def the_campaign(read: Read, campaign_id: str) -> Campaign:
+    """The campaign as this read sees it. Raises CampaignNotFound."""
+    found = await campaigns_of(read, [campaign_id])
+    if not found:
+        raise CampaignNotFound(campaign_id)
+    return next(iter(found.values()))
+
+
+async def campaigns_of(read: Read, campaign_ids: Sequence[str]) -> dict[UUID, Campaign]:
+    """Those of the campaigns that exist; one that is being deleted does not."""
+    return await read_campaigns(read.pool, [UUID(each) for each in campaign_ids])
+
+
+def coerced(asked: int, default: int, largest: int) -> int:
+    """A size as it is used: 0 is the default, more than the largest is the largest (AIP-158)."""
+    return min(asked or default, largest)
+
+
+async def total_of(totals: Totals, campaign_id: str, chosen: Filter) -> tuple[int, int, int]:
+    """Number, names and matching names of the campaign."""
+    if chosen == Filter():
+        campaign = await totals.campaign(UUID(campaign_id))
+        if campaign is None:
+            raise CampaignNotFound(campaign_id)
+        return campaign.no, campaign.name_count, campaign.name_count
+    counters = await totals.counters(UUID(campaign_id))
+    if counters is None:
+        raise CampaignNotFound(campaign_id)
+    total = sum(counters.by_verdict.get(verdict, 0) for verdict in chosen.verdicts)
+    campaign = counters.campaign
+    return campaign.no, campaign.name_count, counters.pending if chosen.pending else total
