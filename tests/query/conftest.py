@@ -1,7 +1,10 @@
 """A query service over a real database, behind a real port, and campaigns made by SQL."""
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections import Counter as Multiset
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,6 +17,12 @@ from domainflow.query.v1.query_service_pb2_grpc import (
     add_QueryServiceServicer_to_server,
 )
 from domainflow.validation.v1.dns_pb2 import DNS_AGREEMENT_CONFIRMED, DnsEvidence
+from domainflow.validation.v1.lead_pb2 import (
+    CONTACT_KIND_EMAIL,
+    LEAD_REASON_QUALIFIED,
+    Contact,
+    Lead,
+)
 from services.chassis.postgres import Pool, open_pool
 from services.chassis.seal import Seal
 from services.chassis.server import CallGuard
@@ -82,6 +91,16 @@ class Made:
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What the analysis found in a page: the score in thousandths, numbers of PageWarning, hits by
+    keyword."""
+
+    score: int
+    warnings: Sequence[int] = ()
+    keywords: Mapping[str, int] = field(default_factory=dict)
 
 
 class Writer:
@@ -157,7 +176,8 @@ class Writer:
         counts = [verdicts.count(number) for number in range(1, 11)]
         async with self.connection.transaction():
             changed = await self.connection.execute(
-                """UPDATE chunks SET state = 'done', outcome_counts = $4, done_time = now()
+                """UPDATE chunks SET state = 'done', outcome_counts = $4, done_time = now(),
+                    tld_counts = $6
                 WHERE campaign_no = $1 AND phase = 2 AND run = $3 AND first_position = $2
                   AND name_count = $5 AND state <> 'done'""",
                 made.no,
@@ -165,6 +185,7 @@ class Writer:
                 run,
                 counts,
                 len(verdicts),
+                await self._tld_counts(made, dict(enumerate(verdicts, first))),
             )
             assert changed == "UPDATE 1"
             await self.connection.copy_records_to_table(
@@ -175,8 +196,167 @@ class Writer:
                 ],
                 columns=COLUMNS,
             )
+            await self._event(made)
+
+    async def finish_generation(self, made: Made) -> None:
+        """No name will be added any more."""
+        await self.connection.execute(
+            "UPDATE phases SET status = 'COMPLETED' WHERE campaign_no = $1 AND phase = 1", made.no
+        )
+
+    async def order_names(self, made: Made, *, block: int = 4_096) -> None:
+        """Finish the generation and store the order of the names, so many a block."""
+        await self.finish_generation(made)
+        async with self.connection.transaction():
+            await self.connection.execute(
+                """INSERT INTO name_orders (campaign_no, block, first_name, positions)
+                SELECT $1, number / $2, (array_agg(name ORDER BY number))[1],
+                    array_agg(position ORDER BY number)
+                FROM (
+                    SELECT name, position, row_number() OVER (ORDER BY name, position) - 1 AS number
+                    FROM domains WHERE campaign_no = $1
+                ) ordered GROUP BY number / $2""",
+                made.no,
+                block,
+            )
+            await self.connection.execute(
+                """INSERT INTO derivations
+                    (campaign_no, kind, source_version, name_count, finish_time)
+                SELECT no, 'name_order', '', name_count, now() FROM campaigns WHERE no = $1""",
+                made.no,
+            )
+
+    async def settle_http(
+        self, made: Made, verdicts: Mapping[int, int], *, run: int = 1, shown: bool = True
+    ) -> None:
+        """Settle a chunk of the HTTP phase: the names at these positions with these verdicts."""
+        await self._settle_later(
+            made,
+            3,
+            run,
+            verdicts,
+            shown,
+            [http_row(made.no, run, *each) for each in verdicts.items()],
+        )
+
+    async def settle_analysis(
+        self, made: Made, found: Mapping[int, Analysis], *, run: int = 1, shown: bool = True
+    ) -> None:
+        """Settle a chunk of the analysis. Outcome 1: with a keyword, 2: without."""
+        outcomes = {position: 1 if each.keywords else 2 for position, each in found.items()}
+        rows = [
+            (
+                made.no,
+                run,
+                position,
+                each.score,
+                sum(1 << (warning - 1) for warning in each.warnings),
+                1_770_000_000_123_456 + position,
+                None,
+            )
+            for position, each in found.items()
+        ]
+        hits = [
+            (made.no, run, keyword, position, count)
+            for position, each in found.items()
+            for keyword, count in each.keywords.items()
+        ]
+        await self._settle_later(made, 4, run, outcomes, shown, rows, hits)
+
+    async def settle_leads(
+        self, made: Made, reasons: Mapping[int, int], *, run: int = 1, shown: bool = True
+    ) -> None:
+        """Settle a chunk of the lead decisions, by LeadReason; QUALIFIED has a contact."""
+        rows = [
+            (
+                made.no,
+                run,
+                position,
+                LEAD_STATUS_OF[reason],
+                reason,
+                1_780_000_000_123_456 + position,
+                CONTACTS if reason == LEAD_REASON_QUALIFIED else None,
+            )
+            for position, reason in reasons.items()
+        ]
+        await self._settle_later(made, 5, run, reasons, shown, rows)
+
+    async def show(self, made: Made, phase: int, run: int) -> None:
+        """The results of this run of the phase are those that are shown from now on."""
+        async with self.connection.transaction():
+            await self.connection.execute(
+                """INSERT INTO phases (campaign_no, phase, status, run, result_run)
+                VALUES ($1, $2, 'RUNNING', $3, $3)
+                ON CONFLICT (campaign_no, phase) DO UPDATE
+                SET status = 'RUNNING', run = excluded.run, result_run = excluded.result_run""",
+                made.no,
+                phase,
+                run,
+            )
+            await self._event(made)
+
+    async def _settle_later(
+        self,
+        made: Made,
+        phase: int,
+        run: int,
+        outcomes: Mapping[int, int],
+        shown: bool,
+        rows: Sequence[tuple[object, ...]],
+        hits: Sequence[tuple[object, ...]] = (),
+    ) -> None:
+        if not outcomes:
+            return
+        if shown:
+            await self.show(made, phase, run)
+        counted = Multiset(outcomes.values())
+        async with self.connection.transaction():
+            await self.connection.execute(
+                """INSERT INTO chunks (campaign_no, phase, run, first_position, name_count, state,
+                    attempt, done_time, outcome_counts, tld_counts)
+                VALUES ($1, $2, $3, $4, $5, 'done', 1, now(), $6, $7)""",
+                made.no,
+                phase,
+                run,
+                min(outcomes),
+                len(outcomes),
+                [counted[number] for number in range(1, max(counted) + 1)],
+                await self._tld_counts(made, outcomes),
+            )
+            await self._copy({3: "http_results", 4: "page_analyses", 5: "leads"}[phase], rows)
+            await self._copy("keyword_hits", hits)
+            await self._event(made)
+
+    async def _copy(self, table: str, rows: Iterable[tuple[object, ...]]) -> None:
+        await self.connection.copy_records_to_table(table, records=list(rows))
+
+    async def _tld_counts(self, made: Made, outcomes: Mapping[int, int]) -> str:
+        names = await self.connection.fetch(
+            """SELECT position, name FROM domains
+            WHERE campaign_no = $1 AND position = ANY($2::int[])""",
+            made.no,
+            list(outcomes),
+        )
+        counts: dict[str, Multiset[str]] = {}
+        for position, name in names:
+            counted = counts.setdefault(name.rpartition(".")[2], Multiset())
+            counted[str(outcomes[position])] += 1
+        return json.dumps(counts)
+
+    async def _event(self, made: Made) -> None:
+        """What every writer does last: it moves the campaign's revision."""
+        await self.connection.execute("SELECT append_event($1, '')", made.no)
 
 
+# Status by reason of a lead decision, as in the contract.
+LEAD_STATUS_OF = {1: 1, 2: 2, 3: 2, 4: 2, 5: 2, 6: 2, 7: 3, 8: 4, 9: 3, 10: 4, 11: 3}
+CONTACTS = Lead(
+    contacts=[
+        Contact(
+            kind=CONTACT_KIND_EMAIL, value="info@name.example", source_url="https://name.example/"
+        )
+    ]
+).SerializeToString()
 EVIDENCE = DnsEvidence(reason="said by two").SerializeToString()
 
 
@@ -202,4 +382,26 @@ def result(no: int, run: int, position: int, verdict: int) -> tuple[object, ...]
         None if mute else resolved,
         None if mute else resolved,
         EVIDENCE if resolved else None,
+    )
+
+
+def http_row(no: int, run: int, position: int, verdict: int) -> tuple[object, ...]:
+    """A row of http_results: only OK has a page, only 9 (NOT_FOUND) another response."""
+    ok = verdict == 1
+    return (
+        no,
+        run,
+        position,
+        verdict,
+        200 if ok else 404 if verdict == 9 else None,
+        1,
+        250_500,
+        1_760_000_000_123_456 + position,
+        f"https://www.name-{position}.example/" if ok else None,
+        f"Page {position}" if ok and position % 2 == 0 else None,
+        "en-GB" if ok and position % 3 == 0 else None,
+        10_000 + position if ok else None,
+        hashlib.sha256(str(position).encode()).digest() if ok else None,
+        ok and position % 50 == 0,
+        None,
     )
