@@ -29,7 +29,7 @@ from domainflow.query.v1 import filter_pb2 as domainflow_dot_query_dot_v1_dot_fi
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&domainflow/query/v1/read_session.proto\x12\x13\x64omainflow.query.v1\x1a\x1b\x62uf/validate/validate.proto\x1a%domainflow/campaign/v1/campaign.proto\x1a%domainflow/query/v1/consistency.proto\x1a domainflow/query/v1/filter.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n\x0bReadSession\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x07streams\x18\x03 \x03(\x0b\x32\x1f.domainflow.query.v1.ReadStream\x12\x14\n\x0c\x61rrow_schema\x18\x04 \x01(\x0c\x12\x1b\n\x13\x65stimated_row_count\x18\x05 \x01(\x03\x12\x1b\n\x13row_count_estimated\x18\x06 \x01(\x08\x12\x31\n\tfreshness\x18\x07 \x01(\x0b\x32\x1e.domainflow.query.v1.Freshness\"7\n\nReadStream\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x13\x65stimated_row_count\x18\x02 \x01(\x03\"\xe0\x01\n\x18\x43reateReadSessionRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.domainflow.query.v1.DomainFilter\x12\x1b\n\x07\x63olumns\x18\x03 \x03(\tB\n\xbaH\x07\x92\x01\x04\x10\x32\x18\x01\x12\x1e\n\x0bmax_streams\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18@(\x00\x12\x35\n\x0b\x63onsistency\x18\x05 \x01(\x0b\x32 .domainflow.query.v1.Consistency\"N\n\x19\x43reateReadSessionResponse\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32 .domainflow.query.v1.ReadSession\"\x89\x01\n\x0fReadRowsRequest\x12\x1f\n\x0bread_stream\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xa0\x1f\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12<\n\x08priority\x18\x03 \x01(\x0e\x32 .domainflow.campaign.v1.PriorityB\x08\xbaH\x05\x82\x01\x02\x10\x01\"~\n\x10ReadRowsResponse\x12\x1a\n\x12\x61rrow_record_batch\x18\x01 \x01(\x0c\x12\x11\n\trow_count\x18\x02 \x01(\x03\x12\x13\n\x0bnext_offset\x18\x03 \x01(\x03\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12\x14\n\x0c\x61rrow_schema\x18\x05 \x01(\x0c\"d\n\x16SplitReadStreamRequest\x12\x1f\n\x0bread_stream\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xa0\x1f\x12)\n\x08\x66raction\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x11\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\"\x8d\x01\n\x17SplitReadStreamResponse\x12\x37\n\x0eprimary_stream\x18\x01 \x01(\x0b\x32\x1f.domainflow.query.v1.ReadStream\x12\x39\n\x10remainder_stream\x18\x02 \x01(\x0b\x32\x1f.domainflow.query.v1.ReadStreamb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&domainflow/query/v1/read_session.proto\x12\x13\x64omainflow.query.v1\x1a\x1b\x62uf/validate/validate.proto\x1a%domainflow/campaign/v1/campaign.proto\x1a%domainflow/query/v1/consistency.proto\x1a domainflow/query/v1/filter.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n\x0bReadSession\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x07streams\x18\x03 \x03(\x0b\x32\x1f.domainflow.query.v1.ReadStream\x12\x14\n\x0c\x61rrow_schema\x18\x04 \x01(\x0c\x12\x1b\n\x13\x65stimated_row_count\x18\x05 \x01(\x03\x12\x1b\n\x13row_count_estimated\x18\x06 \x01(\x08\x12\x31\n\tfreshness\x18\x07 \x01(\x0b\x32\x1e.domainflow.query.v1.Freshness\"7\n\nReadStream\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x13\x65stimated_row_count\x18\x02 \x01(\x03\"\xe0\x01\n\x18\x43reateReadSessionRequest\x12\x1d\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.domainflow.query.v1.DomainFilter\x12\x1b\n\x07\x63olumns\x18\x03 \x03(\tB\n\xbaH\x07\x92\x01\x04\x10\x32\x18\x01\x12\x1e\n\x0bmax_streams\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18@(\x00\x12\x35\n\x0b\x63onsistency\x18\x05 \x01(\x0b\x32 .domainflow.query.v1.Consistency\"N\n\x19\x43reateReadSessionResponse\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32 .domainflow.query.v1.ReadSession\"\x89\x01\n\x0fReadRowsRequest\x12\x1f\n\x0bread_stream\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x90N\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12<\n\x08priority\x18\x03 \x01(\x0e\x32 .domainflow.campaign.v1.PriorityB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x93\x01\n\x10ReadRowsResponse\x12\x1a\n\x12\x61rrow_record_batch\x18\x01 \x01(\x0c\x12\x11\n\trow_count\x18\x02 \x01(\x03\x12\x13\n\x0bnext_offset\x18\x03 \x01(\x03\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12\x14\n\x0c\x61rrow_schema\x18\x05 \x01(\x0c\x12\x13\n\x0brest_stream\x18\x06 \x01(\t\"d\n\x16SplitReadStreamRequest\x12\x1f\n\x0bread_stream\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x90N\x12)\n\x08\x66raction\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x11\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\"\x8d\x01\n\x17SplitReadStreamResponse\x12\x37\n\x0eprimary_stream\x18\x01 \x01(\x0b\x32\x1f.domainflow.query.v1.ReadStream\x12\x39\n\x10remainder_stream\x18\x02 \x01(\x0b\x32\x1f.domainflow.query.v1.ReadStreamb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,13 +43,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEREADSESSIONREQUEST'].fields_by_name['max_streams']._loaded_options = None
   _globals['_CREATEREADSESSIONREQUEST'].fields_by_name['max_streams']._serialized_options = b'\272H\006\032\004\030@(\000'
   _globals['_READROWSREQUEST'].fields_by_name['read_stream']._loaded_options = None
-  _globals['_READROWSREQUEST'].fields_by_name['read_stream']._serialized_options = b'\272H\007r\005\020\001\030\240\037'
+  _globals['_READROWSREQUEST'].fields_by_name['read_stream']._serialized_options = b'\272H\007r\005\020\001\030\220N'
   _globals['_READROWSREQUEST'].fields_by_name['offset']._loaded_options = None
   _globals['_READROWSREQUEST'].fields_by_name['offset']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_READROWSREQUEST'].fields_by_name['priority']._loaded_options = None
   _globals['_READROWSREQUEST'].fields_by_name['priority']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_SPLITREADSTREAMREQUEST'].fields_by_name['read_stream']._loaded_options = None
-  _globals['_SPLITREADSTREAMREQUEST'].fields_by_name['read_stream']._serialized_options = b'\272H\007r\005\020\001\030\240\037'
+  _globals['_SPLITREADSTREAMREQUEST'].fields_by_name['read_stream']._serialized_options = b'\272H\007r\005\020\001\030\220N'
   _globals['_SPLITREADSTREAMREQUEST'].fields_by_name['fraction']._loaded_options = None
   _globals['_SPLITREADSTREAMREQUEST'].fields_by_name['fraction']._serialized_options = b'\272H\024\022\022\021\000\000\000\000\000\000\360?)\000\000\000\000\000\000\000\000'
   _globals['_READSESSION']._serialized_start=238
@@ -62,10 +62,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEREADSESSIONRESPONSE']._serialized_end=859
   _globals['_READROWSREQUEST']._serialized_start=862
   _globals['_READROWSREQUEST']._serialized_end=999
-  _globals['_READROWSRESPONSE']._serialized_start=1001
-  _globals['_READROWSRESPONSE']._serialized_end=1127
-  _globals['_SPLITREADSTREAMREQUEST']._serialized_start=1129
-  _globals['_SPLITREADSTREAMREQUEST']._serialized_end=1229
-  _globals['_SPLITREADSTREAMRESPONSE']._serialized_start=1232
-  _globals['_SPLITREADSTREAMRESPONSE']._serialized_end=1373
+  _globals['_READROWSRESPONSE']._serialized_start=1002
+  _globals['_READROWSRESPONSE']._serialized_end=1149
+  _globals['_SPLITREADSTREAMREQUEST']._serialized_start=1151
+  _globals['_SPLITREADSTREAMREQUEST']._serialized_end=1251
+  _globals['_SPLITREADSTREAMRESPONSE']._serialized_start=1254
+  _globals['_SPLITREADSTREAMRESPONSE']._serialized_end=1395
 # @@protoc_insertion_point(module_scope)

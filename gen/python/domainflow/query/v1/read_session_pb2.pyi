@@ -115,7 +115,7 @@ class CreateReadSessionRequest(_message.Message):
     """At most so many streams; fewer come where there are few rows. Default 1, at most 64."""
     @_builtins.property
     def filter(self) -> _filter_pb2.DomainFilter:
-        """Only these domains."""
+        """Only these domains. At most 6,000 bytes: it is part of every stream's name."""
 
     @_builtins.property
     def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -176,7 +176,9 @@ class ReadRowsRequest(_message.Message):
     read_stream: _builtins.str
     """Name of a stream."""
     offset: _builtins.int
-    """Rows of the stream to leave out: those received already. Beyond the end: OUT_OF_RANGE."""
+    """Rows of the stream to leave out: those received already. Beyond the end: OUT_OF_RANGE. With a filter the rows are counted anew, so an offset
+    is right as long as what the filter looks at does not change; ReadRowsResponse.rest_stream is right whatever happens.
+    """
     priority: _campaign_pb2.Priority.ValueType
     """Who goes first where many read. Default NORMAL."""
     def __init__(
@@ -205,16 +207,19 @@ class ReadRowsResponse(_message.Message):
     NEXT_OFFSET_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     ARROW_SCHEMA_FIELD_NUMBER: _builtins.int
+    REST_STREAM_FIELD_NUMBER: _builtins.int
     arrow_record_batch: _builtins.bytes
     """A record batch, as an Arrow IPC message without its schema."""
     row_count: _builtins.int
-    """Rows in it."""
+    """Rows in it; 0 now and then where a filter finds nothing for long."""
     next_offset: _builtins.int
-    """Offset in the stream of the row after it: what to ask for after a cut."""
+    """Offset in the stream of the row after it."""
     progress: _builtins.float
     """Share of the stream that lies behind it, 0 to 1."""
     arrow_schema: _builtins.bytes
     """The schema, in the first message only, as in the session."""
+    rest_stream: _builtins.str
+    """Name of the stream of all rows after this message, and no other: what to ask for after a cut, with offset 0."""
     def __init__(
         self,
         *,
@@ -223,10 +228,11 @@ class ReadRowsResponse(_message.Message):
         next_offset: _builtins.int = ...,
         progress: _builtins.float = ...,
         arrow_schema: _builtins.bytes = ...,
+        rest_stream: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrow_record_batch", b"arrow_record_batch", "arrow_schema", b"arrow_schema", "next_offset", b"next_offset", "progress", b"progress", "row_count", b"row_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrow_record_batch", b"arrow_record_batch", "arrow_schema", b"arrow_schema", "next_offset", b"next_offset", "progress", b"progress", "rest_stream", b"rest_stream", "row_count", b"row_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

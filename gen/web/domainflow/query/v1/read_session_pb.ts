@@ -19,7 +19,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file domainflow/query/v1/read_session.proto.
  */
 export const file_domainflow_query_v1_read_session: GenFile = /*@__PURE__*/
-  fileDesc("CiZkb21haW5mbG93L3F1ZXJ5L3YxL3JlYWRfc2Vzc2lvbi5wcm90bxITZG9tYWluZmxvdy5xdWVyeS52MSKBAgoLUmVhZFNlc3Npb24SDAoEbmFtZRgBIAEoCRIvCgtleHBpcmVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoHc3RyZWFtcxgDIAMoCzIfLmRvbWFpbmZsb3cucXVlcnkudjEuUmVhZFN0cmVhbRIUCgxhcnJvd19zY2hlbWEYBCABKAwSGwoTZXN0aW1hdGVkX3Jvd19jb3VudBgFIAEoAxIbChNyb3dfY291bnRfZXN0aW1hdGVkGAYgASgIEjEKCWZyZXNobmVzcxgHIAEoCzIeLmRvbWFpbmZsb3cucXVlcnkudjEuRnJlc2huZXNzIjcKClJlYWRTdHJlYW0SDAoEbmFtZRgBIAEoCRIbChNlc3RpbWF0ZWRfcm93X2NvdW50GAIgASgDIuABChhDcmVhdGVSZWFkU2Vzc2lvblJlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBEjEKBmZpbHRlchgCIAEoCzIhLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluRmlsdGVyEhsKB2NvbHVtbnMYAyADKAlCCrpIB5IBBBAyGAESHgoLbWF4X3N0cmVhbXMYBCABKAVCCbpIBhoEGEAoABI1Cgtjb25zaXN0ZW5jeRgFIAEoCzIgLmRvbWFpbmZsb3cucXVlcnkudjEuQ29uc2lzdGVuY3kiTgoZQ3JlYXRlUmVhZFNlc3Npb25SZXNwb25zZRIxCgdzZXNzaW9uGAEgASgLMiAuZG9tYWluZmxvdy5xdWVyeS52MS5SZWFkU2Vzc2lvbiKJAQoPUmVhZFJvd3NSZXF1ZXN0Eh8KC3JlYWRfc3RyZWFtGAEgASgJQgq6SAdyBRABGKAfEhcKBm9mZnNldBgCIAEoA0IHukgEIgIoABI8Cghwcmlvcml0eRgDIAEoDjIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUHJpb3JpdHlCCLpIBYIBAhABIn4KEFJlYWRSb3dzUmVzcG9uc2USGgoSYXJyb3dfcmVjb3JkX2JhdGNoGAEgASgMEhEKCXJvd19jb3VudBgCIAEoAxITCgtuZXh0X29mZnNldBgDIAEoAxIQCghwcm9ncmVzcxgEIAEoARIUCgxhcnJvd19zY2hlbWEYBSABKAwiZAoWU3BsaXRSZWFkU3RyZWFtUmVxdWVzdBIfCgtyZWFkX3N0cmVhbRgBIAEoCUIKukgHcgUQARigHxIpCghmcmFjdGlvbhgCIAEoAUIXukgUEhIRAAAAAAAA8D8pAAAAAAAAAAAijQEKF1NwbGl0UmVhZFN0cmVhbVJlc3BvbnNlEjcKDnByaW1hcnlfc3RyZWFtGAEgASgLMh8uZG9tYWluZmxvdy5xdWVyeS52MS5SZWFkU3RyZWFtEjkKEHJlbWFpbmRlcl9zdHJlYW0YAiABKAsyHy5kb21haW5mbG93LnF1ZXJ5LnYxLlJlYWRTdHJlYW1iBnByb3RvMw", [file_buf_validate_validate, file_domainflow_campaign_v1_campaign, file_domainflow_query_v1_consistency, file_domainflow_query_v1_filter, file_google_protobuf_timestamp]);
+  fileDesc("CiZkb21haW5mbG93L3F1ZXJ5L3YxL3JlYWRfc2Vzc2lvbi5wcm90bxITZG9tYWluZmxvdy5xdWVyeS52MSKBAgoLUmVhZFNlc3Npb24SDAoEbmFtZRgBIAEoCRIvCgtleHBpcmVfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoHc3RyZWFtcxgDIAMoCzIfLmRvbWFpbmZsb3cucXVlcnkudjEuUmVhZFN0cmVhbRIUCgxhcnJvd19zY2hlbWEYBCABKAwSGwoTZXN0aW1hdGVkX3Jvd19jb3VudBgFIAEoAxIbChNyb3dfY291bnRfZXN0aW1hdGVkGAYgASgIEjEKCWZyZXNobmVzcxgHIAEoCzIeLmRvbWFpbmZsb3cucXVlcnkudjEuRnJlc2huZXNzIjcKClJlYWRTdHJlYW0SDAoEbmFtZRgBIAEoCRIbChNlc3RpbWF0ZWRfcm93X2NvdW50GAIgASgDIuABChhDcmVhdGVSZWFkU2Vzc2lvblJlcXVlc3QSHQoLY2FtcGFpZ25faWQYASABKAlCCLpIBXIDsAEBEjEKBmZpbHRlchgCIAEoCzIhLmRvbWFpbmZsb3cucXVlcnkudjEuRG9tYWluRmlsdGVyEhsKB2NvbHVtbnMYAyADKAlCCrpIB5IBBBAyGAESHgoLbWF4X3N0cmVhbXMYBCABKAVCCbpIBhoEGEAoABI1Cgtjb25zaXN0ZW5jeRgFIAEoCzIgLmRvbWFpbmZsb3cucXVlcnkudjEuQ29uc2lzdGVuY3kiTgoZQ3JlYXRlUmVhZFNlc3Npb25SZXNwb25zZRIxCgdzZXNzaW9uGAEgASgLMiAuZG9tYWluZmxvdy5xdWVyeS52MS5SZWFkU2Vzc2lvbiKJAQoPUmVhZFJvd3NSZXF1ZXN0Eh8KC3JlYWRfc3RyZWFtGAEgASgJQgq6SAdyBRABGJBOEhcKBm9mZnNldBgCIAEoA0IHukgEIgIoABI8Cghwcmlvcml0eRgDIAEoDjIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUHJpb3JpdHlCCLpIBYIBAhABIpMBChBSZWFkUm93c1Jlc3BvbnNlEhoKEmFycm93X3JlY29yZF9iYXRjaBgBIAEoDBIRCglyb3dfY291bnQYAiABKAMSEwoLbmV4dF9vZmZzZXQYAyABKAMSEAoIcHJvZ3Jlc3MYBCABKAESFAoMYXJyb3dfc2NoZW1hGAUgASgMEhMKC3Jlc3Rfc3RyZWFtGAYgASgJImQKFlNwbGl0UmVhZFN0cmVhbVJlcXVlc3QSHwoLcmVhZF9zdHJlYW0YASABKAlCCrpIB3IFEAEYkE4SKQoIZnJhY3Rpb24YAiABKAFCF7pIFBISEQAAAAAAAPA/KQAAAAAAAAAAIo0BChdTcGxpdFJlYWRTdHJlYW1SZXNwb25zZRI3Cg5wcmltYXJ5X3N0cmVhbRgBIAEoCzIfLmRvbWFpbmZsb3cucXVlcnkudjEuUmVhZFN0cmVhbRI5ChByZW1haW5kZXJfc3RyZWFtGAIgASgLMh8uZG9tYWluZmxvdy5xdWVyeS52MS5SZWFkU3RyZWFtYgZwcm90bzM", [file_buf_validate_validate, file_domainflow_campaign_v1_campaign, file_domainflow_query_v1_consistency, file_domainflow_query_v1_filter, file_google_protobuf_timestamp]);
 
 /**
  * A read of one campaign that several readers share: every row is in exactly one of its streams. After the BigQuery Storage read API.
@@ -124,7 +124,7 @@ export type CreateReadSessionRequest = Message<"domainflow.query.v1.CreateReadSe
   campaignId: string;
 
   /**
-   * Only these domains.
+   * Only these domains. At most 6,000 bytes: it is part of every stream's name.
    *
    * @generated from field: domainflow.query.v1.DomainFilter filter = 2;
    */
@@ -191,7 +191,8 @@ export type ReadRowsRequest = Message<"domainflow.query.v1.ReadRowsRequest"> & {
   readStream: string;
 
   /**
-   * Rows of the stream to leave out: those received already. Beyond the end: OUT_OF_RANGE.
+   * Rows of the stream to leave out: those received already. Beyond the end: OUT_OF_RANGE. With a filter the rows are counted anew, so an offset
+   * is right as long as what the filter looks at does not change; ReadRowsResponse.rest_stream is right whatever happens.
    *
    * @generated from field: int64 offset = 2;
    */
@@ -226,14 +227,14 @@ export type ReadRowsResponse = Message<"domainflow.query.v1.ReadRowsResponse"> &
   arrowRecordBatch: Uint8Array;
 
   /**
-   * Rows in it.
+   * Rows in it; 0 now and then where a filter finds nothing for long.
    *
    * @generated from field: int64 row_count = 2;
    */
   rowCount: bigint;
 
   /**
-   * Offset in the stream of the row after it: what to ask for after a cut.
+   * Offset in the stream of the row after it.
    *
    * @generated from field: int64 next_offset = 3;
    */
@@ -252,6 +253,13 @@ export type ReadRowsResponse = Message<"domainflow.query.v1.ReadRowsResponse"> &
    * @generated from field: bytes arrow_schema = 5;
    */
   arrowSchema: Uint8Array;
+
+  /**
+   * Name of the stream of all rows after this message, and no other: what to ask for after a cut, with offset 0.
+   *
+   * @generated from field: string rest_stream = 6;
+   */
+  restStream: string;
 };
 
 /**
