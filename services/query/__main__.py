@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from domainflow.query.v1.query_service_pb2_grpc import add_QueryServiceServicer_to_server
@@ -13,6 +14,7 @@ from services.chassis.postgres import Pulse, open_pool
 from services.chassis.seal import BadKey, Seal, parse_keys
 from services.chassis.server import serve
 from services.query.reads import Reads
+from services.query.replica import Replica
 from services.query.service import RULES, QueryService
 
 
@@ -28,6 +30,10 @@ class Settings:
     log_format: str = "text"
     query_connections: int = 10
     query_statement_timeout: float = 15
+    # A streaming replica for reads that may be behind; empty: there is none.
+    database_replica_url: str = ""
+    # Seconds that it may be behind to answer those who want an answer fast.
+    query_max_replica_lag: float = 30
 
 
 async def run(settings: Settings, seal: Seal) -> None:
@@ -38,8 +44,20 @@ async def run(settings: Settings, seal: Seal) -> None:
         read_only=True,
         statement_timeout=settings.query_statement_timeout,
     )
-    async with pool, Pulse(settings.database_url) as pulse:
-        reads = Reads(pool)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(pool)
+        pulse = await stack.enter_async_context(Pulse(settings.database_url))
+        replica = None
+        if settings.database_replica_url:
+            replica = Replica(
+                settings.database_replica_url,
+                settings.database_url,
+                application_name="domainflow-query",
+                max_size=settings.query_connections,
+                statement_timeout=settings.query_statement_timeout,
+            )
+            await stack.enter_async_context(replica)
+        reads = Reads(pool, replica, max_lag=settings.query_max_replica_lag)
         await serve(
             settings.query_address,
             service_name=QUERY,

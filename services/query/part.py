@@ -26,7 +26,9 @@ class Part(QueryServiceServicer):
 
 
 async def the_campaign(read: Read, campaign_id: str) -> Campaign:
-    """The campaign as this read sees it. Raises CampaignNotFound."""
+    """The campaign as it was when the read began. Raises CampaignNotFound."""
+    if read.campaign is not None and read.campaign.id == UUID(campaign_id):
+        return read.campaign
     found = await campaigns_of(read, [campaign_id])
     if not found:
         raise CampaignNotFound(campaign_id)
