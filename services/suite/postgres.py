@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -67,6 +68,9 @@ class EmbeddedPostgres:
     The role of `url` owns its database and may create databases and roles, but is no superuser.
     """
 
+    # Its part of the suite.
+    name = "postgres"
+
     def __init__(
         self,
         folder: Path,
@@ -110,15 +114,15 @@ class EmbeddedPostgres:
         self._folder.mkdir(parents=True, exist_ok=True)
         programs = binaries()
         self._account = _account_for(self._data, programs)
-        self._password = kept_secret(self._folder / "password")
+        self._password = self._secret()
         _give(self._folder / "password", self._account)
         if not self._data.exists():
-            await self._initialise(programs / "initdb")
-        self.port = await self._ports.claim("postgres")
+            await self._initialise(programs)
+        self.port = await self._ports.claim(self.name)
         self._socket_folder = _socket_folder(self._folder, self.port, self._account)
         self._process = Process(
             Spec(
-                name="postgres",
+                name=self.name,
                 command=[str(programs / "postgres"), "-D", str(self._data)],
                 log=self._log,
                 ready=self._is_ready,
@@ -165,16 +169,25 @@ class EmbeddedPostgres:
     def _url(self, role: str, database: str) -> str:
         return f"postgresql://{role}:{self._password}@127.0.0.1:{self.port}/{database}"
 
-    async def _initialise(self, initdb: Path) -> None:
+    def _secret(self) -> str:
+        """The password of both roles."""
+        return kept_secret(self._folder / "password")
+
+    async def _initialise(self, programs: Path) -> None:
         """Make the cluster beside its place and move it there whole."""
         unfinished = self._folder / "data.new"
         if unfinished.exists():
             shutil.rmtree(unfinished)
         unfinished.mkdir(mode=0o700)
         _give(unfinished, self._account)
+        await self._fill(unfinished, programs)
+        unfinished.replace(self._data)
+
+    async def _fill(self, folder: Path, programs: Path) -> None:
+        """Make a new cluster in the empty folder."""
         command = [
-            str(initdb),
-            f"--pgdata={unfinished}",
+            str(programs / "initdb"),
+            f"--pgdata={folder}",
             f"--username={_ADMINISTRATOR}",
             f"--pwfile={self._folder / 'password'}",
             "--auth=scram-sha-256",
@@ -192,23 +205,22 @@ class EmbeddedPostgres:
             folder=self._folder,
             account=self._account,
         )
-        (unfinished / "conf.d").mkdir(mode=0o700)
-        _give(unfinished / "conf.d", self._account)
-        unfinished.replace(self._data)
+        (folder / "conf.d").mkdir(mode=0o700)
+        _give(folder / "conf.d", self._account)
 
     def _prepare(self) -> None:
         """What must be true before every start, the restarts after a crash included."""
         settings = self._data / "postgresql.conf"
-        write_private(
-            settings,
-            _CONFIGURATION.format(
-                port=self.port,
-                socket_folder=self._socket_folder,
-                shared_buffers_mb=_shared_buffers_mb(),
-            ),
-        )
+        write_private(settings, self._configuration())
         _give(settings, self._account)
         _drop_foreign_pid_file(self._data)
+
+    def _configuration(self) -> str:
+        return _CONFIGURATION.format(
+            port=self.port,
+            socket_folder=self._socket_folder,
+            shared_buffers_mb=_shared_buffers_mb(),
+        )
 
     async def _is_ready(self) -> bool:
         try:
@@ -238,6 +250,65 @@ class EmbeddedPostgres:
                 await connection.execute(f"CREATE DATABASE {NAME} OWNER {NAME}")
         finally:
             await connection.close()
+
+
+class EmbeddedReplica(EmbeddedPostgres):
+    """A copy of a running EmbeddedPostgres that follows it: `url` reads what that one commits.
+
+    One that was away for so long that the other one has forgotten what it needs never catches up:
+    delete its folder, and it is copied anew.
+    """
+
+    name = "replica"
+
+    def __init__(
+        self,
+        folder: Path,
+        primary: EmbeddedPostgres,
+        *,
+        ports: Ports | None = None,
+        on_change: Callable[[Report], None] | None = None,
+    ) -> None:
+        super().__init__(folder, ports=ports, on_change=on_change)
+        self._primary = primary
+
+    def _secret(self) -> str:
+        password = urlsplit(self._primary.administrator_url).password or ""
+        write_private(self._folder / "password", password + "\n")
+        return password
+
+    async def _fill(self, folder: Path, programs: Path) -> None:
+        command = [
+            str(programs / "pg_basebackup"),
+            "--host=127.0.0.1",
+            f"--port={self._primary.port}",
+            f"--username={_ADMINISTRATOR}",
+            f"--pgdata={folder}",
+            "--checkpoint=fast",
+            "--wal-method=stream",
+        ]
+        await run_once(
+            "pg_basebackup",
+            command,
+            # Everybody can read a command line.
+            environment={**_ENVIRONMENT, "PGPASSWORD": self._password},
+            folder=self._folder,
+            account=self._account,
+        )
+        (folder / "standby.signal").touch()
+        _give(folder / "standby.signal", self._account)
+
+    def _configuration(self) -> str:
+        # Reads that hold up replaying are ended after 30 s; with the feedback the primary keeps
+        # the rows they need, and few are.
+        return (
+            f"{super()._configuration()}"
+            f"primary_conninfo = '{self._primary.administrator_url}'\n"
+            "hot_standby_feedback = on\n"
+        )
+
+    async def _create_database(self) -> None:
+        """They came with the copy."""
 
 
 # Nothing is inherited: a PGPORT or PGDATA of the caller must not reach the server.
