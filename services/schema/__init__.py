@@ -1,4 +1,5 @@
-"""The tables: numbered SQL migrations, forward only, applied by `python -m services.schema`.
+"""The tables: numbered SQL migrations, each with its way back (`.down.sql`), applied by
+`python -m services.schema`.
 
 One writer per table; `query` reads all of them over read-only connections.
 

@@ -1,5 +1,13 @@
 -- Reads at any size: counters kept with the ledger, its order of settlement, results of the later phases, derived copies, and care.
 
+-- Whoever settles locks phases, then chunks; whoever holds a claim locks chunks and reads phases. In this order neither is met half-way: the
+-- first wait lets those who settle finish, the second those who hold, and readers in between make the third give up (and the whole begin
+-- anew) before PostgreSQL takes anybody for deadlocked, which it looks for after 1 s.
+LOCK TABLE phases IN EXCLUSIVE MODE;
+LOCK TABLE chunks IN ACCESS EXCLUSIVE MODE;
+SET LOCAL lock_timeout = '500ms';
+LOCK TABLE phases IN ACCESS EXCLUSIVE MODE;
+
 ALTER TABLE chunks
     -- Revision of the campaign at which the outcomes were stored or taken back: commit order. Null until then.
     ADD revision bigint,
@@ -65,20 +73,20 @@ CREATE FUNCTION count_chunk() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE
     now_at bigint;
-    gained bigint[] := coalesce(NEW.outcome_counts::bigint[], '{}');
-    lost bigint[] := '{}';
+    counts bigint[] := NEW.outcome_counts::bigint[];
+    lost bigint[];
     lost_tlds jsonb;
-    counts bigint[];
-    one record;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
-        lost := coalesce(OLD.outcome_counts::bigint[], '{}');
+        lost := OLD.outcome_counts::bigint[];
         lost_tlds := OLD.tld_counts;
     END IF;
     -- Locked already where an event was appended; whoever forgot to still takes turns.
     SELECT revision INTO now_at FROM campaigns WHERE no = NEW.campaign_no FOR NO KEY UPDATE;
-    IF gained <> lost THEN
-        counts := added(gained, negated(lost));
+    IF counts IS DISTINCT FROM lost THEN
+        IF lost IS NOT NULL THEN
+            counts := added(coalesce(counts, '{}'), negated(lost));
+        END IF;
         INSERT INTO ledger_totals AS t (campaign_no, phase, run, settled_count, outcome_counts, revision)
         VALUES (NEW.campaign_no, NEW.phase, NEW.run, (SELECT coalesce(sum(n), 0) FROM unnest(counts) AS n), counts, now_at)
         ON CONFLICT (campaign_no, phase, run) DO UPDATE
@@ -88,18 +96,37 @@ BEGIN
         WHERE campaign_no = NEW.campaign_no AND phase = NEW.phase AND run = NEW.run AND first_position = NEW.first_position;
     END IF;
     IF NEW.tld_counts IS DISTINCT FROM lost_tlds THEN
-        FOR one IN
-            SELECT key AS tld, added(outcome_array(coalesce(g.value, '{}')), negated(outcome_array(coalesce(l.value, '{}')))) AS counts
-            FROM jsonb_each(coalesce(NEW.tld_counts, '{}')) AS g FULL JOIN jsonb_each(coalesce(lost_tlds, '{}')) AS l USING (key)
-            ORDER BY key COLLATE "C"
-        LOOP
-            INSERT INTO tld_totals AS t (campaign_no, phase, run, tld, settled_count, outcome_counts)
-            VALUES (NEW.campaign_no, NEW.phase, NEW.run, one.tld, (SELECT coalesce(sum(n), 0) FROM unnest(one.counts) AS n), one.counts)
-            ON CONFLICT (campaign_no, phase, run, tld) DO UPDATE
-            SET settled_count = t.settled_count + excluded.settled_count, outcome_counts = added(t.outcome_counts, excluded.outcome_counts);
-        END LOOP;
+        IF lost_tlds IS NOT NULL THEN
+            PERFORM count_tlds(NEW.campaign_no, NEW.phase, NEW.run, lost_tlds, -1);
+        END IF;
+        IF NEW.tld_counts IS NOT NULL THEN
+            PERFORM count_tlds(NEW.campaign_no, NEW.phase, NEW.run, NEW.tld_counts, 1);
+        END IF;
     END IF;
     RETURN NULL;
+END
+$$;
+-- Adds outcomes by top-level domain to the totals, or takes them away: p_sign is 1 or -1. One statement however many there are, its
+-- sums without functions of ours: a list may have 1,000 top-level domains a chunk (2 ms; a loop over them took 70).
+CREATE FUNCTION count_tlds(p_campaign integer, p_phase smallint, p_run integer, p_counts jsonb, p_sign integer) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    width integer;
+BEGIN
+    SELECT max(o::integer) INTO width FROM jsonb_each(p_counts) AS t (tld, counts), jsonb_object_keys(t.counts) AS o;
+    INSERT INTO tld_totals AS t (campaign_no, phase, run, tld, settled_count, outcome_counts)
+    SELECT p_campaign, p_phase, p_run, tld, (SELECT sum(n) FROM unnest(made.counts) AS n), made.counts
+    FROM (
+        SELECT tld, ARRAY(
+            SELECT p_sign * coalesce((c.counts ->> i::text)::bigint, 0) FROM generate_series(1, width) AS i ORDER BY i) AS counts
+        FROM jsonb_each(p_counts) AS c (tld, counts) ORDER BY tld COLLATE "C"
+        OFFSET 0
+    ) made
+    ON CONFLICT (campaign_no, phase, run, tld) DO UPDATE
+    SET settled_count = t.settled_count + excluded.settled_count,
+        outcome_counts = ARRAY(
+            SELECT coalesce(x, 0) + coalesce(y, 0)
+            FROM unnest(t.outcome_counts, excluded.outcome_counts) WITH ORDINALITY AS u (x, y, i) ORDER BY i);
 END
 $$;
 CREATE CONSTRAINT TRIGGER count_new_chunk AFTER INSERT ON chunks DEFERRABLE INITIALLY DEFERRED

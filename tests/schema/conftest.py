@@ -1,0 +1,16 @@
+"""A database of one's own that has seen no migration."""
+
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from services.suite.postgres import EmbeddedPostgres
+from tests.conftest import _drop, _execute
+
+
+@pytest.fixture
+async def empty_url(postgres_server: EmbeddedPostgres) -> AsyncIterator[str]:
+    await _execute(postgres_server.url, "CREATE DATABASE unmigrated STRATEGY FILE_COPY")
+    yield urlsplit(postgres_server.url)._replace(path="/unmigrated").geturl()
+    await _drop(postgres_server.url, "unmigrated")
