@@ -1,12 +1,15 @@
-"""Opens the connection pool of a service."""
+"""Opens the connection pool of a service, and single connections beside it."""
 
 import asyncio
 import logging
 import socket
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import asyncpg
+
+from services.chassis.pool import LEAK_AFTER, MeasuredPool
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,10 @@ AWAY = (
 )
 
 
+# Told of every statement when it has ended, however it ended: its text and arguments, the seconds
+# it took, and how many rows it gave.
+OnStatement: TypeAlias = Callable[[str, Sequence[Any], float, int], None]
+
 # A server that does not even acknowledge for so long, in seconds, is away: as long as a lease.
 SILENCE = 15
 
@@ -45,17 +52,18 @@ else:
 
 
 class _Connection(_Driver):
-    """Knows whether it has to be put in order before its next user.
+    """Knows whether it has to be put in order before its next user, and tells of its statements.
 
     Preparing a statement opens a transaction that only its execution ends. Whoever is cancelled in
     between would leave it to the next one, together with its locks.
     """
 
-    __slots__ = ("_in_disorder",)
+    __slots__ = ("_in_disorder", "on_statement")
 
     def __init__(self, protocol: Any, transport: Any, *arguments: Any, **more: Any) -> None:
         super().__init__(protocol, transport, *arguments, **more)
         self._in_disorder = False
+        self.on_statement: OnStatement | None = None
         _notice_silence(transport.get_extra_info("socket"))
 
     async def _get_statement(self, *arguments: Any, **more: Any) -> Any:
@@ -64,6 +72,20 @@ class _Connection(_Driver):
         except BaseException:
             self._in_disorder = True
             raise
+
+    async def _execute(
+        self, query: str, arguments: Sequence[Any], *others: Any, **more: Any
+    ) -> Any:
+        if self.on_statement is None:
+            return await super()._execute(query, arguments, *others, **more)  # type: ignore[misc]
+        rows, begin = 0, time.perf_counter()
+        try:
+            result = await super()._execute(query, arguments, *others, **more)  # type: ignore[misc]
+            # With a status the rows are only a part of it.
+            rows = len(result[0]) if isinstance(result, tuple) else len(result)
+            return result
+        finally:
+            self.on_statement(query, arguments, time.perf_counter() - begin, rows)
 
     async def put_in_order(self) -> None:
         """A reset where one is needed. What is open by its own BEGIN was rolled back already."""
@@ -126,11 +148,85 @@ async def open_pool(
     read_only: bool = False,
     statement_timeout: float = 60,
     wait: float = 60,
-) -> Pool:
+    leak_after: float = LEAK_AFTER,
+    on_statement: OnStatement | None = None,
+) -> MeasuredPool:
     """Open a pool, waiting up to `wait` seconds for a server that is not up yet.
 
-    `statement_timeout` in seconds ends runaway statements. Raises what the last try raised.
+    `statement_timeout` in seconds ends runaway statements; a connection that is out for longer than
+    `leak_after` seconds is reported as forgotten. Raises what the last try raised.
     """
+
+    async def listen(connection: _Driver) -> None:
+        assert isinstance(connection, _Connection)
+        connection.on_statement = on_statement
+
+    settings = _session(application_name, statement_timeout, read_only=read_only)
+    give_up = time.monotonic() + wait
+    while True:
+        try:
+            return await MeasuredPool(
+                url,
+                name=application_name,
+                leak_after=leak_after,
+                loop=None,
+                min_size=1,
+                max_size=max_size,
+                max_queries=50_000,
+                server_settings=settings,
+                max_inactive_connection_lifetime=300,
+                connection_class=_Connection,
+                record_class=asyncpg.Record,
+                init=listen,
+                reset=_Connection.put_in_order,
+                timeout=10,
+            )
+        except AWAY as error:
+            if time.monotonic() > give_up:
+                raise
+            log.info("waiting for PostgreSQL: %s", error)
+            await asyncio.sleep(0.25)
+
+
+class Beside:
+    """One connection beside the pools, for what must get through while they are exhausted.
+
+    Opened when it is first needed, and again when it was lost; one statement at a time. Statements
+    are planned as a read-only pool plans them.
+    """
+
+    def __init__(self, url: str, *, application_name: str) -> None:
+        self._url = url
+        self._settings = _session(application_name, statement_timeout=5, read_only=False)
+        self._settings["plan_cache_mode"] = "force_custom_plan"
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._turn = asyncio.Lock()
+
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run one statement. Raises one of AWAY when the database is away."""
+        async with self._turn:
+            if self._connection is None or self._connection.is_closed():
+                self._connection = await asyncpg.connect(
+                    self._url, timeout=5, server_settings=self._settings
+                )
+            try:
+                return await self._connection.fetch(statement, *arguments, timeout=6)
+            except asyncpg.PostgresError:
+                # The server's answer: the connection is well, unless it has said farewell.
+                raise
+            except BaseException:
+                self._connection.terminate()
+                raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+
+
+def _session(application_name: str, statement_timeout: float, *, read_only: bool) -> dict[str, str]:
     settings = {
         "application_name": application_name,
         "statement_timeout": str(int(statement_timeout * 1000)),
@@ -146,21 +242,4 @@ async def open_pool(
         # A plan for these very arguments touches one partition, and reads it in order; the general
         # one merges sixteen: 3.5 instead of 1.9 ms for 10,000 names, 0.1 ms of planning saved.
         settings["plan_cache_mode"] = "force_custom_plan"
-    give_up = time.monotonic() + wait
-    while True:
-        try:
-            return await asyncpg.create_pool(
-                url,
-                min_size=1,
-                max_size=max_size,
-                server_settings=settings,
-                max_inactive_connection_lifetime=300,
-                connection_class=_Connection,
-                reset=_Connection.put_in_order,  # type: ignore[arg-type]
-                timeout=10,
-            )
-        except AWAY as error:
-            if time.monotonic() > give_up:
-                raise
-            log.info("waiting for PostgreSQL: %s", error)
-            await asyncio.sleep(0.25)
+    return settings
