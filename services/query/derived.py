@@ -21,7 +21,7 @@ async def source_version(pool: Pool, no: int, kind: str) -> str | None:
     changed in between, because every change of results raises a revision.
     """
     version: str | None = await pool.fetchval(
-        f"SELECT {_version('$2')} FROM campaigns c WHERE c.no = $1 AND c.delete_time IS NULL",
+        f"SELECT {version_sql('$2')} FROM campaigns c WHERE c.no = $1 AND c.delete_time IS NULL",
         no,
         kind,
     )
@@ -34,7 +34,7 @@ async def true_copies(pool: Pool, nos: Sequence[int], kind: str) -> dict[int, in
     return {row["no"]: row["id"] for row in rows}
 
 
-def _version(kind: str) -> str:
+def version_sql(kind: str) -> str:
     """SQL of the version of campaign `c`. Names alone depend on how many there are; results on
     which runs are shown, and on the last change to each."""
     return f"""c.name_count::text || CASE WHEN {kind} <> '{ENRICHED}' THEN '' ELSE coalesce((
@@ -52,5 +52,5 @@ _TRUE_COPIES = f"""
 SELECT c.no, max(d.id) AS id
 FROM campaigns c JOIN derivations d ON d.campaign_no = c.no
 WHERE c.no = ANY($1::integer[]) AND d.kind = $2 AND d.finish_time IS NOT NULL
-  AND c.delete_time IS NULL AND d.source_version = {_version("$2")}
+  AND c.delete_time IS NULL AND d.source_version = {version_sql("$2")}
 GROUP BY c.no"""
