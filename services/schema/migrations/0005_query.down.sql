@@ -51,11 +51,38 @@ BEGIN
     RETURN QUERY SELECT took;
 END
 $$;
+-- As 0003_control.sql has it.
+CREATE OR REPLACE FUNCTION split_chunk(
+    p_campaign integer, p_phase smallint, p_run integer, p_first integer, p_attempt integer, p_failure_count integer
+) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    whole chunks;
+    half integer;
+BEGIN
+    SELECT * INTO whole FROM chunks
+    WHERE campaign_no = p_campaign AND phase = p_phase AND run = p_run AND first_position = p_first
+      AND state = 'queued' AND attempt = p_attempt AND claim_time IS NOT NULL AND name_count > 1
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    half := whole.name_count / 2;
+    UPDATE chunks SET name_count = half, state = 'ready', worker = NULL, claim_time = NULL, lease_expire_time = NULL,
+        ready_time = NULL, failure_count = p_failure_count
+    WHERE campaign_no = p_campaign AND phase = p_phase AND run = p_run AND first_position = p_first;
+    INSERT INTO chunks (campaign_no, phase, run, first_position, name_count, state, attempt, failure_count, lost_count)
+    VALUES (p_campaign, p_phase, p_run, p_first + half, whole.name_count - half, 'ready', whole.attempt, p_failure_count,
+        whole.lost_count);
+    RETURN p_first + half;
+END
+$$;
 
 DROP FUNCTION settle_chunk(integer, smallint, integer, integer, integer, integer[], bytea, jsonb);
 DROP FUNCTION forget_tlds();
 DROP FUNCTION note_shown_run();
 DROP FUNCTION count_chunk();
+DROP FUNCTION count_tlds(integer, smallint, integer, jsonb, integer);
 DROP FUNCTION outcome_array(jsonb);
 DROP FUNCTION negated(bigint[]);
 DROP FUNCTION added(bigint[], bigint[]);
