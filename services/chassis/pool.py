@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from types import CodeType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from weakref import WeakSet
 
 import asyncpg
@@ -62,8 +62,7 @@ class PoolFigures:
     leaks: tuple[Leak, ...]
 
 
-@dataclass(slots=True)
-class _Taken:
+class _Taken(NamedTuple):
     """Where and when a connection was taken. No frame: that would keep all it refers to alive."""
 
     number: int
@@ -78,6 +77,7 @@ class MeasuredPool(_Pool):
     def __init__(self, *arguments: Any, name: str, leak_after: float, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.name = name
+        self._attributes = {_POOL_NAME: name}
         self._leak_after = leak_after
         self._numbers = count(1)
         self._taken: dict[_Proxy, _Taken] = {}
@@ -121,7 +121,7 @@ class MeasuredPool(_Pool):
         return figures
 
     async def _acquire(self, timeout: float | None) -> _Proxy:
-        # 1.5 us together with the release, of which 0.4 to find the caller.
+        # 2.6 us together with the release, of which 0.4 to find the caller; the driver takes 30.
         frame = sys._getframe(1)
         while frame.f_code.co_filename in _BETWEEN and frame.f_back is not None:
             frame = frame.f_back
@@ -134,14 +134,15 @@ class MeasuredPool(_Pool):
         finally:
             del self._waiting[number]
             now = time.monotonic()
-            waited = now - begin
-            self._longest_wait = max(self._longest_wait, waited)
+            if (waited := now - begin) > self._longest_wait:
+                self._longest_wait = waited
         self._taken[proxy] = _Taken(number, now, code, line)
+        if (in_use := len(self._taken)) > self._in_use_max:
+            self._in_use_max = in_use
         self._acquire_count += 1
         self._acquired += 1
         self._waited += waited
-        self._in_use_max = max(self._in_use_max, len(self._taken))
-        _WAIT_TIME.record(waited, {_POOL_NAME: self.name})
+        _WAIT_TIME.record(waited, self._attributes)
         return proxy
 
     async def release(self, connection: Any, *, timeout: float | None = None) -> None:
@@ -149,7 +150,7 @@ class MeasuredPool(_Pool):
             await super().release(connection, timeout=timeout)
         finally:
             if (taken := self._taken.pop(connection, None)) is not None:
-                _USE_TIME.record(time.monotonic() - taken.time, {_POOL_NAME: self.name})
+                _USE_TIME.record(time.monotonic() - taken.time, self._attributes)
 
 
 def _place(code: CodeType, line: int) -> str:
