@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from services.campaign.configuration import asked_names
-from services.campaign.ingest import digest
+from services.campaign.ingest import Digest, digest
 from services.campaign.pattern import Pattern
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store
@@ -20,7 +20,7 @@ CHUNK_SIZE = 100_000
 class _Block:
     first: int
     names: Sequence[str]
-    sha256: bytes
+    kept: Digest
 
 
 async def generate(store: Store, running: RunningPhase) -> bool:
@@ -38,7 +38,7 @@ async def generate(store: Store, running: RunningPhase) -> bool:
     blocks_to_store = _blocks(running, asked.pattern, taken.first_offset, name_count)
     async with aclosing(blocks_to_store) as blocks:
         async for block in blocks:
-            if not await store.names.append_names(running, block.first, block.names, block.sha256):
+            if not await store.names.append_names(running, block.first, block.names, block.kept):
                 return False
     return await store.names.announce(running, name_count, planned=True)
 

@@ -4,6 +4,7 @@ One public method is one transaction.
 """
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, repeat
@@ -17,7 +18,7 @@ from services.campaign.campaign import (
     Status,
 )
 from services.campaign.events import chunk_settled
-from services.campaign.ingest import digest
+from services.campaign.ingest import Digest, digest
 from services.campaign.rows import (
     RUNNING_PHASES,
     RunningPhase,
@@ -85,10 +86,10 @@ class Names:
         return status == "UPDATE 1"
 
     async def append_names(
-        self, running: RunningPhase, first: int, names: Sequence[str], sha256: bytes
+        self, running: RunningPhase, first: int, names: Sequence[str], kept: Digest
     ) -> bool:
         """Store generated names at positions first.. in one transaction: rows, ledger, counter,
-        event.
+        event. `kept` is their digest.
 
         False when the phase does not run any more or these positions are stored; then nothing has
         changed.
@@ -99,7 +100,7 @@ class Names:
                     if not await share_phase(connection, running):
                         return False
                     await _copy_domains(connection, running.campaign_no, first, names)
-                    await _book_names(connection, running, first, len(names), sha256)
+                    await _book_names(connection, running, first, len(names), kept)
                     return True
             except asyncpg.UniqueViolationError:
                 return False
@@ -236,20 +237,21 @@ async def _copy_domains(
 
 
 async def _book_names(
-    connection: Connection, running: RunningPhase, first: int, name_count: int, sha256: bytes
+    connection: Connection, running: RunningPhase, first: int, name_count: int, kept: Digest
 ) -> None:
     """Enter stored names into the ledger, the campaign's counter and its history."""
     no, phase, run = running.campaign_no, running.phase, running.run
     await connection.execute(
         """INSERT INTO chunks (campaign_no, phase, run, first_position, name_count, state, attempt,
-               done_time, outcome_counts, content_sha256)
-           VALUES ($1, $2, $3, $4, $5, 'done', 1, now(), ARRAY[$5::int], $6)""",
+               done_time, outcome_counts, content_sha256, tld_counts)
+           VALUES ($1, $2, $3, $4, $5, 'done', 1, now(), ARRAY[$5::int], $6, $7)""",
         no,
         phase,
         run,
         first,
         name_count,
-        sha256,
+        kept.sha256,
+        json.dumps(kept.tlds),
     )
     counted = await connection.execute(
         "UPDATE campaigns SET name_count = name_count + $2 WHERE no = $1 AND name_count = $3",
@@ -322,9 +324,9 @@ async def _add_new(
     new = {row["name"] for row in rows}
     accepted = [name for name in distinct if name in new]
     if accepted:
-        sha256 = await asyncio.to_thread(digest, accepted)
+        kept = await asyncio.to_thread(digest, accepted)
         await _copy_domains(connection, running.campaign_no, first, accepted)
-        await _book_names(connection, running, first, len(accepted), sha256)
+        await _book_names(connection, running, first, len(accepted), kept)
     return len(accepted)
 
 

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from services.chassis.tlds import TldCounts, tld_counts
 from services.validation.dns import facts
 from services.validation.dns.verdict import Evidence, Outcome, Verdict
 
@@ -45,6 +46,7 @@ _NULL = _LENGTH.pack(-1)
 _SMALLINT = struct.Struct(">ih")
 _BOOLEAN = {None: _NULL, False: _LENGTH.pack(1) + b"\0", True: _LENGTH.pack(1) + b"\1"}
 _OUTCOMES = tuple(verdict.name for verdict in Verdict)
+_NUMBERS = {verdict.name: int(verdict) for verdict in Verdict}
 _LINE_ENDS = {verdict: f" {verdict.name}\n" for verdict in Verdict}
 _MAX_INT = 2**31 - 1
 
@@ -62,6 +64,8 @@ class ChunkResults:
     counts: Sequence[int]
     # Of one line "name outcome\n" per name.
     sha256: bytes
+    # Names by top-level domain and outcome; None: not counted.
+    tlds: TldCounts | None = None
 
 
 def chunk_results(
@@ -110,8 +114,10 @@ def chunk_results(
         else:
             add(_end(*known, evidence.agreement, encode(evidence)))
     add(_TRAILER)
-    sha256 = hashlib.sha256("".join(lines).encode()).digest()
-    return ChunkResults(TABLE, COLUMNS, b"".join(parts), _OUTCOMES, counts, sha256)
+    text = "".join(lines)
+    sha256 = hashlib.sha256(text.encode()).digest()
+    tlds = tld_counts(text, _NUMBERS)
+    return ChunkResults(TABLE, COLUMNS, b"".join(parts), _OUTCOMES, counts, sha256, tlds)
 
 
 def _source(ttl: int, resolver: str) -> bytes:

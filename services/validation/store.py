@@ -3,6 +3,7 @@
 Chunks are changed through the ledger functions only (services/schema/migrations).
 """
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -326,11 +327,12 @@ async def _settle(
 ) -> event_pb2.Event | None:
     """Mark the chunk and store its rows; returns the event to append, None when it is not ours."""
     row = await connection.fetchrow(
-        "SELECT elapsed FROM settle_chunk($1, $2, $3, $4, $5, $6, $7)",
+        "SELECT elapsed FROM settle_chunk($1, $2, $3, $4, $5, $6, $7, $8)",
         *_arguments(claim.key),
         claim.attempt,
         results.counts,
         results.sha256,
+        None if results.tlds is None else json.dumps(results.tlds),
     )
     if row is None:
         return None

@@ -33,4 +33,4 @@ async def test_no_names_are_no_rows(pool: Pool) -> None:
 def test_the_digest_is_taken_over_one_line_a_name(names: list[str]) -> None:
     lines = "".join(f"{name} GENERATED\n" for name in names)
 
-    assert digest(names) == hashlib.sha256(lines.encode()).digest()
+    assert digest(names).sha256 == hashlib.sha256(lines.encode()).digest()

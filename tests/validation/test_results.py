@@ -1,6 +1,7 @@
 """Outcomes through PostgreSQL's COPY."""
 
 import hashlib
+from collections import Counter
 
 from services.chassis.postgres import Pool
 from services.validation.dns import facts
@@ -121,3 +122,13 @@ def test_the_digest_does_not_depend_on_time_or_evidence() -> None:
 
     one = chunk_results(1, 1, 0, OUTCOMES, NOW_US, evidence_to_bytes)
     assert one.sha256 == chunk_results(2, 5, 9, other, 1, evidence_to_bytes).sha256
+
+
+def test_every_name_is_counted_below_its_top_level_domain() -> None:
+    results = chunk_results(1, 1, 0, OUTCOMES, NOW_US, evidence_to_bytes)
+
+    expected: dict[str, Counter[int]] = {}
+    for outcome in OUTCOMES:
+        tld = outcome.name.rpartition(".")[2]
+        expected.setdefault(tld, Counter())[outcome.verdict] += 1
+    assert results.tlds == expected
