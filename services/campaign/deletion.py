@@ -60,17 +60,19 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Rows of one campaign in one table, in order of the last column of the primary key."""
+    """Rows of one campaign in one table, in order of a column by which an index finds them."""
 
     table: str
-    # The columns of the key between the campaign and the last one, and their values here.
+    # The columns of the index before that one, and their values here.
     within: Mapping[str, int]
     column: str
+    # How many ordinary rows one of these costs.
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a deletion is: the first span that is not empty, and where to go on in it.
+    """How far a deletion is: the first span that is not empty, and the last value deleted in it.
 
     Not stored. Whoever starts anew finds the first rows again, past the dead ones: that costs time
     but only once.
@@ -180,14 +182,17 @@ class Deletions:
             if not await _hold(connection, campaign_no):
                 return Portion(position, rows)
             spans = await _spans(connection, campaign_no)
-            while position.span < len(spans) and rows.total() < limit:
+            left = limit
+            while position.span < len(spans) and left > 0:
                 span = spans[position.span]
-                left = limit - rows.total()
-                past = await _delete_range(connection, campaign_no, span, position, left, rows)
-                if past is None:
+                before = rows.total()
+                at_most = max(1, left // span.weight)
+                last = await _delete_range(connection, campaign_no, span, position, at_most, rows)
+                left -= (rows.total() - before) * span.weight
+                if last is None:
                     position = Position(position.span + 1)
                 else:
-                    position = replace(position, value=past)
+                    position = replace(position, value=last)
             await connection.execute(
                 """UPDATE deletions SET deleted_count = deleted_count + $2,
                        row_count = greatest(row_count, deleted_count + $2)
@@ -352,16 +357,20 @@ async def _begin(
            WHERE no = ANY($1)""",
         numbers,
     )
-    # Rows are not counted, but the ledger knows how many there should be.
+    # Rows are not counted, but the ledger knows how many there should be; not of keywords.
     await connection.execute(
         """INSERT INTO deletions (campaign_no, campaign_id, row_count)
            SELECT k.no, k.id, k.name_count + k.revision + coalesce(c.chunks, 0)
                + coalesce(c.results, 0)
+               + (SELECT count(*) FROM tld_totals WHERE campaign_no = k.no)
+               + (SELECT count(*) FROM name_orders WHERE campaign_no = k.no)
+               + (SELECT count(*) FROM segments s JOIN derivations d ON d.id = s.derivation_id
+                  WHERE d.campaign_no = k.no)
                + CASE WHEN u.finished IS FALSE THEN u.accepted_count ELSE 0 END
            FROM campaigns k
            LEFT JOIN (
                SELECT campaign_no, count(*) AS chunks,
-                   sum(name_count) FILTER (WHERE state = 'done' AND phase = $2) AS results
+                   sum(name_count) FILTER (WHERE state = 'done' AND phase >= $2) AS results
                FROM chunks WHERE campaign_no = ANY($1) GROUP BY campaign_no) c
                ON c.campaign_no = k.no
            LEFT JOIN uploads u ON u.campaign_no = k.no
@@ -395,16 +404,39 @@ async def _spans(connection: Connection, campaign_no: int) -> list[Span]:
         "SELECT phase, generate_series(1, run) FROM phases WHERE campaign_no = $1 ORDER BY 1, 2",
         campaign_no,
     )
+    campaign = {"campaign_no": campaign_no}
     spans = [
-        Span("dns_results", {"run": run}, "position")
+        Span(table, {**campaign, "run": run}, "position")
         for phase, run in runs
-        if phase == Phase.DNS_VALIDATION
+        for table in _RESULTS.get(phase, ())
     ]
-    spans.append(Span("domains", {}, "position"))
+    spans.append(Span("domains", campaign, "position"))
     for phase, run in runs:
-        spans.append(Span("chunks", {"phase": phase, "run": run}, "first_position"))
-        spans.append(Span("dead_letters", {"phase": phase, "run": run}, "position"))
-    return [*spans, Span("upload_names", {}, "name"), Span("events", {}, "revision")]
+        of_run = {**campaign, "phase": phase, "run": run}
+        spans.append(Span("chunks", of_run, "first_position"))
+        spans.append(Span("dead_letters", of_run, "position"))
+        spans.append(Span("tld_totals", of_run, "tld"))
+    spans += [Span("upload_names", campaign, "name"), Span("name_orders", campaign, "block")]
+    # The query service's maintainer may remove one of these, or add one, between two portions: what
+    # is then missed goes at the end.
+    spans += [
+        Span("segments", {"derivation_id": row[0]}, "first_position", weight=_SEGMENT_WEIGHT)
+        for row in await connection.fetch(
+            "SELECT id FROM derivations WHERE campaign_no = $1 ORDER BY id", campaign_no
+        )
+    ]
+    return [*spans, Span("events", campaign, "revision")]
+
+
+# Tables of results by phase; each has an index by campaign, run and position.
+_RESULTS: Mapping[int, Sequence[str]] = {
+    Phase.DNS_VALIDATION: ("dns_results",),
+    Phase.HTTP_VALIDATION: ("http_results",),
+    Phase.CONTENT_ANALYSIS: ("page_analyses", "keyword_hits"),
+    Phase.LEAD_EXTRACTION: ("leads",),
+}
+# A segment is up to 1 MB, stored in pieces of 2 KB.
+_SEGMENT_WEIGHT = 200
 
 
 async def _delete_range(
@@ -415,24 +447,22 @@ async def _delete_range(
     limit: int,
     rows: Counter[str],
 ) -> int | str | None:
-    """Delete the next `limit` rows of the span, and count them. Returns where to go on; none when
-    no more are there."""
-    arguments: list[object] = [campaign_no, *span.within.values()]
-    where = "campaign_no = $1" + "".join(
-        f" AND {column} = ${n}" for n, column in enumerate(span.within, 2)
-    )
+    """Delete the next `limit` rows of the span, and count them; more, where several have the last
+    value. Returns that value; none when no more are there."""
+    arguments: list[object] = list(span.within.values())
+    where = " AND ".join(f"{column} = ${n}" for n, column in enumerate(span.within, 1))
     if position.value is not None:
         arguments.append(position.value)
-        where += f" AND {span.column} >= ${len(arguments)}"
-    past: int | str | None = await connection.fetchval(
+        where += f" AND {span.column} > ${len(arguments)}"
+    last: int | str | None = await connection.fetchval(
         f"""SELECT {span.column} FROM {span.table} WHERE {where}
             ORDER BY {span.column} OFFSET ${len(arguments) + 1} LIMIT 1""",
         *arguments,
-        limit,
+        limit - 1,
     )
-    if past is not None:
-        arguments.append(past)
-        where += f" AND {span.column} < ${len(arguments)}"
+    if last is not None:
+        arguments.append(last)
+        where += f" AND {span.column} <= ${len(arguments)}"
     deleted = await connection.fetchrow(
         f"""WITH gone AS (DELETE FROM {span.table} WHERE {where} RETURNING tableoid)
             SELECT count(*), min(tableoid)::regclass::text FROM gone""",
@@ -441,22 +471,34 @@ async def _delete_range(
     assert deleted is not None
     if deleted[0]:
         rows[deleted[1]] += deleted[0]
-    if span.table == "events" and isinstance(past, int):
+    if span.table == "events" and isinstance(last, int):
         # Readers of the history learn that its begin is missing, instead of missing it.
         await connection.execute(
-            "UPDATE campaigns SET forgotten_revision = $2 - 1 WHERE no = $1", campaign_no, past
+            "UPDATE campaigns SET forgotten_revision = $2 WHERE no = $1", campaign_no, last
         )
-    return past
+    return last
 
 
 # Small tables in which a row could have come late.
 _LATE = ("chunks", "dead_letters", "upload_names")
+# Tables that are derived from others, by triggers or by the query service's maintainer.
+_DERIVED = ("ledger_totals", "tld_totals", "name_orders", "derivations", "counter_checks")
 
 
 async def _remove(connection: Connection, campaign_no: int) -> None:
     """Remove the campaign itself, and say that its deletion is over."""
     # In the order in which everybody takes locks, so not by the campaign's cascade.
     for table in ("phases", "uploads", "upload_rejections", *_LATE):
+        await connection.execute(f"DELETE FROM {table} WHERE campaign_no = $1", campaign_no)
+    # The query service's maintainer holds this row until what it has added is committed. Whoever
+    # waits for us finds no campaign, and adds nothing.
+    await connection.execute("SELECT FROM campaigns WHERE no = $1 FOR UPDATE", campaign_no)
+    await connection.execute(
+        """DELETE FROM segments WHERE derivation_id IN (
+               SELECT id FROM derivations WHERE campaign_no = $1)""",
+        campaign_no,
+    )
+    for table in _DERIVED:
         await connection.execute(f"DELETE FROM {table} WHERE campaign_no = $1", campaign_no)
     await connection.execute("DELETE FROM campaigns WHERE no = $1", campaign_no)
     # Nobody can append one any more.
