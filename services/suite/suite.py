@@ -36,6 +36,8 @@ from services.suite.process import Process, Report, Spec, State, run_once
 
 # The part that keeps as many workers as there is work for.
 POOL = "dns-pool"
+# The part that keeps true what is derived of the tables.
+MAINTAINER = "query-maintainer"
 # A short call ends within this; a stream is cut and resumed by its client.
 _DRAIN = 2.0
 # A worker listens nowhere: one that outlives its imports is taken for started.
@@ -186,6 +188,7 @@ class Suite:
             self._service("campaign", ["services.campaign"], sealing, addresses),
             self._service("validation", ["services.validation", "serve"], sealing, addresses),
             self._service("query", ["services.query"], sealing, addresses),
+            self._service(MAINTAINER, ["services.query", "maintain"], common, addresses),
         ]
         match self._options.workers:
             case WorkerRange(fewest, most):

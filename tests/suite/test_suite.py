@@ -21,7 +21,10 @@ from tests.suite.living import gone
 
 pytestmark = [pytest.mark.postgres, pytest.mark.nats]
 
-PARTS = {"postgres", "nats", "campaign", "validation", "query", "worker-1", "envoy"}
+PARTS = {
+    *("postgres", "nats", "campaign", "validation", "query", "query-maintainer", "worker-1"),
+    "envoy",
+}
 _SUPERVISOR = """
 import asyncio, sys
 from pathlib import Path

@@ -1,0 +1,194 @@
+"""Copies of campaigns that are over, as streams send them: made piece by piece, and removed."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from services.query.derived import source_version, version_sql
+from services.query.maintenance.job import CampaignGone, Hands, hold_campaign
+from services.query.maintenance.segments import read_campaign, read_segments
+from services.query.sealed import ENRICHED, NAMES, SEGMENT_SIZE, Segment
+
+log = logging.getLogger(__name__)
+
+SEALED = (NAMES, ENRICHED)
+# Names from which on a campaign is worth a copy: a smaller one is read from the tables in 0.1 s.
+LEAST_NAMES = 50_000
+# Seconds of reading that are one piece.
+PIECE = 0.3
+# Segments removed in one transaction: up to 10 MB.
+REMOVED_AT_ONCE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A copy that is being made: positions below `next` are in it."""
+
+    id: int
+    kind: str
+    version: str
+    name_count: int
+    next: int
+
+
+class Sealing:
+    """Copies names, then all columns, of campaigns of which no phase is to come or to go on.
+
+    A copy belongs to one version of the tables. When it has changed meanwhile, the copy is left to
+    `UntrueCopies` and another one is begun.
+    """
+
+    name = "copies for streams"
+    period = 5.0
+
+    async def find(self, hands: Hands, aside: Sequence[int]) -> int | None:
+        no: int | None = await hands.reads.fetchval(_UNSEALED, LEAST_NAMES, SEALED, aside)
+        return no
+
+    async def work(self, hands: Hands, campaign_no: int) -> None:
+        campaign = await read_campaign(hands.reads, campaign_no)
+        copy = await self._copy(hands, campaign_no)
+        if copy is None:
+            return
+        began = time.monotonic()
+        position = copy.next
+        while position < copy.name_count and time.monotonic() - began < PIECE:
+            end = min((position // SEGMENT_SIZE + 1) * SEGMENT_SIZE, copy.name_count)
+            segments = await read_segments(hands.reads, campaign, copy.kind, position, end)
+            await _store(hands, campaign_no, copy, segments)
+            position = end
+        if position == copy.name_count:
+            await _finish(hands, campaign_no, copy)
+
+    async def leave_off(self) -> None:
+        pass
+
+    async def _copy(self, hands: Hands, no: int) -> _Copy | None:
+        """The copy to go on with, a new one where there is none; None: they are all finished."""
+        for kind in SEALED:
+            version = await source_version(hands.reads, no, kind)
+            if version is None:
+                raise CampaignGone(no)
+            found = await hands.reads.fetchrow(_COPY, no, kind, version)
+            if found is None:
+                found = await _begin(hands, no, kind, version)
+            elif found["finished"]:
+                continue
+            return _Copy(found["id"], kind, version, found["name_count"], found["next"])
+        return None
+
+
+class UntrueCopies:
+    """Removes copies whose version is not that of the tables any more.
+
+    Streams that still read one go on in the tables.
+    """
+
+    name = "untrue copies"
+    period = 5.0
+
+    def __init__(self, *, sealing: bool) -> None:
+        self._sealing = sealing
+
+    async def find(self, hands: Hands, aside: Sequence[int]) -> int | None:
+        no: int | None = await hands.reads.fetchval(
+            f"SELECT campaign_no FROM ({_UNTRUE}) u WHERE campaign_no <> ALL($3::int[]) LIMIT 1",
+            SEALED,
+            self._sealing,
+            aside,
+        )
+        return no
+
+    async def work(self, hands: Hands, campaign_no: int) -> None:
+        connection = hands.connection
+        found: int | None = await connection.fetchval(
+            f"SELECT id FROM ({_UNTRUE}) u WHERE campaign_no = $3 LIMIT 1",
+            SEALED,
+            self._sealing,
+            campaign_no,
+        )
+        if found is None:
+            return
+        # Nobody is to begin with it while it becomes less.
+        await connection.execute(_UNFINISH, found)
+        left = await connection.fetchval(_REMOVE_SEGMENTS, found, REMOVED_AT_ONCE)
+        if not left:
+            await connection.execute("DELETE FROM derivations WHERE id = $1", found)
+            log.info("removed a copy of the campaign with the number %d", campaign_no)
+
+    async def leave_off(self) -> None:
+        pass
+
+
+async def _begin(hands: Hands, no: int, kind: str, version: str) -> asyncpg.Record:
+    async with hands.connection.transaction():
+        await hold_campaign(hands.connection, no)
+        begun = await hands.connection.fetchrow(_BEGIN, no, kind, version)
+    assert begun is not None
+    return begun
+
+
+async def _store(hands: Hands, no: int, copy: _Copy, segments: Sequence[Segment]) -> None:
+    async with hands.connection.transaction():
+        await hold_campaign(hands.connection, no)
+        await hands.connection.copy_records_to_table(
+            "segments",
+            columns=("derivation_id", "first_position", "name_count", "payload"),
+            records=[(copy.id, s.first_position, s.name_count, s.payload) for s in segments],
+        )
+
+
+async def _finish(hands: Hands, no: int, copy: _Copy) -> None:
+    """Behind the last row: when the version is still the same, every row was of that version."""
+    async with hands.connection.transaction():
+        await hold_campaign(hands.connection, no)
+        await hands.connection.execute(_FINISH, copy.id)
+    log.info("copied %s of the campaign with the number %d", copy.kind, no)
+
+
+_OVER = "('COMPLETED', 'SKIPPED', 'FAILED', 'CANCELLED')"
+_UNSEALED = f"""
+SELECT c.no FROM campaigns c
+WHERE c.status IN {_OVER} AND c.delete_time IS NULL AND c.name_count >= $1
+  AND EXISTS (
+      SELECT FROM phases p
+      WHERE p.campaign_no = c.no AND p.phase = 1 AND p.status IN ('COMPLETED', 'SKIPPED'))
+  AND EXISTS (
+      SELECT FROM unnest($2::text[]) AS wanted (kind) WHERE NOT EXISTS (
+          SELECT FROM derivations d
+          WHERE d.campaign_no = c.no AND d.kind = wanted.kind AND d.finish_time IS NOT NULL
+            AND d.source_version = {version_sql("d.kind")}))
+  AND c.no <> ALL($3::int[])
+ORDER BY c.name_count, c.no LIMIT 1"""
+
+_COPY = """
+SELECT id, finish_time IS NOT NULL AS finished, name_count, coalesce((
+    SELECT s.first_position + s.name_count FROM segments s WHERE s.derivation_id = d.id
+    ORDER BY s.first_position DESC LIMIT 1), 0) AS next
+FROM derivations d WHERE campaign_no = $1 AND kind = $2 AND source_version = $3
+ORDER BY finished DESC, id DESC LIMIT 1"""
+_BEGIN = """
+INSERT INTO derivations (campaign_no, kind, source_version, name_count)
+SELECT no, $2, $3, name_count FROM campaigns WHERE no = $1
+RETURNING id, name_count, 0 AS next"""
+_FINISH = f"""
+UPDATE derivations d SET finish_time = clock_timestamp() FROM campaigns c
+WHERE d.id = $1 AND c.no = d.campaign_no AND d.source_version = {version_sql("d.kind")}"""
+_UNFINISH = """
+UPDATE derivations SET finish_time = NULL WHERE id = $1 AND finish_time IS NOT NULL"""
+
+_UNTRUE = f"""
+SELECT d.id, d.campaign_no FROM derivations d JOIN campaigns c ON c.no = d.campaign_no
+WHERE d.kind = ANY($1::text[]) AND c.delete_time IS NULL
+  AND (NOT $2::boolean OR d.source_version <> {version_sql("d.kind")})"""
+# From the end: what is left can still be gone on with.
+_REMOVE_SEGMENTS = """
+WITH gone AS (
+    DELETE FROM segments WHERE derivation_id = $1 AND first_position = ANY(ARRAY(
+        SELECT first_position FROM segments WHERE derivation_id = $1
+        ORDER BY first_position DESC LIMIT $2))
+    RETURNING 1)
+SELECT count(*) FROM gone"""
