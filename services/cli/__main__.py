@@ -3,6 +3,7 @@
 import typer
 
 from services.cli import campaign, dead_letters, dns_personas, domains
+from services.cli.backup import backup, restore
 from services.cli.check import check
 from services.cli.demo import demo
 from services.cli.doctor import doctor
@@ -34,6 +35,8 @@ def app() -> typer.Typer:
     made.command()(check)
     made.command()(workers)
     made.command()(resolvers)
+    made.command()(backup)
+    made.command()(restore)
     made.add_typer(campaign.group(), name="campaign")
     made.add_typer(domains.group(), name="domains")
     made.add_typer(dead_letters.group(), name="dead-letters")

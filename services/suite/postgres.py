@@ -166,6 +166,14 @@ class EmbeddedPostgres:
     ) -> None:
         await self.stop()
 
+    def adopt(self, cluster: Path) -> None:
+        """Take the files of a server, made elsewhere and consistent, as this one's own before its
+        first start. `cluster` is in this server's folder and is moved."""
+        account = _account_for(self._data, binaries())
+        for path in (cluster, *cluster.rglob("*")):
+            _give(path, account)
+        cluster.replace(self._data)
+
     def _url(self, role: str, database: str) -> str:
         return f"postgresql://{role}:{self._password}@127.0.0.1:{self.port}/{database}"
 
