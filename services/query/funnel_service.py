@@ -1,34 +1,74 @@
-"""Funnel, rejections, top-level domains, and whether the counters are right."""
+"""GetFunnel and GetRejectionSummary, and whether the counters behind them are right."""
 
-import grpc
+from uuid import UUID
 
 from domainflow.query.v1 import summary_pb2
-from services.query.part import Context, Part
+from domainflow.query.v1.consistency_pb2 import Consistency
+from services.chassis.errors import CampaignNotFound
+from services.query.counter_check import check_counters
+from services.query.funnel import funnel, rejections
+from services.query.outcomes import outcome_name
+from services.query.part import Context, Part, the_campaign
+from services.query.reads import Read
+from services.query.totals import CampaignCounts, Totals
 
 
 class FunnelService(Part):
-    """Funnel, rejections, top-level domains, and whether the counters are right."""
+    """GetFunnel, GetRejectionSummary and CheckCounters."""
 
     async def GetFunnel(
         self, request: summary_pb2.GetFunnelRequest, context: Context
     ) -> summary_pb2.GetFunnelResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "on its way")
-        raise AssertionError
+        read = await self._reads.begin(request.consistency, UUID(request.campaign_id))
+        counts = await _counts(read, request.campaign_id)
+        return summary_pb2.GetFunnelResponse(
+            steps=[
+                summary_pb2.FunnelStep(
+                    phase=step.phase,  # type: ignore[arg-type]
+                    name_count=step.name_count,
+                    settled_count=step.settled,
+                    passed_count=step.passed,
+                    pass_ratio=step.passed / step.settled if step.settled else 0,
+                )
+                for step in funnel(counts.campaign.name_count, counts.phases)
+            ],
+            freshness=read.freshness,
+        )
 
     async def GetRejectionSummary(
         self, request: summary_pb2.GetRejectionSummaryRequest, context: Context
     ) -> summary_pb2.GetRejectionSummaryResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "on its way")
-        raise AssertionError
-
-    async def ListTldCounts(
-        self, request: summary_pb2.ListTldCountsRequest, context: Context
-    ) -> summary_pb2.ListTldCountsResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "on its way")
-        raise AssertionError
+        read = await self._reads.begin(request.consistency, UUID(request.campaign_id))
+        counts = await _counts(read, request.campaign_id)
+        summary = rejections(counts.campaign.name_count, counts.phases)
+        return summary_pb2.GetRejectionSummaryResponse(
+            name_count=summary.name_count,
+            pending_count=summary.pending,
+            lead_count=summary.leads,
+            rejections=[
+                summary_pb2.Rejection(
+                    phase=one.phase,  # type: ignore[arg-type]
+                    outcome=outcome_name(one.phase, one.outcome),
+                    count=one.count,
+                )
+                for one in summary.rejected
+            ],
+            freshness=read.freshness,
+        )
 
     async def CheckCounters(
         self, request: summary_pb2.CheckCountersRequest, context: Context
     ) -> summary_pb2.CheckCountersResponse:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "on its way")
-        raise AssertionError
+        read = await self._reads.begin(Consistency(), UUID(request.campaign_id))
+        campaign = await the_campaign(read, request.campaign_id)
+        checked = await check_counters(read.pool, campaign.no)
+        if checked is None:
+            raise CampaignNotFound(request.campaign_id)
+        return checked
+
+
+async def _counts(read: Read, campaign_id: str) -> CampaignCounts:
+    counts = await Totals(read.pool).counts(UUID(campaign_id))
+    if counts is None:
+        raise CampaignNotFound(campaign_id)
+    return counts

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from domainflow.validation.v1 import dns_pb2, http_pb2, lead_pb2
 
-GENERATION, DNS, HTTP, ANALYSIS, LEADS = PHASES = range(1, 6)
+PHASES = range(1, 6)
+GENERATION, DNS, HTTP, ANALYSIS, LEADS = PHASES
 
 # Of the analysis, which has no enum of its own: pages with a keyword, without one, and pages that
 # could not be analysed. The latter have an outcome in the ledger and no row in page_analyses.
