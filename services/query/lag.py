@@ -4,11 +4,9 @@ The time stamp of the last replayed transaction does not tell: it is old where n
 is compared with the clock of another machine, and it says nothing of what was never received.
 """
 
-# Samples that are kept. A replica that stands still for long has every other one forgotten, and
-# again; its lag is then overstated by as much as lies between two.
+# Samples that are kept. Where a replica stands still for long they are taken at growing distances,
+# and its lag is overstated by as much as lies between two.
 SAMPLES = 1_000
-# A page of the log, and what stands at its beginning: 40 bytes in the first page of a file.
-_PAGE, _HEADERS = 8192, (24, 40)
 
 
 class Lag:
@@ -21,27 +19,31 @@ class Lag:
     def __init__(self) -> None:
         self._seen: list[tuple[float, int]] = []
         self._replayed = -1
+        # Seconds between two that are kept.
+        self._distance = 0.0
 
     def primary_was_at(self, moment: float, position: int) -> None:
         """The primary's position in the log, no earlier than `moment`; moments never go back."""
-        # Where a page is full, the primary is behind the header of the next one already, the
-        # replica is not. No record ends in between.
-        header = position % _PAGE
-        position -= header if header in _HEADERS else 0
         if self._seen and position < self._seen[-1][1]:
             # The primary is another one, or an earlier state of it: nothing old holds.
             self._seen.clear()
-        if self._seen and position == self._seen[-1][1]:
+        if self._seen and (position == self._seen[-1][1] or self._newest_is_close()):
             self._seen.pop()
         self._seen.append((moment, position))
         if len(self._seen) > SAMPLES:
+            self._distance = 2 * (moment - self._seen[0][0]) / SAMPLES
             del self._seen[1:-1:2]
+
+    def _newest_is_close(self) -> bool:
+        return len(self._seen) > 1 and self._seen[-1][0] - self._seen[-2][0] < self._distance
 
     def replica_is_at(self, position: int) -> None:
         """The position up to which the replica has replayed the log."""
         self._replayed = position
         while len(self._seen) > 1 and self._seen[1][1] <= position:
             self._seen.pop(0)
+        if len(self._seen) == 1:
+            self._distance = 0.0
 
     def behind(self, now: float) -> float | None:
         """Seconds that the replica is behind at most. None: it has not reached any sample yet."""

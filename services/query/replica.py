@@ -10,7 +10,8 @@ from typing import Self
 
 import asyncpg
 
-from services.chassis.postgres import AWAY, Pool, open_pool
+from services.chassis.pool import MeasuredPool
+from services.chassis.postgres import AWAY, OnStatement, open_pool
 from services.query.lag import Lag
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,10 @@ _WHICH = """
 SELECT (SELECT system_identifier FROM pg_control_system()) AS system,
     (SELECT oid FROM pg_database WHERE datname = current_database()) AS database,
     pg_is_in_recovery() AS replica,"""
+# What is flushed, not what is inserted: every commit here is flushed before anybody sees it, and
+# marks that readers leave behind may wait for seconds.
 _AT_PRIMARY = f"""{_WHICH}
-    CASE WHEN NOT pg_is_in_recovery() THEN (pg_current_wal_insert_lsn() - '0/0')::bigint END
+    CASE WHEN NOT pg_is_in_recovery() THEN (pg_current_wal_flush_lsn() - '0/0')::bigint END
         AS position"""
 _AT_REPLICA = f"""{_WHICH}
     (pg_last_wal_replay_lsn() - '0/0')::bigint AS position"""
@@ -59,12 +62,14 @@ class Replica:
         application_name: str,
         max_size: int = 10,
         statement_timeout: float = 60,
+        on_statement: OnStatement | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = url
         self._application_name = application_name
         self._max_size = max_size
         self._statement_timeout = statement_timeout
+        self._on_statement = on_statement
         self._clock = clock
         self._began = clock()
         self._at_primary = _Line(primary_url, _AT_PRIMARY)
@@ -73,7 +78,7 @@ class Replica:
         self._reason = ReplicaState().reason
         self._doubt = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
-        self.pool: Pool | None = None
+        self.pool: MeasuredPool | None = None
         # The primary did not answer when it was looked at last.
         self.alone = False
 
@@ -145,6 +150,7 @@ class Replica:
                     read_only=True,
                     statement_timeout=self._statement_timeout,
                     wait=0,
+                    on_statement=self._on_statement,
                 )
                 log.info("the replica is used")
         except _FAILED as error:
