@@ -12,6 +12,8 @@ from pathlib import Path
 import aiohttp
 import grpc
 import pytest
+from google.api import annotations_pb2
+from google.protobuf import message_factory
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
@@ -26,6 +28,7 @@ SERVICES = (
     "domainflow.validation.v1.ValidationService",
 )
 KNOWN = "0190a000-0000-7000-8000-000000000001"
+QUERIES = query_service_pb2.DESCRIPTOR.services_by_name["QueryService"].methods
 
 
 class CampaignService(campaign_service_pb2_grpc.CampaignServiceServicer):
@@ -66,9 +69,13 @@ class CampaignService(campaign_service_pb2_grpc.CampaignServiceServicer):
 
 
 class QueryService(query_service_pb2_grpc.QueryServiceServicer):
-    """Streams batches; `go_on` holds back all but the first, `endless` never ends."""
+    """Streams batches; `go_on` holds back all but the first, `endless` never ends.
+
+    Answers whatever else it is asked with an empty message. Remembers how long it may take.
+    """
 
     def __init__(self) -> None:
+        self.remaining: dict[str, float] = {}
         self.go_on = asyncio.Event()
         self.endless = False
         self.sent = 0
@@ -81,9 +88,11 @@ class QueryService(query_service_pb2_grpc.QueryServiceServicer):
             await asyncio.sleep(0.3)
 
     async def GetDomainSummary(self, request, context):
+        self.remaining["GetDomainSummary"] = context.time_remaining()
         return query_service_pb2.GetDomainSummaryResponse(name_count=1000)
 
     async def StreamDomains(self, request, context):
+        self.remaining["StreamDomains"] = context.time_remaining()
         batch = query_service_pb2.DomainBatch(names=["a.example"] * 1000, domain_count=1000)
         yield query_service_pb2.StreamDomainsResponse(batch=batch)
         batch = query_service_pb2.DomainBatch(names=["n" * 100] * 2000)
@@ -93,6 +102,24 @@ class QueryService(query_service_pb2_grpc.QueryServiceServicer):
         await self.go_on.wait()
         summary = query_service_pb2.StreamSummary(domain_count=1000)
         yield query_service_pb2.StreamDomainsResponse(summary=summary)
+
+
+def _with_nothing(method):
+    empty = message_factory.GetMessageClass(method.output_type)()
+
+    async def call(self, request, context):
+        self.remaining[method.name] = context.time_remaining()
+        return empty
+
+    async def stream(self, request, context):
+        yield await call(self, request, context)
+
+    return stream if method.server_streaming else call
+
+
+for each in QUERIES:
+    if each.name not in vars(QueryService):
+        setattr(QueryService, each.name, _with_nothing(each))
 
 
 class ValidationService(validation_service_pb2_grpc.ValidationServiceServicer):
@@ -276,6 +303,40 @@ async def test_stream_of_names_ends_neither_by_time_nor_by_size(
     ]
     # What one call may take at most is 30 s, whatever its caller says.
     assert door.validation.remaining > hour / 2
+
+
+async def test_only_streams_and_counting_may_last_longer_than_a_call(
+    door: Door, channel: grpc.aio.Channel
+) -> None:
+    stub = query_service_pb2_grpc.QueryServiceStub(channel)
+    door.query.go_on.set()
+    hour = 3600
+    for method in QUERIES:
+        request = message_factory.GetMessageClass(method.input_type)()
+        call = getattr(stub, method.name)(request, timeout=hour)
+        if method.server_streaming:
+            assert [message async for message in call]
+        else:
+            await call
+
+    longer = {name for name, seconds in door.query.remaining.items() if seconds > 31}
+    assert longer == {m.name for m in QUERIES if m.server_streaming} | {"CheckCounters"}
+    assert all(door.query.remaining[m.name] > hour / 2 for m in QUERIES if m.server_streaming)
+
+
+async def test_every_query_has_its_path_in_json(door: Door, http: aiohttp.ClientSession) -> None:
+    door.query.go_on.set()
+    for method in QUERIES:
+        rule = method.GetOptions().Extensions[annotations_pb2.http]
+        for binding in (rule, *rule.additional_bindings):
+            verb = binding.WhichOneof("pattern")
+            path = getattr(binding, verb).format(campaign_id=KNOWN, position=7)
+            body = {} if binding.body else None
+            async with http.request(verb, path, json=body) as answer:
+                assert answer.status == 200, (method.name, path, await answer.text())
+                lines = [json.loads(line) async for line in answer.content]
+            assert lines
+    assert set(door.query.remaining) == {method.name for method in QUERIES}
 
 
 async def test_json_stream_sends_each_message_as_a_line_at_once(
