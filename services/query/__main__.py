@@ -11,7 +11,6 @@ import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from domainflow.query.v1.query_service_pb2_grpc import add_QueryServiceServicer_to_server
 from services.chassis import telemetry
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import QUERY
@@ -21,6 +20,7 @@ from services.chassis.postgres import Beside, Pulse, open_pool
 from services.chassis.seal import BadKey, Seal, parse_keys
 from services.chassis.server import serve
 from services.query import maintainer
+from services.query.passing import add_query_service
 from services.query.reads import Reads
 from services.query.replica import Replica
 from services.query.service import RULES, QueryService
@@ -85,7 +85,7 @@ async def run(settings: Settings, seal: Seal) -> None:
         await serve(
             settings.query_address,
             service_name=QUERY,
-            register=lambda server: add_QueryServiceServicer_to_server(
+            register=lambda server: add_query_service(
                 QueryService(reads=reads, seal=seal, beside=beside), server
             ),
             ready=pulse.check,

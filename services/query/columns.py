@@ -1,175 +1,424 @@
 """SQL of streams: domains as columns, a range of positions at a time, nothing held in between.
 
-Results are those of the run that is shown, looked up inside each statement: a rerun that takes over
-is seen whole or not at all.
+No joins. One statement reads every table alone, as one aggregated row of its rows in the range, and
+so all of one moment; what belongs together is put side by side here, by position. That takes the
+server half the time of the joined statement, and leaves the planner nothing to get wrong while it
+knows nothing of a young campaign.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
+from typing import Any, TypeAlias, cast
 
 import asyncpg
 
-from domainflow.query.v1 import query_service_pb2 as pb
 from services.chassis.postgres import Pool
-from services.query.pages import _BOUND, _RUN, _hits
+from services.query.campaigns import Runs
+from services.query.conditions import (
+    ANALYSES,
+    DNS,
+    DOMAINS,
+    HTTP,
+    LEADS,
+    RUN_OF,
+    Arguments,
+    Condition,
+    Conditions,
+    driven,
+    matching,
+)
+from services.query.sealed import MESSAGE_LIMIT
 
-NAME = pb.DOMAIN_COLUMN_NAME
-POSITION = pb.DOMAIN_COLUMN_POSITION
-VERDICT = pb.DOMAIN_COLUMN_DNS_VERDICT
-ADDRESSES = pb.DOMAIN_COLUMN_ADDRESSES
+POSITIONS = "positions"
 
-# Below the 1 MiB that proxies buffer; the rest is for the cursor and the id.
-MESSAGE_LIMIT = 1_000_000
+
+class Kind(Enum):
+    """How values travel: the rest is a matter of who reads them."""
+
+    # Joined by line ends, split when they are needed.
+    TEXT = "text"
+    # A letter each, which becomes a byte and so a number without a Python object for it.
+    SMALL = "small"
+    NUMBER = "number"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of EnrichedBatch."""
+
+    table: str
+    kind: Kind
+    # Of a row of the table.
+    sql: str
+    # What it is where the table has no row.
+    missing: int = 0
+    # Bytes on the wire at most, but for the text itself.
+    width: int = 3
+
+
+# By path in EnrichedBatch, in its order.
+COLUMNS = {
+    POSITIONS: Column(DOMAINS, Kind.NUMBER, "position", width=5),
+    "names": Column(DOMAINS, Kind.TEXT, "name"),
+    "dns_verdicts": Column(DNS, Kind.SMALL, "verdict", width=1),
+    "addresses": Column(DNS, Kind.TEXT, "coalesce(addresses, '')"),
+    "dns_check_times_us": Column(DNS, Kind.NUMBER, "check_time_us", width=8),
+    "http_verdicts": Column(HTTP, Kind.SMALL, "verdict", width=1),
+    "http_status_codes": Column(HTTP, Kind.NUMBER, "coalesce(status_code, 0::smallint)", width=2),
+    "final_urls": Column(HTTP, Kind.TEXT, "coalesce(final_url, '')"),
+    "titles": Column(HTTP, Kind.TEXT, "coalesce(title, '')"),
+    "scores_permille": Column(ANALYSES, Kind.NUMBER, "score", missing=-1, width=2),
+    "lead_statuses": Column(LEADS, Kind.SMALL, "status", width=1),
+    "lead_reasons": Column(LEADS, Kind.SMALL, "reason", width=1),
+}
+
+# As they come, or one by one where not every domain has one.
+Values: TypeAlias = "str | bytes | Sequence[int] | Sequence[str]"
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Domains in order of position, as columns; a column that was not asked for is empty.
+    """Domains in order of position, as columns by their path.
 
-    `text_size` is the length of all names and addresses together: adding it up anew costs a fifth
-    of everything else that is done to a chunk of names.
+    `text_size` is how many bytes the texts have together, at least.
     """
 
     positions: Sequence[int]
-    names: Sequence[str]
-    verdicts: Sequence[int]
-    addresses: Sequence[str]
+    values: Mapping[str, Values]
     text_size: int
+
+    def texts(self, path: str) -> Sequence[str]:
+        values = self.values[path]
+        if isinstance(values, str):
+            return values.split("\n")
+        return cast(Sequence[str], values)
 
     def fitting(self, count: int) -> Iterator["Columns"]:
         """These domains in pieces of at most `count` that each fit a message."""
+        if len(self.positions) <= count and self.size() <= MESSAGE_LIMIT:
+            if self.positions:
+                yield self
+            return
+        split = self._split()
         for first in range(0, len(self.positions), count):
-            yield from self._slice(first, first + count)._halved()
+            yield from split._slice(first, first + count)._halved()
+
+    def size(self) -> int:
+        """Bytes on the wire at most."""
+        widths = sum(COLUMNS[path].width for path in self.values)
+        return self.text_size + widths * len(self.positions)
+
+    def first(self, count: int) -> "Columns":
+        """The first so many of these domains."""
+        if len(self.positions) <= count:
+            return self
+        return self._split()._slice(0, count)
+
+    def _split(self) -> "Columns":
+        return Columns(
+            self.positions,
+            {
+                path: self.texts(path) if COLUMNS[path].kind is Kind.TEXT else values
+                for path, values in self.values.items()
+            },
+            self.text_size,
+        )
 
     def _halved(self) -> Iterator["Columns"]:
         count = len(self.positions)
-        if count <= 1 or self._size() <= MESSAGE_LIMIT:
+        if count <= 1 or self.size() <= MESSAGE_LIMIT:
             yield self
             return
         for half in (self._slice(0, count // 2), self._slice(count // 2, count)):
             yield from half._halved()
 
-    def _size(self) -> int:
-        """Bytes on the wire at most: 3 of framing a text, 5 a position, 1 a verdict."""
-        framing = 3 * (len(self.names) + len(self.addresses))
-        return self.text_size + framing + 5 * len(self.positions) + len(self.verdicts)
-
     def _slice(self, first: int, end: int) -> "Columns":
         if first == 0 and end >= len(self.positions):
             return self
-        names, addresses = self.names[first:end], self.addresses[first:end]
-        return Columns(
-            self.positions[first:end],
-            names,
-            self.verdicts[first:end],
-            addresses,
-            sum(map(len, names)) + sum(map(len, addresses)),
-        )
+        values = {path: whole[first:end] for path, whole in self.values.items()}
+        texts = [
+            cast(Sequence[str], whole)
+            for path, whole in values.items()
+            if COLUMNS[path].kind is Kind.TEXT
+        ]
+        size = sum(sum(map(_size, whole)) for whole in texts)
+        return Columns(self.positions[first:end], values, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The domains that match, up to `examined`: the position behind the last one looked at."""
+
+    columns: Columns
+    examined: int
+    # Candidates that were looked at, or None where they were not counted.
+    candidates: int | None = None
 
 
 class ColumnStore:
-    """Reads over a pool whose connections cannot write."""
+    """Reads over a pool whose connections cannot write. Of campaigns that are being deleted None
+    comes back: a deletion says so before it takes the first row away."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def columns(
-        self,
-        no: int,
-        first: int,
-        end: int,
-        wanted: Collection[int],
-        verdicts: Sequence[int] = (),
-    ) -> Columns:
-        """All domains of positions first..end-1, or all that have one of these verdicts."""
-        if verdicts:
-            statement = _columns(frozenset(wanted) | {POSITION}, True)
-            row = await self._pool.fetchrow(statement, no, first, end, verdicts)
-            assert row is not None
-            return _to_columns(row, row["positions"] or [])
-        statement = _columns(frozenset(wanted) - {POSITION}, False)
-        row = await self._pool.fetchrow(statement, no, first, end)
-        assert row is not None
-        if row["count"] == end - first:
-            return _to_columns(row, range(first, end))
-        # Names are being replaced under our feet: what is left has to say itself where it stands.
-        statement = _columns(frozenset(wanted) | {POSITION}, False)
-        row = await self._pool.fetchrow(statement, no, first, end)
-        assert row is not None
-        return _to_columns(row, row["positions"] or [])
+        self, no: int, runs: Runs, first: int, end: int, wanted: Collection[str]
+    ) -> Columns | None:
+        """All domains of positions first..end-1."""
+        paths = frozenset(wanted)
+        arguments = Arguments(no, first, end)
+        explicit: frozenset[str] = frozenset()
+        row = await self._row("", _RANGE, runs, paths, explicit, arguments)
+        if row is None:
+            return None
+        if row[f"{DOMAINS}_count"] != end - first:
+            # Names are being replaced under our feet: what is left says itself where it stands.
+            explicit = frozenset({DOMAINS, DNS})
+        elif DNS in _tables(paths) and row[f"{DNS}_count"] and not _is_gapless(row):
+            explicit = frozenset({DNS})
+        if explicit:
+            arguments = Arguments(no, first, end)
+            row = await self._row("", _RANGE, runs, paths, explicit, arguments)
+            if row is None:
+                return None
+        return _to_columns(row, paths, explicit, range(first, end))
 
-    async def first_columns(
+    async def matching(
         self,
         no: int,
-        verdicts: Sequence[int],
+        runs: Runs,
+        conditions: Conditions,
         first: int,
         end: int,
-        wanted: Collection[int],
+        wanted: Collection[str],
         *,
         limit: int,
-    ) -> Columns:
-        """The first `limit` domains of positions first..end-1 that have one of these verdicts.
+    ) -> Found | None:
+        """The first `limit` domains of positions first..end-1 that match, by looking at all."""
+        arguments = Arguments(no, first, end)
+        matched = matching(conditions, _RANGE, runs, arguments)
+        before = f"""WITH hit AS MATERIALIZED (
+            SELECT array_agg(position ORDER BY position) AS positions
+            FROM (SELECT position FROM ({matched}) all_of_them
+                ORDER BY position LIMIT {arguments.number(limit)}) m
+        )"""
+        columns = await self._hits(before, runs, frozenset(wanted), arguments)
+        if columns is None:
+            return None
+        full = len(columns.positions) == limit
+        return Found(columns, columns.positions[-1] + 1 if full else end)
 
-        Cheaper than `columns` where fewer than a fifth of the domains match: 1.7 us a match against
-        0.32 us a position.
-        """
-        statement = _first_columns(len(verdicts), frozenset(wanted))
-        row = await self._pool.fetchrow(statement, no, first, end, limit, *verdicts)
+    async def driven(
+        self,
+        no: int,
+        runs: Runs,
+        conditions: Conditions,
+        driver: tuple[str, Condition],
+        first: int,
+        end: int,
+        wanted: Collection[str],
+        *,
+        limit: int,
+    ) -> Found | None:
+        """Those of positions first..end-1 that match, by looking at the first `limit` that meet one
+        condition, along its index: for conditions that few meet."""
+        arguments = Arguments(no, first, end)
+        candidates = driven(*driver, _RANGE, runs, arguments.number(limit), arguments)
+        within = "campaign_no = $1 AND position = ANY((SELECT positions FROM candidates)::int[])"
+        matched = matching(conditions, within, runs, arguments)
+        before = f"""WITH candidates AS MATERIALIZED (
+            SELECT array_agg(position ORDER BY position) AS positions FROM ({candidates}) c
+        ), hit AS MATERIALIZED (
+            SELECT array_agg(position ORDER BY position) AS positions FROM ({matched}) m
+        )"""
+        row = await self._row(
+            before,
+            _HIT,
+            runs,
+            frozenset(wanted),
+            frozenset({DOMAINS, DNS}),
+            arguments,
+            """, (SELECT cardinality(positions) FROM candidates) AS candidate_count,
+            (SELECT positions[cardinality(positions)] FROM candidates) AS last_candidate""",
+        )
+        if row is None:
+            return None
+        count = row["candidate_count"] or 0
+        return Found(
+            _to_columns(row, frozenset(wanted), frozenset({DOMAINS, DNS}), ()),
+            row["last_candidate"] + 1 if count == limit else end,
+            count,
+        )
+
+    async def _hits(
+        self, before: str, runs: Runs, paths: frozenset[str], arguments: Arguments
+    ) -> Columns | None:
+        explicit = frozenset({DOMAINS, DNS})
+        row = await self._row(before, _HIT, runs, paths, explicit, arguments)
+        return None if row is None else _to_columns(row, paths, explicit, ())
+
+    async def _row(
+        self,
+        before: str,
+        bound: str,
+        runs: Runs,
+        paths: frozenset[str],
+        explicit: frozenset[str],
+        arguments: Arguments,
+        more: str = "",
+    ) -> asyncpg.Record | None:
+        for run in _runs(paths):
+            arguments.number(runs[run])
+        first = len(arguments.values) - len(_runs(paths)) + 1
+        statement = f"{before} {_columns(paths, explicit, bound, first, more)}"
+        row = await self._pool.fetchrow(statement, *arguments.values)
         assert row is not None
-        return _to_columns(row, row["positions"] or [])
+        return row if row["alive"] else None
 
 
-def _to_columns(row: asyncpg.Record, positions: Sequence[int]) -> Columns:
-    names, addresses = row.get("names"), row.get("addresses")
-    return Columns(
-        positions,
-        () if names is None else names.split("\n"),
-        (row.get("verdicts") or "").encode().translate(_FROM_LETTER),
-        () if addresses is None else addresses.split("\n"),
-        len(names or "") + len(addresses or ""),
+async def outcome_counts(
+    pool: Pool, nos: Sequence[int]
+) -> dict[int, dict[tuple[int, int], Sequence[int]]]:
+    """Number of campaign -> phase and run -> names by outcome: entry i counts outcome i + 1."""
+    rows = await pool.fetch(
+        """SELECT campaign_no, phase, run, outcome_counts FROM ledger_totals
+        WHERE campaign_no = ANY($1::integer[])""",
+        nos,
     )
+    made: dict[int, dict[tuple[int, int], Sequence[int]]] = {}
+    for no, phase, run, counts in rows:
+        made.setdefault(no, {})[phase, run] = counts
+    return made
 
 
-# One aggregated row a chunk and a split in Python: 2.4 times as fast as a row a name. Verdicts
-# travel as letters, which become bytes and so numbers without a Python object each.
-_AGGREGATES: dict[int, str] = {
-    NAME: r"string_agg(name, E'\n') AS names",
-    POSITION: "array_agg(position) AS positions",
-    VERDICT: "string_agg(chr(64 + coalesce(verdict, 0)), '') AS verdicts",
-    ADDRESSES: r"string_agg(coalesce(addresses, ''), E'\n') AS addresses",
+_RANGE = "campaign_no = $1 AND position >= $2 AND position < $3"
+_HIT = "campaign_no = $1 AND position = ANY((SELECT positions FROM hit)::int[])"
+ALIVE = "EXISTS (SELECT FROM campaigns WHERE no = $1 AND delete_time IS NULL) AS alive"
+
+# One aggregated row a table and a split in Python: 2.4 times as fast as a row a name.
+_AGGREGATES = {
+    Kind.TEXT: r"string_agg({}, E'\n')",
+    Kind.SMALL: "string_agg(chr(64 + {}), '')",
+    Kind.NUMBER: "array_agg({})",
 }
 _FROM_LETTER = bytes(max(0, letter - 64) for letter in range(256))
 
 
-@cache
-def _columns(wanted: frozenset[int], with_verdicts: bool) -> str:
-    names = f"(SELECT position, name FROM domains WHERE {_BOUND}) d"
-    results = (
-        f"(SELECT position, verdict, addresses FROM dns_results WHERE {_BOUND} AND run = {_RUN}) r"
-    )
-    if with_verdicts:
-        # OFFSET 0 keeps the condition out of the join, which it would turn into a loop again.
-        rows = f"""SELECT * FROM (
-            SELECT * FROM {names} FULL JOIN {results} USING (position) OFFSET 0
-        ) both_sides WHERE verdict = ANY($4::smallint[])"""
-    elif wanted & {VERDICT, ADDRESSES}:
-        rows = f"SELECT * FROM {names} FULL JOIN {results} USING (position)"
-    else:
-        rows = f"SELECT * FROM {names}"
-    return _aggregated(wanted, f"{rows} ORDER BY position")
+def _tables(paths: Collection[str]) -> list[str]:
+    """Those that are read. Names always: they say which positions there are."""
+    used = {COLUMNS[path].table for path in paths} | {DOMAINS}
+    return [table for table in (DOMAINS, DNS, HTTP, ANALYSES, LEADS) if table in used]
+
+
+def _runs(paths: Collection[str]) -> list[int]:
+    return [RUN_OF[table] for table in _tables(paths) if table in RUN_OF]
 
 
 @cache
-def _first_columns(verdicts: int, wanted: frozenset[int]) -> str:
-    names = "JOIN domains d ON d.campaign_no = $1 AND d.position = h.position"
-    return _aggregated(
-        wanted | {POSITION},
-        f"""SELECT h.position, h.verdict, h.addresses{", d.name" if NAME in wanted else ""}
-        FROM {_hits(verdicts, "ASC")} h {names if NAME in wanted else ""} ORDER BY h.position""",
-    )
+def _columns(
+    paths: frozenset[str], explicit: frozenset[str], bound: str, first_run: int, more: str
+) -> str:
+    """`explicit`: tables that say the position of each row, beside those that always do."""
+    made, run = [], first_run
+    for table in _tables(paths):
+        where = bound
+        if table in RUN_OF:
+            where += f" AND run = ${run}"
+            run += 1
+        selected = [f"count(*) AS {table}_count"]
+        if table in explicit or table in (HTTP, ANALYSES, LEADS):
+            selected.append(f"array_agg(position) AS {table}_at")
+        elif table == DNS:
+            selected.append("min(position) AS first_at, max(position) AS last_at")
+        for path in COLUMNS:
+            column = COLUMNS[path]
+            if path in paths and path != POSITIONS and column.table == table:
+                selected.append(f"{_AGGREGATES[column.kind].format(column.sql)} AS {path}")
+        made.append(
+            f"""(SELECT {", ".join(selected)}
+            FROM (SELECT * FROM {table} WHERE {where} ORDER BY position) {table}) {table}"""
+        )
+    return f"SELECT {ALIVE}, *{more} FROM {', '.join(made)}"
 
 
-def _aggregated(wanted: frozenset[int], rows: str) -> str:
-    aggregates = "".join(f", {_AGGREGATES[column]}" for column in sorted(wanted))
-    return f"SELECT count(*) AS count{aggregates} FROM ({rows}) ordered"
+def _is_gapless(row: asyncpg.Record) -> bool:
+    return bool(row["last_at"] - row["first_at"] + 1 == row[f"{DNS}_count"])
+
+
+def _to_columns(
+    row: asyncpg.Record,
+    paths: frozenset[str],
+    explicit: frozenset[str],
+    asked: Sequence[int],
+) -> Columns:
+    positions = (row[f"{DOMAINS}_at"] or []) if DOMAINS in explicit else asked
+    count = len(positions)
+    values: dict[str, Values] = {}
+    size = 0
+    places: dict[str, Sequence[int]] = {}
+    for path in COLUMNS:
+        if path not in paths:
+            continue
+        column = COLUMNS[path]
+        if path == POSITIONS:
+            values[path] = positions
+            continue
+        raw = row[path]
+        if column.table not in places:
+            places[column.table] = _places(row, column.table, explicit, positions)
+        if column.kind is Kind.TEXT:
+            size += _size(raw) if raw else 0
+        values[path] = _placed(column, raw, places[column.table], count)
+    return Columns(positions, values, size)
+
+
+def _places(
+    row: asyncpg.Record, table: str, explicit: frozenset[str], positions: Sequence[int]
+) -> Sequence[int]:
+    """Where the rows of a table stand among the domains; -1: nowhere."""
+    if table == DOMAINS:
+        return range(len(positions))
+    if table == DNS and DNS not in explicit:
+        if not row[f"{DNS}_count"]:
+            return range(0)
+        return range(row["first_at"] - positions[0], row["last_at"] + 1 - positions[0])
+    at = row[f"{table}_at"] or []
+    if isinstance(positions, range):
+        first = positions[0] if positions else 0
+        return [position - first for position in at]
+    place = {position: n for n, position in enumerate(positions)}
+    return [place.get(position, -1) for position in at]
+
+
+def _placed(column: Column, raw: Any, places: Sequence[int], count: int) -> Values:
+    """One value for each of `count` domains, of what the table has for those at `places`."""
+    whole = isinstance(places, range) and len(places) == count
+    if column.kind is Kind.TEXT:
+        if whole and raw is not None:
+            return cast(str, raw)
+        texts: Sequence[str] = raw.split("\n") if raw is not None else []
+        return cast(Sequence[str], _spread([""] * count, texts, places))
+    if column.kind is Kind.SMALL:
+        letters = (raw or "").encode().translate(_FROM_LETTER)
+        return letters if whole else bytes(_spread(bytearray(count), letters, places))
+    if whole and raw is not None:
+        return cast(Sequence[int], raw)
+    return cast(Sequence[int], _spread([column.missing] * count, raw or [], places))
+
+
+def _spread(into: Any, values: Sequence[Any], places: Sequence[int]) -> Any:
+    if isinstance(places, range):
+        into[places.start : places.stop] = values
+        return into
+    for place, value in zip(places, values, strict=True):
+        if place >= 0:
+            into[place] = value
+    return into
+
+
+def _size(text: str) -> int:
+    """Bytes of a text, at least; those of titles only are not ASCII."""
+    return len(text) if text.isascii() else len(text.encode())

@@ -6,9 +6,11 @@ gets a new copy.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from services.chassis.postgres import Pool
-from services.query.sealed import ENRICHED, NAMES
+from services.query.campaigns import Runs
+from services.query.sealed import ENRICHED, NAMES, Segment
 
 NAME_ORDER = "name_order"
 KINDS = (NAME_ORDER, NAMES, ENRICHED)
@@ -28,10 +30,34 @@ async def source_version(pool: Pool, no: int, kind: str) -> str | None:
     return version
 
 
-async def true_copies(pool: Pool, nos: Sequence[int], kind: str) -> dict[int, int]:
-    """Number of campaign -> id of its newest finished copy, where there is one that is true."""
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A finished copy and the version it was made of."""
+
+    id: int
+    version: str
+
+    @property
+    def runs(self) -> Runs:
+        """Whose results are in it."""
+        by_phase = {
+            int(phase): int(run)
+            for phase, run, _ in (part.split(":") for part in self.version.split(" ")[1:])
+        }
+        return Runs(*(by_phase.get(phase, 0) for phase in range(2, 6)))
+
+
+async def true_copies(pool: Pool, nos: Sequence[int], kind: str) -> dict[int, Copy]:
+    """Number of campaign -> its newest finished copy, where there is one that is true."""
     rows = await pool.fetch(_TRUE_COPIES, nos, kind)
-    return {row["no"]: row["id"] for row in rows}
+    return {row["no"]: Copy(row["id"], row["source_version"]) for row in rows}
+
+
+async def segments_of(pool: Pool, no: int, copy_id: int, first: int, end: int) -> list[Segment]:
+    """The segments of a copy that begin at positions first..end-1, in order; none of a campaign
+    that is being deleted, and none where the maintainer has begun to remove the copy."""
+    rows = await pool.fetch(_SEGMENTS, no, copy_id, first, end)
+    return [Segment(row[0], row[1], row[2]) for row in rows]
 
 
 def version_sql(kind: str) -> str:
@@ -49,8 +75,13 @@ def version_sql(kind: str) -> str:
 
 
 _TRUE_COPIES = f"""
-SELECT c.no, max(d.id) AS id
+SELECT DISTINCT ON (c.no) c.no, d.id, d.source_version
 FROM campaigns c JOIN derivations d ON d.campaign_no = c.no
 WHERE c.no = ANY($1::integer[]) AND d.kind = $2 AND d.finish_time IS NOT NULL
   AND c.delete_time IS NULL AND d.source_version = {version_sql("$2")}
-GROUP BY c.no"""
+ORDER BY c.no, d.id DESC"""
+_SEGMENTS = """
+SELECT first_position, name_count, payload FROM segments
+WHERE derivation_id = $2 AND first_position >= $3 AND first_position < $4
+  AND EXISTS (SELECT FROM campaigns WHERE no = $1 AND delete_time IS NULL)
+ORDER BY first_position"""

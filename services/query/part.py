@@ -8,21 +8,29 @@ import grpc
 
 from domainflow.query.v1.query_service_pb2_grpc import QueryServiceServicer
 from services.chassis.errors import CampaignNotFound
+from services.chassis.postgres import Beside
 from services.chassis.seal import Seal
 from services.query.campaigns import Campaign, read_campaigns
 from services.query.pages import Filter
 from services.query.reads import Read, Reads
 from services.query.totals import Totals
+from services.query.turns import Turns
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class Part(QueryServiceServicer):
-    """Some of the RPCs of QueryService, which is all parts together."""
+    """Some of the RPCs of QueryService, which is all parts together.
 
-    def __init__(self, *, reads: Reads, seal: Seal) -> None:
+    `beside`: a connection to the primary that is free when all of the pool are taken.
+    """
+
+    def __init__(self, *, reads: Reads, seal: Seal, beside: Beside | None = None) -> None:
         self._reads = reads
         self._seal = seal
+        # Of all bulk reads together, whichever part they are of.
+        self._turns = Turns(reads.connections)
+        self._beside = beside
 
 
 async def the_campaign(read: Read, campaign_id: str) -> Campaign:

@@ -58,6 +58,11 @@ class Reads:
     def replica(self) -> Replica | None:
         return self._replica
 
+    @property
+    def connections(self) -> int:
+        """How many the primary's pool has at most."""
+        return self._primary.get_max_size()
+
     async def begin(
         self, consistency: pb.Consistency, campaign_id: UUID | None = None, *, least: int = 0
     ) -> Read:

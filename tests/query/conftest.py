@@ -12,10 +12,7 @@ import asyncpg
 import grpc
 import pytest
 
-from domainflow.query.v1.query_service_pb2_grpc import (
-    QueryServiceStub,
-    add_QueryServiceServicer_to_server,
-)
+from domainflow.query.v1.query_service_pb2_grpc import QueryServiceStub
 from domainflow.validation.v1.dns_pb2 import DNS_AGREEMENT_CONFIRMED, DnsEvidence
 from domainflow.validation.v1.lead_pb2 import (
     CONTACT_KIND_EMAIL,
@@ -27,6 +24,7 @@ from services.chassis.postgres import Pool, open_pool
 from services.chassis.seal import Seal
 from services.chassis.server import CallGuard
 from services.query.columns import Columns, ColumnStore
+from services.query.passing import add_query_service
 from services.query.reads import Reads
 from services.query.service import RULES, QueryService
 from services.validation.results import COLUMNS
@@ -57,9 +55,9 @@ async def query(database_url: str) -> AsyncIterator[Query]:
         counter = Counter()
 
         class CountingStore(ColumnStore):
-            async def columns(self, *arguments: Any, **named: Any) -> Columns:
+            async def columns(self, *arguments: Any, **named: Any) -> Columns | None:
                 columns = await super().columns(*arguments, **named)
-                counter.names_read += len(columns.positions)
+                counter.names_read += len(columns.positions) if columns else 0
                 return columns
 
         service = QueryService(reads=Reads(pool), seal=Seal([KEY]))
@@ -67,7 +65,7 @@ async def query(database_url: str) -> AsyncIterator[Query]:
         server = grpc.aio.server(
             interceptors=[CallGuard(rules=RULES, max_calls=50, max_streams=50)]
         )
-        add_QueryServiceServicer_to_server(service, server)
+        add_query_service(service, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

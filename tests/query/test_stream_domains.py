@@ -11,8 +11,11 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from domainflow.query.v1 import query_service_pb2 as pb
+from domainflow.query.v1.consistency_pb2 import READ_SOURCE_PRIMARY
 from services.query.ahead import ahead
-from services.query.columns import MESSAGE_LIMIT, Columns
+from services.query.batches import domain_payload
+from services.query.columns import Columns
+from services.query.sealed import MESSAGE_LIMIT
 from tests.query.conftest import Query, Writer
 from tests.query.test_list_domains import RESOLVED, SERVFAIL, TIMEOUT, VERDICTS, settled_campaign
 
@@ -75,7 +78,9 @@ async def test_campaigns_come_one_after_the_other_in_the_order_asked_for(
         *((str(first), f"name-{n}.example") for n in range(12)),
     ]
     assert [batch.domain_count for batch in batches] == [5, 5, 5, 2]
-    assert summary == pb.StreamSummary(domain_count=17)
+    assert (summary.domain_count, list(summary.unreachable)) == (17, [])
+    assert summary.performance.row_count == 17
+    assert summary.freshness.source == READ_SOURCE_PRIMARY
     # Only the column that was asked for by default.
     assert not any(b.positions or b.dns_verdicts or b.addresses for b in batches)
 
@@ -214,7 +219,8 @@ async def test_a_stream_whose_names_are_gone_ends_in_order(query: Query, writer:
     batches, _ = await streamed(query, request)
     await writer.connection.execute("DELETE FROM domains")
     await writer.connection.execute("UPDATE campaigns SET name_count = 0")
-    assert await streamed(query, resumed(request, batches[0].cursor)) == ([], pb.StreamSummary())
+    rest, summary = await streamed(query, resumed(request, batches[0].cursor))
+    assert (rest, summary.domain_count, list(summary.unreachable)) == ([], 0, [])
 
 
 async def test_long_names_are_sent_in_messages_below_one_mebibyte(
@@ -236,15 +242,21 @@ async def test_long_names_are_sent_in_messages_below_one_mebibyte(
 
 def test_pieces_fit_and_add_up_whatever_the_sizes() -> None:
     texts = [("x" * (n * 37 % 70_000)) for n in range(100)]
-    whole = Columns(range(5, 105), texts, bytes(100), texts[::-1], 2 * sum(map(len, texts)))
+    values = {
+        "positions": range(5, 105),
+        "names": "\n".join(texts),
+        "addresses": texts[::-1],
+        "dns_verdicts": bytes(100),
+    }
+    whole = Columns(range(5, 105), values, 2 * sum(map(len, texts)))
     pieces = list(whole.fitting(30))
     assert [p for piece in pieces for p in piece.positions] == list(range(5, 105))
-    assert [name for piece in pieces for name in piece.names] == texts
-    assert [text for piece in pieces for text in piece.addresses] == texts[::-1]
+    assert [name for piece in pieces for name in piece.texts("names")] == texts
+    assert [text for piece in pieces for text in piece.texts("addresses")] == texts[::-1]
     assert max(len(piece.positions) for piece in pieces) <= 30
     for piece in pieces:
-        size = sum(map(len, piece.names)) + sum(map(len, piece.addresses))
-        assert size <= MESSAGE_LIMIT
+        assert piece.size() <= MESSAGE_LIMIT
+        assert len(domain_payload(piece)) <= piece.size() + 20
 
 
 async def test_a_batch_holds_10000_names_at_most(query: Query, writer: Writer) -> None:
