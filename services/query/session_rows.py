@@ -1,0 +1,349 @@
+"""SQL of read sessions: columns of a range of positions, each table read alone.
+
+No joins: every table gives its own columns of the range, aggregated, in order of position, next to
+its positions, all in one statement and so of one moment. Putting them side by side is work for
+Arrow: twice as fast as the joined statement, and no plan that could become a nested loop.
+Texts come joined by line ends, numbers as big-endian bytes: no Python object for a value.
+"""
+
+import sys
+from array import array
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from math import ceil, floor
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from domainflow.query.v1.filter_pb2 import DomainFilter
+from services.chassis.postgres import Connection, Pool
+from services.query.campaigns import Runs
+from services.query.outcomes import DNS, HTTP, LEADS
+
+Positions: TypeAlias = "array[int]"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Columns of one table for those of the positions that it has rows of."""
+
+    # None: it has one for every position that was asked for.
+    positions: "Positions | None"
+    count: int
+    # Column -> what was aggregated; None without any rows.
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Names at these positions, and what the tables say of them, by table."""
+
+    positions: Positions
+    parts: Mapping[str, Part]
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table and what a column of its rows is as an aggregate."""
+
+    # Which of Runs its rows belong to; None: they belong to none.
+    run: int | None
+    columns: Mapping[str, str]
+
+
+def _texts(expression: str) -> str:
+    return rf"string_agg(coalesce({expression}, ''), E'\n')"
+
+
+def _letters(expression: str) -> str:
+    """One character of 7 bits each, above the control characters."""
+    return f"string_agg(chr(32 + {expression}), '')"
+
+
+def _numbers(kind: str, expression: str) -> str:
+    return f"string_agg({kind}send({expression}), ''::bytea)"
+
+
+_POSITIONS = _numbers("int4", "position")
+NAMES = "domains"
+_TABLES = {
+    NAMES: _Table(None, {"name": _texts("name")}),
+    "dns_results": _Table(
+        0,
+        {
+            "dns_verdict": _letters("verdict"),
+            "dns_rcode": _numbers("int2", "rcode"),
+            "addresses": _texts("addresses"),
+            "dns_resolver": _texts("resolver"),
+            "dns_check_time": _numbers("int8", "check_time_us"),
+        },
+    ),
+    "http_results": _Table(
+        1,
+        {
+            "http_verdict": _letters("verdict"),
+            "http_status_code": _numbers("int2", "coalesce(status_code, 0::smallint)"),
+            "final_url": _texts("final_url"),
+            "title": _texts("title"),
+        },
+    ),
+    "page_analyses": _Table(2, {"score": _numbers("int2", "score")}),
+    "leads": _Table(3, {"lead_status": _letters("status"), "lead_reason": _letters("reason")}),
+}
+_EXISTS = "EXISTS (SELECT FROM campaigns WHERE no = $1 AND delete_time IS NULL)"
+_RANGE = "campaign_no = $1 AND position >= $2 AND position < $3"
+
+
+class CampaignGone(Exception):
+    """The campaign does not exist any more, or its deletion has begun."""
+
+
+class SessionRows:
+    """Reads of one campaign, of the runs that its session is pinned to.
+
+    Over a pool whose connections cannot write. Everything raises CampaignGone: a deletion says that
+    it has begun before it takes the first row away.
+    """
+
+    def __init__(self, pool: Pool, no: int, runs: Runs) -> None:
+        self._pool = pool
+        self._no = no
+        self._runs = runs
+
+    async def all(self, columns: Collection[str], first: int, end: int) -> Rows:
+        """All names at positions first..end-1."""
+        return await self._range(self._pool, columns, first, end)
+
+    async def matching(
+        self, columns: Collection[str], chosen: DomainFilter, first: int, end: int, *, limit: int
+    ) -> tuple[Rows, int]:
+        """The first `limit` names of positions first..end-1 that match, and the position up to
+        which there are no others."""
+        async with self._moment() as connection:
+            found = await self._matches(connection, chosen, first, end)
+            if len(found) > limit:
+                end = found[limit]
+                found = found[:limit]
+            if not found:
+                return Rows(found, {}), end
+            span = found[-1] + 1 - found[0]
+            if span <= _SPARSE * len(found):
+                rows = await self._range(connection, columns, found[0], found[-1] + 1)
+                return Rows(found, _placed(rows)), end
+            return await self._at(connection, columns, found), end
+
+    async def matches(self, chosen: DomainFilter, first: int, end: int) -> Positions:
+        """Positions of all names of first..end-1 that match, in order."""
+        async with self._moment() as connection:
+            return await self._matches(connection, chosen, first, end)
+
+    @asynccontextmanager
+    async def _moment(self) -> AsyncIterator[Connection]:
+        """What matches and what is shown of it are of one moment: results may still change."""
+        async with self._pool.acquire() as connection:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                yield connection
+
+    async def _range(
+        self, source: "Pool | Connection", columns: Collection[str], first: int, end: int
+    ) -> Rows:
+        wanted = frozenset(columns)
+        row = await source.fetchrow(_columns(wanted, False), *self._arguments(wanted, first, end))
+        found = _read(row, wanted)
+        names = found[NAMES]
+        if names.count == end - first:
+            return Rows(array("i", range(first, end)), found)
+        # Names are missing: those there are have to say themselves where they stand.
+        row = await source.fetchrow(
+            _columns(wanted | {"position"}, False), *self._arguments(wanted, first, end)
+        )
+        found = _read(row, wanted)
+        positions = found[NAMES].positions
+        assert positions is not None
+        return Rows(positions, found)
+
+    async def _at(
+        self, connection: Connection, columns: Collection[str], positions: Positions
+    ) -> Rows:
+        wanted = frozenset(columns) | {"position"}
+        bounds = self._arguments(wanted, positions[0], positions[-1] + 1)
+        row = await connection.fetchrow(_columns(wanted, True), *bounds, positions)
+        return Rows(positions, _read(row, wanted))
+
+    def _arguments(self, columns: Collection[str], first: int, end: int) -> list[object]:
+        runs = [_TABLES[table].run for table in _tables_of(columns)]
+        return [self._no, first, end, *(self._runs[run] for run in runs if run is not None)]
+
+    async def _matches(
+        self, connection: Connection, chosen: DomainFilter, first: int, end: int
+    ) -> Positions:
+        """Positions that match, in order: those that every table has among its own."""
+        arguments: list[object] = [self._no, first, end]
+        sets = []
+        for table, conditions in _conditions(chosen).items():
+            where = [_RANGE]
+            run = _RUNS[table]
+            if run is not None:
+                arguments.append(self._runs[run])
+                where.append(f"run = ${len(arguments)}")
+            for condition, values in conditions:
+                numbers = []
+                for value in values:
+                    arguments.append(value)
+                    numbers.append(f"${len(arguments)}")
+                where.append(condition.format(*numbers))
+            distinct = "DISTINCT" if table == _HITS else ""
+            sets.append(
+                f"""(SELECT {_POSITIONS} FROM (
+                    SELECT {distinct} position FROM {table} WHERE {" AND ".join(where)}
+                    ORDER BY position
+                ) {table})"""
+            )
+        row = await connection.fetchrow(f"SELECT {_EXISTS}, {', '.join(sets)}", *arguments)
+        assert row is not None
+        exists, *sets_found = row.values()
+        if not exists:
+            raise CampaignGone
+        found = [_positions(packed) for packed in sets_found]
+        if chosen.dns_pending:
+            settled = set(found.pop(0))
+            base: Iterable[int] = found.pop(0) if found else range(first, end)
+            return array("i", [position for position in base if position not in settled])
+        # The shortest first: what is left can only become less.
+        found.sort(key=len)
+        left = found[0]
+        for other in found[1:]:
+            kept = set(other)
+            left = array("i", [position for position in left if position in kept])
+        return left
+
+
+async def outcome_counts(pool: Pool, no: int, runs: Runs) -> dict[int, Sequence[int]]:
+    """By phase, names by outcome of the run that is shown: entry i counts outcome i + 1."""
+    rows = await pool.fetch(
+        """SELECT t.phase, t.outcome_counts
+        FROM unnest($2::int[], $3::int[]) AS shown (phase, run)
+        JOIN ledger_totals t ON (t.campaign_no, t.phase, t.run) = ($1, shown.phase, shown.run)""",
+        no,
+        [DNS, HTTP, LEADS],
+        [runs.dns, runs.http, runs.leads],
+    )
+    return {row["phase"]: row["outcome_counts"] for row in rows}
+
+
+# Where one name in so many matches, reading all of a range and looking matches up takes as long.
+_SPARSE = 5
+_HITS = "keyword_hits"
+_RUNS = {table: spec.run for table, spec in _TABLES.items()} | {_HITS: 2}
+Conditions: TypeAlias = "dict[str, list[tuple[str, list[object]]]]"
+
+
+def _conditions(chosen: DomainFilter) -> Conditions:
+    """By table, what its rows have to be: conditions and the values in them."""
+    made: Conditions = {}
+
+    def want(table: str, condition: str, *values: object) -> None:
+        made.setdefault(table, []).append((condition, list(values)))
+
+    if chosen.dns_pending:
+        # First of all, and taken away from the others: these are not pending.
+        want("dns_results", "true")
+    if chosen.dns_verdicts:
+        want("dns_results", "verdict = ANY({}::smallint[])", list(chosen.dns_verdicts))
+    if chosen.http_verdicts:
+        want("http_results", "verdict = ANY({}::smallint[])", list(chosen.http_verdicts))
+    if chosen.lead_statuses:
+        want("leads", "status = ANY({}::smallint[])", list(chosen.lead_statuses))
+    if chosen.lead_reasons:
+        want("leads", "reason = ANY({}::smallint[])", list(chosen.lead_reasons))
+    # Scores are thousandths; what is next to one in binary means it.
+    if chosen.HasField("min_score"):
+        want("page_analyses", "score >= {}::int", ceil(round(chosen.min_score * 1000, 6)))
+    if chosen.HasField("max_score"):
+        want("page_analyses", "score <= {}::int", floor(round(chosen.max_score * 1000, 6)))
+    if chosen.warnings:
+        mask = sum(1 << (number - 1) for number in set(chosen.warnings))
+        want("page_analyses", "warnings & {}::int <> 0", mask)
+    if chosen.HasField("has_warnings"):
+        want("page_analyses", f"warnings {'<>' if chosen.has_warnings else '='} 0")
+    if chosen.keywords:
+        want(_HITS, "keyword = ANY({}::text[])", list(chosen.keywords))
+    if chosen.tlds:
+        want(NAMES, "substring(name FROM '[^.]*$') = ANY({}::text[])", list(chosen.tlds))
+    if chosen.name_prefix:
+        want(NAMES, "starts_with(name, {}::text)", chosen.name_prefix)
+    if chosen.name_contains:
+        want(NAMES, "strpos(name, {}::text) > 0", chosen.name_contains)
+    return made
+
+
+def _tables_of(columns: Collection[str]) -> list[str]:
+    """Names always: a row is a name."""
+    return [
+        table for table, spec in _TABLES.items() if table == NAMES or spec.columns.keys() & columns
+    ]
+
+
+@cache
+def _columns(wanted: frozenset[str], at: bool) -> str:
+    """`at`: of the positions in the last argument, in order; else of the range."""
+    parts = []
+    tables = _tables_of(wanted)
+    argument = 3
+    last = 4 + sum(_TABLES[table].run is not None for table in tables)
+    for table in tables:
+        spec = _TABLES[table]
+        where = _RANGE
+        if spec.run is not None:
+            argument += 1
+            where += f" AND run = ${argument}"
+        if at:
+            where += f" AND position = ANY(${last}::int[])"
+        made = ["count(*)"]
+        # Names are nearly always complete, and a third of the cost of reading them.
+        made.append(_POSITIONS if table != NAMES or "position" in wanted else "NULL::bytea")
+        made += [spec.columns[column] for column in sorted(spec.columns.keys() & wanted)]
+        parts.append(
+            f"""(SELECT {", ".join(made)} FROM (
+                SELECT * FROM {table} WHERE {where} ORDER BY position
+            ) {table}_in_order) {table}"""
+        )
+    return f"SELECT {_EXISTS}, * FROM {', '.join(parts)}"
+
+
+def _read(row: asyncpg.Record | None, wanted: frozenset[str]) -> dict[str, Part]:
+    assert row is not None
+    values = iter(row.values())
+    if not next(values):
+        raise CampaignGone
+    parts = {}
+    for table in _tables_of(wanted):
+        count, packed = next(values), next(values)
+        positions = None if packed is None and count else _positions(packed)
+        columns = sorted(_TABLES[table].columns.keys() & wanted)
+        parts[table] = Part(positions, count, {column: next(values) for column in columns})
+    return parts
+
+
+def _placed(rows: Rows) -> dict[str, Part]:
+    """The parts with their positions said: others than they were read for are to be looked up."""
+    return {
+        table: part
+        if part.positions is not None
+        else Part(rows.positions, part.count, part.columns)
+        for table, part in rows.parts.items()
+    }
+
+
+def _positions(packed: bytes | None) -> Positions:
+    return numbers("i", packed)
+
+
+def numbers(kind: str, packed: bytes | None) -> "array[int]":
+    """Big-endian numbers as the machine has them."""
+    made = array(kind, packed or b"")
+    if sys.byteorder == "little":
+        made.byteswap()
+    return made
