@@ -1,8 +1,12 @@
 """Rows as the contract's messages."""
 
+from math import ceil, floor
+
 import asyncpg
 
 from domainflow.query.v1 import query_service_pb2 as pb
+from domainflow.query.v1.filter_pb2 import DomainFilter as FilterMessage
+from domainflow.validation.v1.analysis_pb2 import PageAnalysis, PageWarning
 from domainflow.validation.v1.dns_pb2 import (
     DNS_AGREEMENT_UNSPECIFIED,
     DNS_FACT_NO,
@@ -15,13 +19,80 @@ from domainflow.validation.v1.dns_pb2 import (
     DNS_VERDICT_WILDCARD,
     DnsResult,
 )
+from domainflow.validation.v1.http_pb2 import HttpResult
+from services.query.page_plan import DomainFilter
+
+
+def filter_of(chosen: FilterMessage) -> DomainFilter:
+    """The filter as plain values. What is next to a thousandth in binary means it."""
+    lowest, highest = chosen.min_score, chosen.max_score
+    return DomainFilter(
+        dns_verdicts=tuple(chosen.dns_verdicts),
+        dns_pending=chosen.dns_pending,
+        http_verdicts=tuple(chosen.http_verdicts),
+        lead_statuses=tuple(chosen.lead_statuses),
+        lead_reasons=tuple(chosen.lead_reasons),
+        min_score=ceil(round(lowest * 1000, 6)) if chosen.HasField("min_score") else None,
+        max_score=floor(round(highest * 1000, 6)) if chosen.HasField("max_score") else None,
+        tlds=tuple(chosen.tlds),
+        prefix=chosen.name_prefix,
+        contains=chosen.name_contains,
+        keywords=tuple(chosen.keywords),
+        warnings=tuple(chosen.warnings),
+        has_warnings=chosen.has_warnings if chosen.HasField("has_warnings") else None,
+    )
 
 
 def domain(row: asyncpg.Record) -> pb.Domain:
     made = pb.Domain(position=row["position"], name=row["name"])
     if row["verdict"] is not None:
         fill_dns(made.dns, row)
+    if row["http_verdict"] is not None:
+        _fill_http(made.http, row)
+    if row["score"] is not None:
+        _fill_analysis(made.analysis, row)
+    if row["lead_reason"] is not None:
+        made.lead.status, made.lead.reason = row["lead_status"], row["lead_reason"]
+        made.lead.check_time.FromMicroseconds(row["lead_check_time_us"])
+    if row["settle_time"] is not None:
+        made.settle_time.FromDatetime(row["settle_time"])
     return made
+
+
+def fill_evidence(made: pb.Domain, row: asyncpg.Record) -> None:
+    """Add what only the row of a single domain has."""
+    if row["dns_evidence"]:
+        made.dns.evidence.MergeFromString(row["dns_evidence"])
+    if row["http_evidence"]:
+        made.http.MergeFromString(row["http_evidence"])
+    if row["contacts"]:
+        made.lead.MergeFromString(row["contacts"])
+
+
+def _fill_http(result: HttpResult, row: asyncpg.Record) -> None:
+    result.verdict = row["http_verdict"]
+    result.status_code = row["status_code"] or 0
+    result.final_url = row["final_url"] or ""
+    result.title = row["title"] or ""
+    result.language = row["language"] or ""
+    result.content_size = row["content_size"] or 0
+    result.content_sha256 = row["content_sha256"] or b""
+    result.truncated = row["truncated"]
+    result.attempt_count = row["http_attempt_count"]
+    result.duration.FromMicroseconds(row["http_duration_us"])
+    result.duration.SetInParent()
+    result.check_time.FromMicroseconds(row["http_check_time_us"])
+
+
+def _fill_analysis(analysis: PageAnalysis, row: asyncpg.Record) -> None:
+    analysis.score = row["score"] / 1000
+    for keyword, count in zip(row["keywords"] or (), row["hit_counts"] or (), strict=True):
+        analysis.keyword_hits.add(keyword=keyword, hit_count=count)
+    warnings = row["warnings"]
+    if warnings:
+        bits = range(warnings.bit_length())
+        analysis.warnings.extend([PageWarning.ValueType(b + 1) for b in bits if warnings >> b & 1])
+    analysis.check_time.FromMicroseconds(row["analysis_check_time_us"])
 
 
 def fill_dns(result: DnsResult, row: asyncpg.Record) -> None:

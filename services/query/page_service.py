@@ -1,17 +1,39 @@
 """Pages for people: ListDomains and GetDomain."""
 
+import time
+from dataclasses import replace
+from typing import Literal, TypeAlias
 from uuid import UUID
 
 from domainflow.query.v1 import query_service_pb2 as pb
-from services.chassis.errors import CampaignNotFound, DomainNotFound, FieldViolation
+from domainflow.query.v1.filter_pb2 import DomainFilter as FilterMessage
+from services.chassis.errors import (
+    DomainNotFound,
+    FieldViolation,
+    InvalidToken,
+    OrderNotReady,
+)
 from services.chassis.seal import binding
-from services.query.messages import domain
-from services.query.page_token import PagePlace
-from services.query.pages import Filter, Pages
-from services.query.part import Context, Part, coerced, total_of
-from services.query.totals import Totals
+from services.query.campaigns import Campaign, Runs
+from services.query.conditions import check_filter
+from services.query.messages import domain, fill_evidence, filter_of
+from services.query.page_plan import Key, Order, exact_total
+from services.query.page_reader import KeyGone, PageReader, Stretch
+from services.query.page_token import Role, WalkPlace
+from services.query.pages import Pages
+from services.query.part import Context, Part, coerced, the_campaign
 
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1_000
+_Free: TypeAlias = Literal[
+    "page_size",
+    "page_token",
+    "start_position",
+    "first",
+    "after",
+    "last",
+    "before",
+    "consistency",
+]
 
 
 class PageService(Part):
@@ -20,70 +42,234 @@ class PageService(Part):
     async def ListDomains(
         self, request: pb.ListDomainsRequest, context: Context
     ) -> pb.ListDomainsResponse:
-        chosen = Filter(tuple(request.dns_verdicts), request.dns_pending)
+        begun = time.perf_counter()
         bound = _page_binding(request)
-        place = PagePlace(forward=True, position=request.start_position)
-        if request.page_token:
-            place = PagePlace.open(self._seal, request.page_token, bound)
-        read = await self._reads.begin(request.consistency, UUID(request.campaign_id))
+        place = self._place(request, bound)
+        least = place.revision if place else 0
+        read = await self._reads.begin(request.consistency, UUID(request.campaign_id), least=least)
+        campaign = await the_campaign(read, request.campaign_id)
+        runs = _runs(place, campaign)
+        message = _filter(request)
+        order = Order(request.order or pb.DOMAIN_ORDER_POSITION)
         pages = Pages(read.pool)
-        no, name_count, total = await total_of(Totals(read.pool), request.campaign_id, chosen)
+        sizes, ordered = await pages.sizes(campaign, runs, message.tlds)
+        if order is Order.NAME and not (ordered and campaign.generated):
+            raise OrderNotReady(request.campaign_id, "name")
+        chosen = filter_of(message)
+        reader = PageReader(pages, campaign, runs, message, chosen, order, sizes)
 
-        size = coerced(request.page_size, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        first, end = (place.position, name_count) if place.forward else (0, place.position)
-        # One more than the page shows whether anything follows it.
-        rows = await pages.domains(
-            no, chosen, first, min(end, name_count), limit=size + 1, forward=place.forward
+        backward = _is_backward(request, place)
+        start, inclusive, other = _start(request, place)
+        size = coerced(
+            request.first or request.last or request.page_size, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
         )
-        more = len(rows) > size
-        if more:
-            rows = rows[:-1] if place.forward else rows[1:]
-        first, end = place.position, place.position
-        if rows:
-            first, end = rows[0]["position"], rows[-1]["position"] + 1
-        if place.forward:
-            after = more
-            before = await pages.any_domain(no, chosen, 0, min(first, name_count))
-        else:
-            after = await pages.any_domain(no, chosen, end, name_count)
-            before = more
+        try:
+            stretch = await reader.read(
+                start, inclusive=inclusive, ascending=backward is request.descending, size=size
+            )
+            if other is None:
+                # Only a first page that begins in the middle has to ask what is ahead of it.
+                assert start is not None
+                behind = await reader.read(
+                    start, inclusive=not inclusive, ascending=request.descending, size=1
+                )
+                other = bool(behind.domains) or behind.stopped is not None
+        except KeyGone:
+            raise InvalidToken(
+                "leads to a domain that is not there any more", field=_token_field(request)
+            ) from None
+        total, estimated = exact_total(chosen, order, sizes), False
+        if total is None and place is not None and place.total >= 0:
+            total, estimated = place.total, place.estimated
+        if total is None:
+            total = len(stretch.domains)
+            if start is not None or stretch.stopped is not None:
+                total, estimated = await reader.estimate(total), True
+        walk = WalkPlace(Role.DOMAIN, 0, 0, campaign.revision, runs, total, estimated=estimated)
+        answer = self._answer(walk, bound, stretch, start, inclusive, backward, other)
+        answer.total_size = total
+        answer.total_size_estimated = estimated
+        answer.freshness.CopyFrom(read.freshness)
+        answer.duration.FromMicroseconds(int((time.perf_counter() - begun) * 1e6))
+        return answer
+
+    def _place(self, request: pb.ListDomainsRequest, bound: bytes) -> WalkPlace | None:
+        field = _token_field(request)
+        if not field:
+            return None
+        return WalkPlace.open(self._seal, getattr(request, field), bound, field=field)
+
+    def _answer(
+        self,
+        walk: WalkPlace,
+        bound: bytes,
+        stretch: Stretch,
+        start: Key | None,
+        inclusive: bool,
+        backward: bool,
+        other: bool,
+    ) -> pb.ListDomainsResponse:
+        """The page with the ways out of it; `other`: something is on the side it came from."""
+        found = list(stretch.domains)
+        if backward:
+            found.reverse()
+        first, last = (found[0][0], found[-1][0]) if found else (start, start)
+
+        def token(role: Role, key: Key | None, more: bool, inclusive: bool = False) -> str:
+            if key is None:
+                return ""
+            place = replace(
+                walk,
+                role=role,
+                major=key.major,
+                position=key.position,
+                more=more,
+                inclusive=inclusive,
+            )
+            return place.seal(self._seal, bound)
+
+        ahead, back = (Role.PREVIOUS, Role.NEXT) if backward else (Role.NEXT, Role.PREVIOUS)
+        onward = token(ahead, stretch.stopped, bool(found) or other)
+        # Of an empty page the way back begins where the page did, and with that domain.
+        edge = last if backward else first
+        returning = (
+            token(
+                back, edge, bool(found) or stretch.stopped is not None, not found and not inclusive
+            )
+            if other
+            else ""
+        )
+        forth, back_token = (returning, onward) if backward else (onward, returning)
         return pb.ListDomainsResponse(
-            domains=[domain(row) for row in rows],
-            next_page_token=PagePlace(True, end).seal(self._seal, bound) if after else "",
-            previous_page_token=PagePlace(False, first).seal(self._seal, bound) if before else "",
-            total_size=total,
+            domains=[domain(row) for _, row in found],
+            next_page_token=forth,
+            previous_page_token=back_token,
+            has_next=bool(forth),
+            has_previous=bool(back_token),
+            start_cursor=token(Role.DOMAIN, first, True) if found else "",
+            end_cursor=token(Role.DOMAIN, last, True) if found else "",
+            examined_count=stretch.examined,
         )
 
     async def GetDomain(
         self, request: pb.GetDomainRequest, context: Context
     ) -> pb.GetDomainResponse:
         read = await self._reads.begin(request.consistency, UUID(request.campaign_id))
-        campaign = await Totals(read.pool).campaign(UUID(request.campaign_id))
-        if campaign is None:
-            raise CampaignNotFound(request.campaign_id)
-        row = await Pages(read.pool).domain(campaign.no, request.position)
+        campaign = await the_campaign(read, request.campaign_id)
+        row = await Pages(read.pool).domain(campaign.no, campaign.runs, request.position)
         if row is None:
             raise DomainNotFound(request.campaign_id, request.position)
         found = domain(row)
-        if row["evidence"]:
-            found.dns.evidence.MergeFromString(row["evidence"])
-        return pb.GetDomainResponse(domain=found)
+        fill_evidence(found, row)
+        return pb.GetDomainResponse(domain=found, freshness=read.freshness)
 
 
 def check_list(request: pb.ListDomainsRequest) -> list[FieldViolation]:
-    violations = []
-    if request.page_token and request.start_position:
-        violations.append(FieldViolation("start_position", "not together with page_token"))
-    if request.dns_pending and request.dns_verdicts:
-        violations.append(FieldViolation("dns_pending", "not together with dns_verdicts"))
-    return violations
+    """Every field that does not go with the others."""
+    asked = {
+        name: bool(getattr(request, name))
+        for name in (
+            "page_size",
+            "page_token",
+            "start_position",
+            "first",
+            "after",
+            "last",
+            "before",
+            "dns_pending",
+            "dns_verdicts",
+        )
+    }
+    asked["filter"] = request.filter != FilterMessage()
+    violations = [
+        FieldViolation(field, f"not together with {other}")
+        for field, others in _NOT_TOGETHER.items()
+        for other in others
+        if asked[field] and asked[other]
+    ]
+    if request.start_position and request.order not in (
+        pb.DOMAIN_ORDER_UNSPECIFIED,
+        pb.DOMAIN_ORDER_POSITION,
+    ):
+        violations.append(FieldViolation("start_position", "only in order of position"))
+    return violations + check_filter(request.filter)
+
+
+_NOT_TOGETHER = {
+    "start_position": ("page_token", "after", "before", "last"),
+    "first": ("last", "before", "page_size", "page_token"),
+    "after": ("last", "before", "page_token"),
+    "last": ("page_size", "page_token"),
+    "before": ("page_token",),
+    "dns_pending": ("dns_verdicts",),
+    "filter": ("dns_verdicts", "dns_pending"),
+}
 
 
 def _page_binding(request: pb.ListDomainsRequest) -> bytes:
     # By taking away what may change, a field that the contract gains is bound from its first day.
     bound = pb.ListDomainsRequest()
     bound.CopyFrom(request)
-    for free in ("page_size", "page_token", "start_position"):
+    for free in _FREE:
         bound.ClearField(free)
-    bound.dns_verdicts.sort()
+    if bound.order == pb.DOMAIN_ORDER_POSITION:
+        bound.ClearField("order")
+    for each in (
+        bound.dns_verdicts,
+        *(v for f, v in bound.filter.ListFields() if hasattr(v, "sort")),
+    ):
+        each.sort()
+    if bound.filter == FilterMessage():
+        bound.ClearField("filter")
     return binding("ListDomains", bound.SerializeToString(deterministic=True))
+
+
+_FREE: tuple[_Free, ...] = (
+    "page_size",
+    "page_token",
+    "start_position",
+    "first",
+    "after",
+    "last",
+    "before",
+    "consistency",
+)
+
+
+def _token_field(request: pb.ListDomainsRequest) -> str:
+    """The field that says where the page begins."""
+    return next((f for f in ("page_token", "after", "before") if getattr(request, f)), "")
+
+
+def _filter(request: pb.ListDomainsRequest) -> FilterMessage:
+    """The filter, whichever way it was said."""
+    if request.dns_verdicts or request.dns_pending:
+        return FilterMessage(dns_verdicts=request.dns_verdicts, dns_pending=request.dns_pending)
+    return request.filter
+
+
+def _runs(place: WalkPlace | None, campaign: Campaign) -> Runs:
+    """What the walk began with; of a phase that had no results then, what there is now."""
+    if place is None:
+        return campaign.runs
+    return Runs(*(begun or now for begun, now in zip(place.runs, campaign.runs, strict=True)))
+
+
+def _is_backward(request: pb.ListDomainsRequest, place: WalkPlace | None) -> bool:
+    if place is not None and place.role is not Role.DOMAIN:
+        return place.role is Role.PREVIOUS
+    return bool(request.last or request.before)
+
+
+def _start(
+    request: pb.ListDomainsRequest, place: WalkPlace | None
+) -> tuple[Key | None, bool, bool | None]:
+    """The key the page begins behind, whether with it, and whether anything is on its other side;
+    None where that is not known."""
+    if place is not None:
+        # Old tokens do not say; but at the beginning nothing is ahead.
+        old = place.total < 0
+        return Key(place.major, place.position), place.inclusive, None if old else place.more
+    if request.start_position:
+        return Key(0, request.start_position), True, None
+    return None, False, False

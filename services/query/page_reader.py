@@ -1,0 +1,416 @@
+"""Reads the domains of a page: candidates a window at a time, until the page is full or they are
+enough."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
+from typing import Literal, TypeAlias
+
+import asyncpg
+
+from domainflow.query.v1.filter_pb2 import DomainFilter as FilterMessage
+from services.query.campaigns import Campaign, Runs
+from services.query.conditions import conditions_of
+from services.query.page_plan import (
+    MOSTLY,
+    SMALL,
+    DomainFilter,
+    Key,
+    Kind,
+    Order,
+    Sizes,
+    Source,
+    allowance,
+    matches,
+    sources,
+    supposed_share,
+    window,
+)
+from services.query.pages import Pages, Span
+
+# Windows of one page, chunks that one of them passes, and chunks that are told apart by their TLDs.
+_WINDOWS, _CHUNKS, _NAMED_CHUNKS = 4, 64, 256
+# A sample: parts of the campaign, and domains of each.
+_PARTS, _EACH = 8, 12
+
+_Field: TypeAlias = Literal[
+    "dns_pending", "dns_verdicts", "http_verdicts", "lead_statuses", "lead_reasons", "keywords"
+]
+
+
+class KeyGone(LookupError):
+    """The domain that a key leads to is not there any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Domains in the direction of the walk. `stopped`: the key that it goes on behind, None at the
+    end. `examined`: candidates that were looked at."""
+
+    domains: Sequence[tuple[Key, asyncpg.Record]]
+    stopped: Key | None
+    examined: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Candidates in the direction of the walk; `last`: how far they reach, None: to the end."""
+
+    keys: Sequence[Key]
+    last: Key | None
+
+
+class PageReader:
+    """Reads one campaign's domains of one filter in one order."""
+
+    def __init__(
+        self,
+        pages: Pages,
+        campaign: Campaign,
+        runs: Runs,
+        message: FilterMessage,
+        chosen: DomainFilter,
+        order: Order,
+        sizes: Sizes,
+    ) -> None:
+        self._pages = pages
+        self._no, self._name_count = campaign.no, campaign.name_count
+        self._runs = runs
+        self._message = message
+        self._chosen = chosen
+        self._order = order
+        self._sizes = sizes
+        self._sources = sources(chosen, sizes)
+        # What drives the walk; in order of name and score the order's own index does.
+        self._source = self._sources[0]
+        if order is Order.NAME or order is Order.SCORE:
+            self._source = self._sources[-1]
+            if order is Order.SCORE:
+                self._source = Source(Kind.ANALYSED, (), sizes.analysed)
+        self._conditions = conditions_of(_rest(message, self._source, order))
+        self._block = 400
+
+    async def read(
+        self, start: Key | None, *, inclusive: bool, ascending: bool, size: int
+    ) -> Stretch:
+        """Up to `size` domains behind `start`, or from one end. Raises KeyGone."""
+        if self._chosen.dns_pending and self._order in (Order.SCORE, Order.SETTLE_TIME):
+            return Stretch([], None, 0)
+        small = await self._small_set(start)
+        if small is not None:
+            return await self._read_small(small, start, inclusive, ascending, size)
+        need, found, examined = size + 1, list[tuple[Key, asyncpg.Record]](), 0
+        share = supposed_share(self._chosen, self._sizes, self._source) if self._conditions else 1.0
+        tables = len(self._conditions.by_table) + self._conditions.pending
+        allowed = max(allowance(self._order, self._source, tables), need)
+        at: Key | None = start
+        for _ in range(_WINDOWS):
+            limit = window(need - len(found), share, allowed - examined)
+            seen = await self._window(at, inclusive, ascending, limit)
+            inclusive = False
+            examined += len(seen.keys)
+            keys, at = seen.keys, seen.last
+            if self._conditions and share < MOSTLY:
+                kept = await self._pages.matching(
+                    self._no, self._runs, self._conditions, [key.position for key in keys]
+                )
+                keys = [key for key in keys if key.position in kept]
+                share = max(0.001, (len(keys) + 0.5) / (len(seen.keys) + 1))
+                if len(keys) > need - len(found):
+                    keys = keys[: need - len(found)]
+                    at = keys[-1]
+            found += await self._known(keys)
+            if len(found) >= need:
+                return Stretch(found[:size], found[size - 1][0], examined)
+            if at is None or examined >= allowed:
+                break
+        return Stretch(found[:size], at, examined)
+
+    async def estimate(self, least: int) -> int:
+        """About how many domains there are, by a sample of them; `least` were seen."""
+        count, source = self._name_count, self._sources[0]
+        if self._order is Order.SCORE and self._sizes.analysed < source.size:
+            source = Source(Kind.ANALYSED, (), self._sizes.analysed)
+        conditions = conditions_of(_rest(self._message, source, Order.POSITION))
+        size = source.size
+        if source.kind in (Kind.NAMES, Kind.PENDING):
+            positions = list(range(0, count, max(1, count // (_PARTS * _EACH))))
+            if self._order is Order.SETTLE_TIME:
+                size = self._sizes.settled
+        else:
+            edges = [count * part // _PARTS for part in range(_PARTS + 1)]
+            spans = [Span(*edge) for edge in pairwise(edges)]
+            positions, _ = await self._pages.from_source(
+                self._no, self._runs, source, spans, limit=_PARTS * _EACH, each=_EACH
+            )
+            if not source.counted:
+                size = sum(_extrapolated(positions, span) for span in spans)
+        kept = await self._pages.matching(self._no, self._runs, conditions, positions)
+        return max(least, size * len(kept) // max(1, len(positions)))
+
+    async def _known(self, keys: Sequence[Key]) -> list[tuple[Key, asyncpg.Record]]:
+        """What is known of these, without those that do not match, or not any more: each is seen
+        as one statement saw it."""
+        rows = await self._pages.domains(self._no, self._runs, [key.position for key in keys])
+        known = ((key, rows.get(key.position)) for key in keys)
+        return [(key, row) for key, row in known if row and matches(self._chosen, row)]
+
+    async def _small_set(self, start: Key | None) -> list[Key] | None:
+        """The keys of all domains of the filter in their order, when they are few.
+
+        In order of position they need not be put in order. In any other the walk along the order
+        would pass the whole campaign for them.
+        """
+        if self._order is Order.POSITION:
+            return None
+        everywhere = [Span(0, self._name_count)]
+        for source in self._sources[:-1]:
+            if source.kind in (Kind.PENDING, Kind.ANALYSED):
+                continue
+            if source.size > SMALL and source.counted:
+                continue
+            positions, all_there = await self._pages.from_source(
+                self._no, self._runs, source, everywhere, limit=SMALL + 1
+            )
+            if all_there:
+                conditions = conditions_of(_rest(self._message, source, Order.POSITION))
+                kept = await self._pages.matching(self._no, self._runs, conditions, positions)
+                return await self._in_order(kept, start)
+        return None
+
+    async def _in_order(self, positions: Iterable[int], start: Key | None) -> list[Key]:
+        positions = list(positions)
+        if self._order is not Order.NAME:
+            majors = await self._pages.majors(self._no, self._runs, self._order, positions)
+            return sorted(Key(major, p) for p, major in majors.items() if major is not None)
+        if start is not None:
+            # Not a domain of the page, but where it stands among them.
+            positions.append(start.position)
+        names = await self._pages.names(self._no, list(set(positions)))
+        if start is not None and start.position not in names:
+            raise KeyGone
+        return [Key(0, position) for position in sorted(names, key=names.__getitem__)]
+
+    async def _read_small(
+        self, keys: list[Key], start: Key | None, inclusive: bool, ascending: bool, size: int
+    ) -> Stretch:
+        if not ascending:
+            keys = keys[::-1]
+        if start is not None:
+            if self._order is Order.NAME:
+                keys = keys[keys.index(start) + (not inclusive) :]
+            elif ascending:
+                keys = [key for key in keys if key > start or (inclusive and key == start)]
+            else:
+                keys = [key for key in keys if key < start or (inclusive and key == start)]
+        # The start itself need not match, and anything may be withdrawn meanwhile.
+        found = await self._known(keys[: size + 2])
+        if len(found) > size:
+            return Stretch(found[:size], found[size - 1][0], len(keys))
+        stopped = keys[size + 1] if len(keys) > size + 2 else None
+        return Stretch(found, stopped, len(keys))
+
+    async def _window(
+        self, at: Key | None, inclusive: bool, ascending: bool, limit: int
+    ) -> _Window:
+        if self._order is Order.NAME:
+            return await self._by_name(at, inclusive, ascending, limit)
+        if at is not None and inclusive:
+            # Behind the one ahead of it.
+            at = Key(at.major, at.position + (-1 if ascending else 1))
+        if self._order is Order.SCORE:
+            keys = await self._pages.by_score(
+                self._no,
+                self._runs.analysis,
+                self._chosen.scores,
+                at,
+                limit=limit,
+                ascending=ascending,
+            )
+            return _Window(keys, keys[-1] if len(keys) == limit else None)
+        if self._order is Order.SETTLE_TIME:
+            return await self._by_settlement(at, ascending, limit)
+        first, past = 0, self._name_count
+        if at is not None:
+            first, past = (at.position + 1, past) if ascending else (first, min(at.position, past))
+        if first >= past:
+            return _Window([], None)
+        span = Span(first, past)
+        if self._source.kind is Kind.NAMES:
+            return await self._along_names(span, ascending, limit)
+        if self._source.kind is Kind.PENDING:
+            spans = await self._pages.open_spans(
+                self._no, self._runs.dns, first, past, limit=limit, ascending=ascending
+            )
+            positions = list(chain.from_iterable(_along(span, ascending) for span in spans))
+            all_there = len(positions) < limit
+            positions = positions[:limit]
+        else:
+            positions, all_there = await self._pages.from_source(
+                self._no, self._runs, self._source, [span], limit=limit, ascending=ascending
+            )
+        keys = [Key(0, position) for position in positions]
+        return _Window(keys, None if all_there else keys[-1])
+
+    async def _along_names(self, span: Span, ascending: bool, limit: int) -> _Window:
+        """All positions, but for chunks that are known to have none of the TLDs."""
+        run: Span | None = span
+        passed = span
+        if self._chosen.tlds:
+            run, passed = await self._with_tlds(span, ascending, limit)
+        positions = _along(run, ascending)[:limit] if run is not None else range(0)
+        if run is not None and len(positions) < run.past - run.first:
+            last = positions[-1]
+        else:
+            last = passed.past - 1 if ascending else passed.first
+        end = last == (span.past - 1 if ascending else span.first)
+        return _Window([Key(0, p) for p in positions], None if end else Key(0, last))
+
+    async def _with_tlds(self, span: Span, ascending: bool, limit: int) -> tuple[Span | None, Span]:
+        """The nearest piece of the span that may have names with these TLDs, and what is known
+        with it: there is nothing else in the latter."""
+        named = await self._pages.named_spans(
+            self._no,
+            self._chosen.tlds,
+            span.first,
+            span.past,
+            limit=_NAMED_CHUNKS,
+            ascending=ascending,
+        )
+        # Whatever has no chunk may have them.
+        pieces = list[tuple[Span, bool]]()
+        rest = span
+        for piece, some in named:
+            gap = Span(rest.first, piece.first) if ascending else Span(piece.past, rest.past)
+            pieces += [(gap, True), (piece, some)]
+            rest = Span(piece.past, rest.past) if ascending else Span(rest.first, piece.first)
+        if len(named) < _NAMED_CHUNKS:
+            pieces.append((rest, True))
+        run, passed = None, None
+        for piece, some in pieces:
+            if piece.first >= piece.past:
+                continue
+            if some:
+                run = _together(run, piece)
+            elif run is not None:
+                break
+            passed = _together(passed, piece)
+            if run is not None and run.past - run.first >= limit:
+                break
+        return run, passed or span
+
+    async def _by_name(
+        self, at: Key | None, inclusive: bool, ascending: bool, limit: int
+    ) -> _Window:
+        asked = 2 + limit // self._block
+        blocks = await self._pages.name_blocks(
+            self._no,
+            self._chosen.prefix,
+            None if at is None else at.position,
+            limit=asked,
+            ascending=ascending,
+        )
+        positions = list(chain.from_iterable(blocks))
+        if blocks:
+            self._block = max(1, max(map(len, blocks)))
+        if at is not None:
+            try:
+                positions = positions[positions.index(at.position) + (not inclusive) :]
+            except ValueError:
+                raise KeyGone from None
+        end = len(blocks) < asked and len(positions) <= limit
+        keys = [Key(0, position) for position in positions[:limit]]
+        return _Window(keys, None if end or not keys else keys[-1])
+
+    async def _by_settlement(self, at: Key | None, ascending: bool, limit: int) -> _Window:
+        chunks = await self._pages.settled_spans(
+            self._no, self._runs.dns, at, limit=_CHUNKS, ascending=ascending
+        )
+        spans: list[Span] = []
+        last, expected = None, 0.0
+        density = self._source.size / max(1, self._sizes.settled)
+        for chunk in chunks:
+            if expected >= limit:
+                break
+            span = _behind(chunk, at, ascending)
+            last = Key(span.revision, span.past - 1 if ascending else span.first)
+            if span.first < span.past and self._may_have(span):
+                spans.append(span)
+                expected += max(1.0, (span.past - span.first) * density)
+        else:
+            if len(chunks) < _CHUNKS:
+                last = None
+        if not spans:
+            return _Window([], last)
+        if self._source.kind is Kind.NAMES:
+            positions = list(chain.from_iterable(_along(span, ascending) for span in spans))
+            all_there, positions = len(positions) <= limit, positions[:limit]
+        else:
+            positions, all_there = await self._pages.from_source(
+                self._no, self._runs, self._source, spans, limit=limit, ascending=ascending
+            )
+        keys, each = list[Key](), iter(positions)
+        position = next(each, None)
+        for span in spans:
+            while position is not None and span.first <= position < span.past:
+                keys.append(Key(span.revision, position))
+                position = next(each, None)
+        return _Window(keys, last if all_there else keys[-1])
+
+    def _may_have(self, chunk: Span) -> bool:
+        """Whether the chunk may have domains with the verdicts that are asked for."""
+        verdicts, counts = self._chosen.dns_verdicts, chunk.outcome_counts
+        return not verdicts or any(v <= len(counts) and counts[v - 1] for v in verdicts)
+
+
+def _rest(message: FilterMessage, source: Source, order: Order) -> FilterMessage:
+    """The filter without what the source, or the index of the order, sees to."""
+    rest = FilterMessage()
+    rest.CopyFrom(message)
+    field = _FIELD.get(source.kind)
+    if field is not None:
+        rest.ClearField(field)
+    if source.kind is Kind.WARNED and rest.has_warnings:
+        rest.ClearField("has_warnings")
+    if order is Order.SCORE:
+        rest.ClearField("min_score")
+        rest.ClearField("max_score")
+    return rest
+
+
+_FIELD: Mapping[Kind, _Field] = {
+    Kind.PENDING: "dns_pending",
+    Kind.DNS: "dns_verdicts",
+    Kind.HTTP: "http_verdicts",
+    Kind.STATUS: "lead_statuses",
+    Kind.REASON: "lead_reasons",
+    Kind.KEYWORD: "keywords",
+}
+
+
+def _along(span: Span, ascending: bool) -> range:
+    positions = range(span.first, span.past)
+    return positions if ascending else positions[::-1]
+
+
+def _together(one: Span | None, other: Span) -> Span:
+    if one is None:
+        return other
+    return Span(min(one.first, other.first), max(one.past, other.past))
+
+
+def _behind(chunk: Span, at: Key | None, ascending: bool) -> Span:
+    """The part of a chunk that lies behind a key."""
+    if at is None or at.major != chunk.revision:
+        return chunk
+    if ascending:
+        return replace(chunk, first=max(chunk.first, at.position + 1))
+    return replace(chunk, past=min(chunk.past, at.position))
+
+
+def _extrapolated(positions: Sequence[int], span: Span) -> int:
+    """How many there are in the span, when these are the first ones in it."""
+    here = [position for position in positions if span.first <= position < span.past]
+    if len(here) < _EACH:
+        return len(here)
+    return len(here) * (span.past - span.first) // (here[-1] - span.first + 1)
