@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID, uuid4
 
@@ -13,6 +14,7 @@ from domainflow.query.v1.filter_pb2 import DomainFilter
 from services.chassis.errors import FieldViolation, OffsetOutOfRange, ReadSessionExpired
 from services.query.ahead import ahead
 from services.query.campaigns import Campaign, Runs
+from services.query.conditions import check_filter
 from services.query.outcomes import DNS, HTTP, LEAD_STATUSES, LEADS
 from services.query.part import Context, Part, the_campaign
 from services.query.read_sessions import (
@@ -107,7 +109,7 @@ class ReadSessionService(Part):
         read = await self._begin(stream)
         packer = await _packer(stream.columns)
         offset, schema = request.offset, packer.schema
-        messages = self._messages(packer, read, stream, request.offset)
+        messages = self._messages(packer, read, stream, request)
         async with aclosing(ahead(messages, PREFETCHED)) as prefetched:
             async for group in prefetched:
                 for message in group:
@@ -124,15 +126,16 @@ class ReadSessionService(Part):
                     schema = b""
 
     async def _messages(
-        self, packer: "Packer", read: Read, stream: ReadStream, offset: int
+        self, packer: "Packer", read: Read, stream: ReadStream, request: pb.ReadRowsRequest
     ) -> AsyncGenerator[list[Message], None]:
-        """The rows after the first `offset`, some at a time."""
-        store = SessionRows(read.pool, stream.campaign_no, Runs(*stream.runs))
+        """The rows that are asked for, some at a time."""
+        turn = partial(self._turns.turn, request.priority)
+        store = SessionRows(read.pool, stream.campaign_no, Runs(*stream.runs), turn)
         try:
             if stream.filter:
-                source = self._matching(packer, store, stream, offset)
+                source = self._matching(packer, store, stream, request.offset)
             else:
-                source = self._all(packer, store, stream, offset)
+                source = self._all(packer, store, stream, request.offset)
             async with aclosing(source) as groups:
                 async for group in groups:
                     yield group
@@ -208,7 +211,7 @@ def check_session(request: pb.CreateReadSessionRequest) -> list[FieldViolation]:
     if chosen.ByteSize() > MAX_FILTER_SIZE:
         size = f"at most {MAX_FILTER_SIZE:,} bytes, not {chosen.ByteSize():,}"
         violations.append(FieldViolation("filter", f"{size}: it is part of every stream's name"))
-    return violations
+    return violations + check_filter(chosen)
 
 
 async def _packer(columns: Sequence[str]) -> "Packer":

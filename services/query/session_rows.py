@@ -8,11 +8,10 @@ Texts come joined by line ends, numbers as big-endian bytes: no Python object fo
 
 import sys
 from array import array
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from math import ceil, floor
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -20,9 +19,12 @@ import asyncpg
 from domainflow.query.v1.filter_pb2 import DomainFilter
 from services.chassis.postgres import Connection, Pool
 from services.query.campaigns import Runs
+from services.query.conditions import Arguments, conditions_of, matching
 from services.query.outcomes import DNS, HTTP, LEADS
 
 Positions: TypeAlias = "array[int]"
+# Opens a turn with the database.
+Turn: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +106,19 @@ class SessionRows:
     """Reads of one campaign, of the runs that its session is pinned to.
 
     Over a pool whose connections cannot write. Everything raises CampaignGone: a deletion says that
-    it has begun before it takes the first row away.
+    it has begun before it takes the first row away. `turn` is waited for before every read.
     """
 
-    def __init__(self, pool: Pool, no: int, runs: Runs) -> None:
+    def __init__(self, pool: Pool, no: int, runs: Runs, turn: Turn) -> None:
         self._pool = pool
         self._no = no
         self._runs = runs
+        self._turn = turn
 
     async def all(self, columns: Collection[str], first: int, end: int) -> Rows:
         """All names at positions first..end-1."""
-        return await self._range(self._pool, columns, first, end)
+        async with self._turn():
+            return await self._range(self._pool, columns, first, end)
 
     async def matching(
         self, columns: Collection[str], chosen: DomainFilter, first: int, end: int, *, limit: int
@@ -142,7 +146,7 @@ class SessionRows:
     @asynccontextmanager
     async def _moment(self) -> AsyncIterator[Connection]:
         """What matches and what is shown of it are of one moment: results may still change."""
-        async with self._pool.acquire() as connection:
+        async with self._turn(), self._pool.acquire() as connection:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 yield connection
 
@@ -179,45 +183,19 @@ class SessionRows:
     async def _matches(
         self, connection: Connection, chosen: DomainFilter, first: int, end: int
     ) -> Positions:
-        """Positions that match, in order: those that every table has among its own."""
-        arguments: list[object] = [self._no, first, end]
-        sets = []
-        for table, conditions in _conditions(chosen).items():
-            where = [_RANGE]
-            run = _RUNS[table]
-            if run is not None:
-                arguments.append(self._runs[run])
-                where.append(f"run = ${len(arguments)}")
-            for condition, values in conditions:
-                numbers = []
-                for value in values:
-                    arguments.append(value)
-                    numbers.append(f"${len(arguments)}")
-                where.append(condition.format(*numbers))
-            distinct = "DISTINCT" if table == _HITS else ""
-            sets.append(
-                f"""(SELECT {_POSITIONS} FROM (
-                    SELECT {distinct} position FROM {table} WHERE {" AND ".join(where)}
-                    ORDER BY position
-                ) {table})"""
-            )
-        row = await connection.fetchrow(f"SELECT {_EXISTS}, {', '.join(sets)}", *arguments)
+        arguments = Arguments(self._no, first, end)
+        found = matching(conditions_of(chosen), _RANGE, self._runs, arguments)
+        row = await connection.fetchrow(
+            f"""SELECT {_EXISTS}, {_POSITIONS} FROM (
+                SELECT position FROM ({found}) found ORDER BY position
+            ) in_order""",
+            *arguments.values,
+        )
         assert row is not None
-        exists, *sets_found = row.values()
+        exists, packed = row.values()
         if not exists:
             raise CampaignGone
-        found = [_positions(packed) for packed in sets_found]
-        if chosen.dns_pending:
-            settled = set(found.pop(0))
-            base: Iterable[int] = found.pop(0) if found else range(first, end)
-            return array("i", [position for position in base if position not in settled])
-        # The shortest first: what is left can only become less.
-        found.sort(key=len)
-        left = found[0]
-        for other in found[1:]:
-            kept = set(other)
-            left = array("i", [position for position in left if position in kept])
-        return left
+        return numbers("i", packed)
 
 
 async def outcome_counts(pool: Pool, no: int, runs: Runs) -> dict[int, Sequence[int]]:
@@ -235,48 +213,6 @@ async def outcome_counts(pool: Pool, no: int, runs: Runs) -> dict[int, Sequence[
 
 # Where one name in so many matches, reading all of a range and looking matches up takes as long.
 _SPARSE = 5
-_HITS = "keyword_hits"
-_RUNS = {table: spec.run for table, spec in _TABLES.items()} | {_HITS: 2}
-Conditions: TypeAlias = "dict[str, list[tuple[str, list[object]]]]"
-
-
-def _conditions(chosen: DomainFilter) -> Conditions:
-    """By table, what its rows have to be: conditions and the values in them."""
-    made: Conditions = {}
-
-    def want(table: str, condition: str, *values: object) -> None:
-        made.setdefault(table, []).append((condition, list(values)))
-
-    if chosen.dns_pending:
-        # First of all, and taken away from the others: these are not pending.
-        want("dns_results", "true")
-    if chosen.dns_verdicts:
-        want("dns_results", "verdict = ANY({}::smallint[])", list(chosen.dns_verdicts))
-    if chosen.http_verdicts:
-        want("http_results", "verdict = ANY({}::smallint[])", list(chosen.http_verdicts))
-    if chosen.lead_statuses:
-        want("leads", "status = ANY({}::smallint[])", list(chosen.lead_statuses))
-    if chosen.lead_reasons:
-        want("leads", "reason = ANY({}::smallint[])", list(chosen.lead_reasons))
-    # Scores are thousandths; what is next to one in binary means it.
-    if chosen.HasField("min_score"):
-        want("page_analyses", "score >= {}::int", ceil(round(chosen.min_score * 1000, 6)))
-    if chosen.HasField("max_score"):
-        want("page_analyses", "score <= {}::int", floor(round(chosen.max_score * 1000, 6)))
-    if chosen.warnings:
-        mask = sum(1 << (number - 1) for number in set(chosen.warnings))
-        want("page_analyses", "warnings & {}::int <> 0", mask)
-    if chosen.HasField("has_warnings"):
-        want("page_analyses", f"warnings {'<>' if chosen.has_warnings else '='} 0")
-    if chosen.keywords:
-        want(_HITS, "keyword = ANY({}::text[])", list(chosen.keywords))
-    if chosen.tlds:
-        want(NAMES, "substring(name FROM '[^.]*$') = ANY({}::text[])", list(chosen.tlds))
-    if chosen.name_prefix:
-        want(NAMES, "starts_with(name, {}::text)", chosen.name_prefix)
-    if chosen.name_contains:
-        want(NAMES, "strpos(name, {}::text) > 0", chosen.name_contains)
-    return made
 
 
 def _tables_of(columns: Collection[str]) -> list[str]:
@@ -321,7 +257,7 @@ def _read(row: asyncpg.Record | None, wanted: frozenset[str]) -> dict[str, Part]
     parts = {}
     for table in _tables_of(wanted):
         count, packed = next(values), next(values)
-        positions = None if packed is None and count else _positions(packed)
+        positions = None if packed is None and count else numbers("i", packed)
         columns = sorted(_TABLES[table].columns.keys() & wanted)
         parts[table] = Part(positions, count, {column: next(values) for column in columns})
     return parts
@@ -335,10 +271,6 @@ def _placed(rows: Rows) -> dict[str, Part]:
         else Part(rows.positions, part.count, part.columns)
         for table, part in rows.parts.items()
     }
-
-
-def _positions(packed: bytes | None) -> Positions:
-    return numbers("i", packed)
 
 
 def numbers(kind: str, packed: bytes | None) -> "array[int]":
