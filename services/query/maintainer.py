@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -50,9 +50,9 @@ class Settings:
     log_format: str = "text"
 
 
-def read() -> Settings:
-    """The environment. Raises BadEnvironment."""
-    settings = read_settings(Settings)
+def read(environment: Mapping[str, str] | None = None) -> Settings:
+    """What `environment`, by default this process's own, says. Raises BadEnvironment."""
+    settings = read_settings(Settings, environment)
     if settings.query_seal not in ("on", "off"):
         raise BadEnvironment(f"QUERY_SEAL={settings.query_seal!r} is neither on nor off")
     if settings.query_counter_check_hours <= 0:

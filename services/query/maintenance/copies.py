@@ -44,8 +44,12 @@ class Sealing:
     name = "copies for streams"
     period = 5.0
 
+    def __init__(self, *, least_names: int = LEAST_NAMES, piece: float = PIECE) -> None:
+        self._least_names = least_names
+        self._piece = piece
+
     async def find(self, hands: Hands, aside: Sequence[int]) -> int | None:
-        no: int | None = await hands.reads.fetchval(_UNSEALED, LEAST_NAMES, SEALED, aside)
+        no: int | None = await hands.reads.fetchval(_UNSEALED, self._least_names, SEALED, aside)
         return no
 
     async def work(self, hands: Hands, campaign_no: int) -> None:
@@ -55,11 +59,13 @@ class Sealing:
             return
         began = time.monotonic()
         position = copy.next
-        while position < copy.name_count and time.monotonic() - began < PIECE:
+        while position < copy.name_count:
             end = min((position // SEGMENT_SIZE + 1) * SEGMENT_SIZE, copy.name_count)
             segments = await read_segments(hands.reads, campaign, copy.kind, position, end)
             await _store(hands, campaign_no, copy, segments)
             position = end
+            if time.monotonic() - began > self._piece:
+                break
         if position == copy.name_count:
             await _finish(hands, campaign_no, copy)
 
@@ -145,8 +151,9 @@ async def _finish(hands: Hands, no: int, copy: _Copy) -> None:
     """Behind the last row: when the version is still the same, every row was of that version."""
     async with hands.connection.transaction():
         await hold_campaign(hands.connection, no)
-        await hands.connection.execute(_FINISH, copy.id)
-    log.info("copied %s of the campaign with the number %d", copy.kind, no)
+        finished = await hands.connection.execute(_FINISH, copy.id)
+    if finished == "UPDATE 1":
+        log.info("copied %s of the campaign with the number %d", copy.kind, no)
 
 
 _OVER = "('COMPLETED', 'SKIPPED', 'FAILED', 'CANCELLED')"

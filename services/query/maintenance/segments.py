@@ -1,12 +1,15 @@
 """Reads domains the way streams do, and makes segments of them."""
 
-from collections.abc import Iterator
-
-from domainflow.query.v1 import query_service_pb2 as pb
 from services.chassis.postgres import Pool
+from services.query.batches import ALL, NAMES_ONLY, domain_payload, enriched_payload
 from services.query.campaigns import Campaign, read_campaigns
+from services.query.columns import ColumnStore
 from services.query.maintenance.job import CampaignGone
-from services.query.sealed import MESSAGE_LIMIT, NAMES, Segment
+from services.query.sealed import NAMES, SEGMENT_SIZE, Segment
+
+
+class NamesMissing(Exception):
+    """Not every position of the campaign has a name: the table is damaged."""
 
 
 async def read_campaign(pool: Pool, no: int) -> Campaign:
@@ -21,25 +24,17 @@ async def read_campaign(pool: Pool, no: int) -> Campaign:
 async def read_segments(
     pool: Pool, campaign: Campaign, kind: str, first: int, end: int
 ) -> list[Segment]:
-    """Positions first..end-1 as segments of this kind that each fit a message."""
-    if kind == NAMES:
-        names = await pool.fetchval(_NAMES, campaign.no, first, end)
-        return list(_of_names(first, names.split("\n")))
-    raise NotImplementedError(kind)
+    """Positions first..end-1 as segments of this kind that each fit a message.
 
-
-def _of_names(first: int, names: list[str]) -> Iterator[Segment]:
-    payload = pb.DomainBatch(names=names).SerializeToString()
-    if len(payload) <= MESSAGE_LIMIT or len(names) == 1:
-        yield Segment(first, len(names), payload)
-        return
-    half = len(names) // 2
-    yield from _of_names(first, names[:half])
-    yield from _of_names(first + half, names[half:])
-
-
-_NAMES = r"""
-SELECT string_agg(name, E'\n') FROM (
-    SELECT name FROM domains WHERE campaign_no = $1 AND position >= $2 AND position < $3
-    ORDER BY position
-) ordered"""
+    Raises CampaignGone and NamesMissing.
+    """
+    paths, payload = (NAMES_ONLY, domain_payload) if kind == NAMES else (ALL, enriched_payload)
+    columns = await ColumnStore(pool).columns(campaign.no, campaign.runs, first, end, paths)
+    if columns is None:
+        raise CampaignGone(campaign.no)
+    if len(columns.positions) != end - first:
+        raise NamesMissing(f"only {len(columns.positions)} of positions {first} to {end - 1}")
+    return [
+        Segment(piece.positions[0], len(piece.positions), payload(piece))
+        for piece in columns.fitting(SEGMENT_SIZE)
+    ]
