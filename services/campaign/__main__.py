@@ -22,7 +22,7 @@ from services.chassis import jetstream, telemetry
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import CAMPAIGN
 from services.chassis.pool_reports import process_label, reported
-from services.chassis.postgres import Pulse, open_pool
+from services.chassis.postgres import Beside, Pulse, open_pool
 from services.chassis.seal import BadKey, Seal, parse_keys
 from services.chassis.server import serve
 
@@ -53,7 +53,9 @@ async def run(settings: Settings) -> None:
         )
         stack.push_async_callback(pool.close)
         pools = {process_label("campaign"): pool}
-        await stack.enter_async_context(reported(settings.database_url, lambda: pools))
+        reports = Beside(settings.database_url, application_name="domainflow-campaign-reports")
+        await stack.enter_async_context(reports)
+        await stack.enter_async_context(reported(reports, lambda: pools))
         pulse = await stack.enter_async_context(Pulse(settings.database_url))
         store = Store(pool)
         # Before any start can take names that belong to a campaign of the version before.

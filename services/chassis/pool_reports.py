@@ -43,30 +43,25 @@ Pools: TypeAlias = Callable[[], Mapping[str, MeasuredPool]]
 
 @asynccontextmanager
 async def reported(
-    url: str,
+    beside: Beside,
     pools: Pools,
     *,
     period: float = PERIOD,
     history_period: float = HISTORY_PERIOD,
 ) -> AsyncIterator[None]:
-    """Report these pools for as long as the context is open.
-
-    `url` is that of a server that can be written to.
-    """
-    async with Beside(url, application_name="domainflow-reports") as beside:
-        task = asyncio.create_task(_report(beside, pools, period, history_period))
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
+    """Report these pools for as long as the context is open."""
+    task = asyncio.create_task(_report(beside, pools, period, history_period))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def _report(beside: Beside, pools: Pools, period: float, history_period: float) -> None:
     reporters: dict[str, PoolReporter] = {}
     written = time.monotonic()
     while True:
-        await asyncio.sleep(period)
         present = pools()
         reporters = {
             name: reporters[name]
@@ -85,6 +80,7 @@ async def _report(beside: Beside, pools: Pools, period: float, history_period: f
             except (*AWAY, asyncpg.PostgresError) as error:
                 # Also a database that an older version of the suite has made.
                 log.debug("the pool of %s was not reported: %s", reporter.process, error)
+        await asyncio.sleep(period)
 
 
 @dataclass(slots=True)

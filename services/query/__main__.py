@@ -80,7 +80,7 @@ async def run(settings: Settings, seal: Seal) -> None:
             of_replica = replica.pool if replica else None
             return {process: pool} | ({f"{process} replica": of_replica} if of_replica else {})
 
-        await stack.enter_async_context(reported(settings.database_url, pools))
+        await stack.enter_async_context(reported(beside, pools))
         reads = Reads(pool, replica, max_lag=settings.query_max_replica_lag)
         await serve(
             settings.query_address,

@@ -26,7 +26,7 @@ from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import VALIDATION
 from services.chassis.parent import end_with
 from services.chassis.pool_reports import process_label, reported
-from services.chassis.postgres import AWAY, Pulse, open_pool
+from services.chassis.postgres import AWAY, Beside, Pulse, open_pool
 from services.chassis.seal import KEY_SIZE, BadKey, Seal, parse_keys
 from services.chassis.server import serve
 from services.validation import machine
@@ -105,7 +105,9 @@ async def run_service(settings: ServeSettings) -> None:
         )
         stack.push_async_callback(pool.close)
         pools = {process_label("validation"): pool}
-        await stack.enter_async_context(reported(settings.database_url, lambda: pools))
+        reports = Beside(settings.database_url, application_name="domainflow-validation-reports")
+        await stack.enter_async_context(reports)
+        await stack.enter_async_context(reported(reports, lambda: pools))
         pulse = await stack.enter_async_context(Pulse(settings.database_url))
         engines = await stack.enter_async_context(Engines())
         store = Store(pool)
@@ -150,7 +152,9 @@ async def run_worker(settings: WorkSettings, open_probe: OpenProbe) -> None:
         host, pid = socket.gethostname(), os.getpid()
         worker_id = f"{host}-{pid}-{secrets.token_hex(4)}"
         pools = {worker_id: pool}
-        await stack.enter_async_context(reported(settings.database_url, lambda: pools))
+        reports = Beside(settings.database_url, application_name="domainflow-worker-reports")
+        await stack.enter_async_context(reports)
+        await stack.enter_async_context(reported(reports, lambda: pools))
         worker = Worker(
             store=store,
             queue=queue,
@@ -175,7 +179,9 @@ async def run_pool(settings: PoolSettings, name: str) -> None:
         )
         stack.push_async_callback(pool.close)
         pools = {process_label(f"{name}-pool"): pool}
-        await stack.enter_async_context(reported(settings.database_url, lambda: pools))
+        reports = Beside(settings.database_url, application_name="domainflow-pool-reports")
+        await stack.enter_async_context(reports)
+        await stack.enter_async_context(reported(reports, lambda: pools))
         queue = await jetstream.connect(settings.nats_url, name="pool")
         stack.push_async_callback(queue.close)
         supervisor = Supervisor(

@@ -29,7 +29,7 @@ async def beside(database_url: str) -> AsyncIterator[Beside]:
 
 
 async def test_an_exhausted_pool_is_reported_with_who_waits_and_who_holds(
-    pool: MeasuredPool, database_url: str, beside: Beside
+    pool: MeasuredPool, beside: Beside
 ) -> None:
     async def report() -> ConnectionPool:
         rows = await beside.fetch("SELECT body FROM pool_reports WHERE process = 'test 1 2'")
@@ -40,7 +40,7 @@ async def test_an_exhausted_pool_is_reported_with_who_waits_and_who_holds(
 
     async with pool.acquire():
         waiter = asyncio.create_task(pool.fetchval("SELECT 1"))
-        async with reported(database_url, lambda: {"test 1 2": pool}, period=0.01):
+        async with reported(beside, lambda: {"test 1 2": pool}, period=0.01):
             said = await eventually(report)
     await waiter
 
@@ -84,31 +84,35 @@ async def test_a_leak_is_logged_once(
 
 
 async def test_reports_go_on_when_the_connection_for_them_was_lost(
-    pool: MeasuredPool, database_url: str, beside: Beside
+    pool: MeasuredPool, beside: Beside, database_url: str
 ) -> None:
-    async def reports_come() -> None:
-        await beside.fetch("DELETE FROM pool_reports")
+    async with await open_pool(database_url, application_name="another") as another:
 
-        async def came() -> None:
-            assert await beside.fetch("SELECT FROM pool_reports")
+        async def reports_come() -> None:
+            await another.execute("DELETE FROM pool_reports")
 
-        await eventually(came)
+            async def came() -> None:
+                assert await another.fetch("SELECT FROM pool_reports")
 
-    async with reported(database_url, lambda: {process_label("test"): pool}, period=0.01):
-        await reports_come()
-        await beside.fetch(
-            """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-               WHERE application_name = 'domainflow-reports' AND datname = current_database()"""
-        )
-        await reports_come()
+            await eventually(came)
+
+        async with reported(beside, lambda: {process_label("test"): pool}, period=0.01):
+            await reports_come()
+            await another.execute(
+                """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE application_name = 'beside' AND datname = current_database()"""
+            )
+            await reports_come()
 
 
 async def test_a_database_of_an_older_version_disturbs_nobody(
     postgres_server: EmbeddedPostgres,
 ) -> None:
     """A process that is newer than the tables: there is nothing to report into."""
-
-    async with await open_pool(postgres_server.url, application_name="test") as pool:
+    async with (
+        Beside(postgres_server.url, application_name="beside") as beside,
+        await open_pool(postgres_server.url, application_name="test") as pool,
+    ):
         taken = 0
 
         def pools() -> dict[str, MeasuredPool]:
@@ -119,5 +123,5 @@ async def test_a_database_of_an_older_version_disturbs_nobody(
         async def keeps_trying() -> None:
             assert taken > 3
 
-        async with reported(postgres_server.url, pools, period=0.01):
+        async with reported(beside, pools, period=0.01):
             await eventually(keeps_trying)
