@@ -202,6 +202,23 @@ class Writer:
             "UPDATE phases SET status = 'COMPLETED' WHERE campaign_no = $1 AND phase = 1", made.no
         )
 
+    async def count_names(self, made: Made, chunk: int) -> None:
+        """Enter the names into the ledger as the generation does, in chunks of so many."""
+        await self.connection.execute(
+            """INSERT INTO chunks (campaign_no, phase, run, first_position, name_count, state,
+                attempt, done_time, outcome_counts, tld_counts)
+            SELECT $1, 1, (SELECT run FROM phases WHERE campaign_no = $1 AND phase = 1),
+                min(first), sum(counted), 'done', 1, now(), ARRAY[sum(counted)::int],
+                jsonb_object_agg(tld, jsonb_build_object('1', counted))
+            FROM (
+                SELECT position / $2 AS number, split_part(name, '.', -1) AS tld,
+                    count(*) AS counted, position / $2 * $2 AS first
+                FROM domains WHERE campaign_no = $1 GROUP BY 1, 2, 4
+            ) counted GROUP BY number""",
+            made.no,
+            chunk,
+        )
+
     async def order_names(self, made: Made, *, block: int = 4_096) -> None:
         """Finish the generation and store the order of the names, so many a block."""
         await self.finish_generation(made)
@@ -220,7 +237,8 @@ class Writer:
             await self.connection.execute(
                 """INSERT INTO derivations
                     (campaign_no, kind, source_version, name_count, finish_time)
-                SELECT no, 'name_order', '', name_count, now() FROM campaigns WHERE no = $1""",
+                SELECT no, 'name_order', name_count::text, name_count, now()
+                FROM campaigns WHERE no = $1""",
                 made.no,
             )
 
