@@ -6,7 +6,7 @@ no statement is long, and nothing is held between two of them.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -16,6 +16,7 @@ import asyncpg
 from domainflow.query.v1 import summary_pb2
 from services.chassis.postgres import Pool
 from services.query.outcomes import ANALYSIS, ANALYSIS_ERROR, GENERATION, outcome_name
+from services.query.result_rows import NAMES, outcomes
 
 # Names counted by one statement: some 0.1 s.
 RANGE = 100_000
@@ -192,28 +193,18 @@ SELECT phase, run, t.key, o.key::int, 0, sum(o.value::bigint)::bigint
 FROM chunks, jsonb_each(tld_counts) AS t, jsonb_each_text(t.value) AS o WHERE campaign_no = $1
 GROUP BY phase, run, t.key, o.key"""
 
-_BOUND = "campaign_no = $1 AND position >= $2 AND position < $3"
 _TLD = "split_part(name, '.', -1)"
-_RESULTS: Mapping[int, str] = {
-    2: f"SELECT position, verdict AS outcome FROM dns_results WHERE {_BOUND} AND run = $5",
-    3: f"SELECT position, verdict AS outcome FROM http_results WHERE {_BOUND} AND run = $5",
-    4: f"""SELECT position, CASE WHEN hits > 0 THEN 1 ELSE 2 END AS outcome
-        FROM (SELECT position, 0 AS none FROM page_analyses WHERE {_BOUND} AND run = $5) a
-        FULL JOIN (SELECT position, count(*) AS hits FROM keyword_hits
-            WHERE {_BOUND} AND run = $5 GROUP BY position) k USING (position)""",
-    5: f"SELECT position, reason AS outcome FROM leads WHERE {_BOUND} AND run = $5",
-}
 
 
 def _range_statement(phase: int) -> str:
     """Counts by top-level domain and outcome: of the rows, and of the chunks that begin there."""
-    names = f"SELECT position, name FROM domains WHERE {_BOUND}"
     if phase == GENERATION:
-        rows = f"SELECT {_TLD} AS tld, 1 AS outcome FROM ({names}) d"
+        rows = f"SELECT {_TLD} AS tld, 1 AS outcome FROM ({NAMES}) d"
     else:
         # FULL JOIN: no loop can carry it out (pages.py). OFFSET 0 keeps the condition out of it.
         rows = f"""SELECT coalesce({_TLD}, '?') AS tld, outcome FROM (
-                SELECT * FROM ({names}) d FULL JOIN ({_RESULTS[phase]}) r USING (position) OFFSET 0
+                SELECT * FROM ({NAMES}) d
+                FULL JOIN ({outcomes(phase, "$5")}) r USING (position) OFFSET 0
             ) both_sides WHERE outcome IS NOT NULL"""
     of_range = """campaign_no = $1 AND phase = $4 AND run = $5
         AND first_position >= $2 AND first_position < $3 AND outcome_counts IS NOT NULL"""

@@ -48,7 +48,7 @@ def domain(row: asyncpg.Record) -> pb.Domain:
     if row["verdict"] is not None:
         fill_dns(made.dns, row)
     if row["http_verdict"] is not None:
-        _fill_http(made.http, row)
+        fill_http(made.http, row)
     if row["score"] is not None:
         _fill_analysis(made.analysis, row)
     if row["lead_reason"] is not None:
@@ -69,7 +69,7 @@ def fill_evidence(made: pb.Domain, row: asyncpg.Record) -> None:
         made.lead.MergeFromString(row["contacts"])
 
 
-def _fill_http(result: HttpResult, row: asyncpg.Record) -> None:
+def fill_http(result: HttpResult, row: asyncpg.Record) -> None:
     result.verdict = row["http_verdict"]
     result.status_code = row["status_code"] or 0
     result.final_url = row["final_url"] or ""

@@ -4,7 +4,7 @@ from domainflow.query.v1 import database_pb2, read_session_pb2, stream_pb2
 from domainflow.query.v1 import query_service_pb2 as pb
 from services.chassis.server import Rules
 from services.query.bulk_service import BulkService, check_enriched, check_leads, check_logs
-from services.query.change_service import ChangeService
+from services.query.change_service import ChangeService, check_differences
 from services.query.database_service import DatabaseService, check_performance
 from services.query.funnel_service import FunnelService
 from services.query.page_service import PageService, check_list
@@ -31,6 +31,7 @@ RULES: Rules = {
     database_pb2.ListQueryPerformanceRequest: check_performance,
     pb.ListDomainsRequest: check_list,
     pb.StreamDomainsRequest: check_stream,
+    stream_pb2.StreamDifferencesRequest: check_differences,
     stream_pb2.StreamEnrichedRequest: check_enriched,
     stream_pb2.StreamLeadsRequest: check_leads,
     stream_pb2.StreamLogsRequest: check_logs,

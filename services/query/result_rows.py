@@ -1,0 +1,25 @@
+"""Outcomes of phases as SQL, by position: what changes, differences and checks have in common.
+
+Parameters: $1 the campaign's number, $2 and $3 the first position and the one behind the last, and
+the run's parameter as told.
+"""
+
+from services.query.outcomes import ANALYSIS, DNS, GENERATION, HTTP, LEADS
+
+BOUND = "campaign_no = $1 AND position >= $2 AND position < $3"
+NAMES = f"SELECT position, name FROM domains WHERE {BOUND}"
+
+
+def outcomes(phase: int, run: str) -> str:
+    """Positions that the phase has rows of, with the number of the outcome."""
+    of_run = f"{BOUND} AND run = {run}"
+    return {
+        GENERATION: f"SELECT position, 1 AS outcome FROM domains WHERE {BOUND}",
+        DNS: f"SELECT position, verdict AS outcome FROM dns_results WHERE {of_run}",
+        HTTP: f"SELECT position, verdict AS outcome FROM http_results WHERE {of_run}",
+        ANALYSIS: f"""SELECT position, CASE WHEN hits > 0 THEN 1 ELSE 2 END AS outcome
+            FROM (SELECT position, 0 AS none FROM page_analyses WHERE {of_run}) a
+            FULL JOIN (SELECT position, count(*) AS hits FROM keyword_hits
+                WHERE {of_run} GROUP BY position) k USING (position)""",
+        LEADS: f"SELECT position, reason AS outcome FROM leads WHERE {of_run}",
+    }[phase]
