@@ -26,7 +26,8 @@ else:
 # Generic in the stubs only.
 _Proxy: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
-# A connection that is out for longer, in seconds, was forgotten: nothing here needs one so long.
+# A connection that is out for longer, in seconds, was forgotten, unless statements may take so
+# long.
 LEAK_AFTER = 60.0
 # Frames in these files take connections for somebody else.
 _BETWEEN = frozenset({__file__, asyncpg.pool.__file__, contextlib.__file__})

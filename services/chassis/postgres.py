@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -148,14 +149,17 @@ async def open_pool(
     read_only: bool = False,
     statement_timeout: float = 60,
     wait: float = 60,
-    leak_after: float = LEAK_AFTER,
+    leak_after: float | None = None,
     on_statement: OnStatement | None = None,
 ) -> MeasuredPool:
     """Open a pool, waiting up to `wait` seconds for a server that is not up yet.
 
-    `statement_timeout` in seconds ends runaway statements; a connection that is out for longer than
-    `leak_after` seconds is reported as forgotten. Raises what the last try raised.
+    `statement_timeout` in seconds ends runaway statements, 0: never. A connection that is out for
+    longer than `leak_after` seconds is reported as forgotten; default: a minute, or twice what a
+    statement may take. Raises what the last try raised.
     """
+    if leak_after is None:
+        leak_after = max(LEAK_AFTER, 2 * statement_timeout) if statement_timeout else math.inf
 
     async def listen(connection: _Driver) -> None:
         assert isinstance(connection, _Connection)
@@ -199,6 +203,8 @@ class Beside:
         self._url = url
         self._settings = _session(application_name, statement_timeout=5, read_only=False)
         self._settings["plan_cache_mode"] = "force_custom_plan"
+        # Whoever else comes here waits as long: better no plan of a table that is locked.
+        self._settings["lock_timeout"] = "1000"
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._turn = asyncio.Lock()
 

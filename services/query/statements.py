@@ -83,7 +83,7 @@ class StatementWatch:
         self._passed_over = 0
 
     def note(self, statement: str, arguments: Sequence[Any], seconds: float, rows: int) -> None:
-        """Count a statement that has ended, for the call that this task answers. 3 us."""
+        """Count a statement that has ended, for the call that this task answers. 1.1 us."""
         method = telemetry.current_method() or NO_METHOD
         key = (int(self._clock()) // 60 * 60, method)
         figures = self._figures.get(key)
