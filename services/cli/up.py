@@ -33,6 +33,14 @@ def up(
             " auto: from 1 to the number of cores.",
         ),
     ] = "auto",
+    replica: Annotated[
+        bool,
+        typer.Option(
+            "--replica",
+            help="Run a second PostgreSQL that follows the first and answers reads that may be"
+            " behind. Takes as much disk again.",
+        ),
+    ] = False,
 ) -> None:
     """Run the suite on this machine: PostgreSQL, NATS, the services, and Envoy as the only door.
 
@@ -48,9 +56,8 @@ def up(
     async def serve() -> None:
         nonlocal suite
         with Startup(terminal.eyes()) as startup:
-            suite = Suite(
-                data, Options.from_environment(port=port, workers=processes), on_change=startup.take
-            )
+            options = Options.from_environment(port=port, workers=processes, replica=replica)
+            suite = Suite(data, options, on_change=startup.take)
             await suite.start()
         try:
             terminal.emit(f"http://{suite.address}")
@@ -63,7 +70,7 @@ def up(
         for name, process in (suite.processes if suite else {}).items():
             if process.pid is not None:
                 # PostgreSQL's immediate shutdown takes its backends along; the log is replayed.
-                how = signal.SIGQUIT if name == "postgres" else signal.SIGKILL
+                how = signal.SIGQUIT if name in ("postgres", "replica") else signal.SIGKILL
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, how)
         os._exit(ExitCode.INTERRUPTED)

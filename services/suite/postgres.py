@@ -23,7 +23,16 @@ import asyncpg
 
 from services.suite.ports import Ports
 from services.suite.private import kept_secret, write_private
-from services.suite.process import Account, Process, Report, Spec, StartFailed, log_tail, run_once
+from services.suite.process import (
+    Account,
+    Process,
+    Report,
+    Spec,
+    StartFailed,
+    State,
+    log_tail,
+    run_once,
+)
 
 NAME = "domainflow"
 _ADMINISTRATOR = "postgres"
@@ -38,7 +47,7 @@ listen_addresses = '127.0.0.1'
 port = {port}
 unix_socket_directories = '{socket_folder}'
 unix_socket_permissions = 0700
-max_connections = 60
+max_connections = 200
 password_encryption = 'scram-sha-256'
 timezone = 'UTC'
 log_timezone = 'UTC'
@@ -286,6 +295,9 @@ class EmbeddedReplica(EmbeddedPostgres):
         return password
 
     async def _fill(self, folder: Path, programs: Path) -> None:
+        if self._on_change:
+            # As long as it takes to copy everything.
+            self._on_change(Report(self.name, State.STARTING, None, 0, "copying"))
         command = [
             str(programs / "pg_basebackup"),
             "--host=127.0.0.1",

@@ -9,6 +9,7 @@ What the services are told, all by environment variables (the caller's own are p
 | LOG_FORMAT | all | json |
 | CAMPAIGN_ADDRESS, VALIDATION_ADDRESS, QUERY_ADDRESS | all | host:port that service listens on |
 | PAGE_TOKEN_KEY | campaign, validation, query | 32 bytes in base64, the same at every start |
+| DATABASE_REPLICA_URL | query | the replica that `Options.replica` asks for, or the caller's |
 | WORKER_MIN, WORKER_MAX | dns-pool | fewest and most worker processes |
 """
 
@@ -30,9 +31,9 @@ from services.suite.envoy import LOCAL_ORIGINS, REPOSITORY, EmbeddedEnvoy, Upstr
 from services.suite.lock import FolderLock
 from services.suite.nats import EmbeddedNats
 from services.suite.ports import Ports
-from services.suite.postgres import EmbeddedPostgres
+from services.suite.postgres import EmbeddedPostgres, EmbeddedReplica
 from services.suite.private import kept_secret, write_private
-from services.suite.process import Process, Report, Spec, State, run_once
+from services.suite.process import Process, Report, Spec, StartFailed, State, run_once
 
 # The part that keeps as many workers as there is work for.
 POOL = "dns-pool"
@@ -57,24 +58,28 @@ class Options:
     """What a start may vary. `port` is the public one: None takes 8080 or the next free.
 
     `workers`: so many processes that ask DNS, or a range within which their number follows the
-    work.
+    work. `replica`: a second PostgreSQL that follows the embedded one, and is read from.
     """
 
     port: int | None = None
     workers: int | WorkerRange = 1
     database_url: str | None = None
     nats_url: str | None = None
+    replica: bool = False
     cors_origins: str = LOCAL_ORIGINS
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     @classmethod
-    def from_environment(cls, *, port: int | None = None, workers: int | WorkerRange = 1) -> Self:
+    def from_environment(
+        cls, *, port: int | None = None, workers: int | WorkerRange = 1, replica: bool = False
+    ) -> Self:
         """Uses the servers that DATABASE_URL and NATS_URL name, where they do."""
         return cls(
             port=port,
             workers=workers,
             database_url=os.environ.get("DATABASE_URL") or None,
             nats_url=os.environ.get("NATS_URL") or None,
+            replica=replica,
         )
 
 
@@ -100,6 +105,7 @@ class Suite:
         self._stack = AsyncExitStack()
         self.processes: dict[str, Process] = {}
         self.database_url = ""
+        self._replica: dict[str, str] = {}
         self.nats_url = ""
         self.address = ""
 
@@ -139,13 +145,28 @@ class Suite:
 
     async def _start_postgres(self, stack: AsyncExitStack, ports: Ports) -> str:
         if self._options.database_url:
+            if self._options.replica:
+                raise StartFailed("only the embedded PostgreSQL can be given a replica")
             return self._options.database_url
         folder = self._folder / "postgres"
         postgres = EmbeddedPostgres(folder, ports=ports, on_change=self._changed)
         await stack.enter_async_context(postgres)
         self.processes["postgres"] = postgres.process
         self._listening["postgres"] = postgres.port
+        if self._options.replica:
+            await self._start_replica(stack, ports, postgres)
         return postgres.url
+
+    async def _start_replica(
+        self, stack: AsyncExitStack, ports: Ports, postgres: EmbeddedPostgres
+    ) -> None:
+        replica = EmbeddedReplica(
+            self._folder / "replica", postgres, ports=ports, on_change=self._changed
+        )
+        await stack.enter_async_context(replica)
+        self.processes["replica"] = replica.process
+        self._listening["replica"] = replica.port
+        self._replica = {"DATABASE_REPLICA_URL": replica.url}
 
     async def _start_nats(self, stack: AsyncExitStack, ports: Ports) -> str:
         if self._options.nats_url:
@@ -187,7 +208,7 @@ class Suite:
         parts = [
             self._service("campaign", ["services.campaign"], sealing, addresses),
             self._service("validation", ["services.validation", "serve"], sealing, addresses),
-            self._service("query", ["services.query"], sealing, addresses),
+            self._service("query", ["services.query"], {**sealing, **self._replica}, addresses),
             self._service(MAINTAINER, ["services.query", "maintain"], common, addresses),
         ]
         match self._options.workers:

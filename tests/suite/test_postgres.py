@@ -12,8 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from services.suite.postgres import EmbeddedPostgres, binaries
+from services.suite.postgres import EmbeddedPostgres, EmbeddedReplica, binaries
 from services.suite.process import Account, guarded
+from tests.eventually import eventually
 from tests.suite.living import gone, owner
 
 pytestmark = pytest.mark.postgres
@@ -35,15 +36,18 @@ asyncio.run(supervise())
 
 async def _execute(url: str, statement: str) -> None:
     connection = await asyncpg.connect(url)
-    await connection.execute(statement)
-    await connection.close()
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
 async def _value(url: str, query: str) -> object:
     connection = await asyncpg.connect(url)
-    value = await connection.fetchval(query)
-    await connection.close()
-    return value
+    try:
+        return await connection.fetchval(query)
+    finally:
+        await connection.close()
 
 
 async def _fill(url: str) -> None:
@@ -93,6 +97,32 @@ async def test_second_start_has_the_rows_and_url_of_the_first(data_folder: Path)
     async with EmbeddedPostgres(data_folder) as server:
         assert await _count(server.url) == 1000
         assert server.url == url
+
+
+async def test_replica_follows_after_every_start_also_to_another_port(data_folder: Path) -> None:
+    primary_folder, replica_folder = data_folder / "primary", data_folder / "replica"
+
+    async def is_there(url: str, count: int) -> None:
+        try:
+            assert await _count(url) == count
+        except asyncpg.UndefinedTableError as missing:
+            raise AssertionError from missing
+
+    async with EmbeddedPostgres(primary_folder) as primary:
+        async with EmbeddedReplica(replica_folder, primary) as replica:
+            await _fill(primary.url)
+            await eventually(lambda: is_there(replica.url, 1000))
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+                await _execute(replica.url, "DELETE FROM kept")
+            pid, port = replica.process.pid, primary.port
+        assert pid
+        await gone(pid)
+    (primary_folder / "ports.json").unlink()
+    async with EmbeddedPostgres(primary_folder) as primary:
+        assert primary.port != port
+        await _execute(primary.url, "INSERT INTO kept VALUES (0)")
+        async with EmbeddedReplica(replica_folder, primary) as replica:
+            await eventually(lambda: is_there(replica.url, 1001))
 
 
 async def test_starts_below_a_folder_shut_to_others(

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import grpc
 import pytest
 
+from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc
+from domainflow.query.v1.consistency_pb2 import READ_SOURCE_REPLICA, Consistency
 from services.suite.lock import FolderInUse
 from services.suite.process import StartFailed, State
 from services.suite.suite import Options, Suite, WorkerRange
@@ -115,6 +118,46 @@ async def test_range_of_workers_is_a_part_that_keeps_them_itself(data_folder: Pa
     assert pool["reason"].startswith("0 -> 1 process")
     assert int(worker["load"]["memoryBytes"]) > 1 << 20
     await gone(worker["pid"])
+
+
+async def test_replica_is_read_from_by_those_who_want_it_fast(data_folder: Path) -> None:
+    pattern = {
+        "type": "PATTERN_TYPE_SUFFIX",
+        "suffixLength": 1,
+        "characterSet": "ab",
+        "constant": "shop",
+        "tlds": [".com"],
+        "overlapAllowed": True,
+    }
+    configuration = {"generation": {"pattern": pattern}}
+    body = {"name": "shops", "mode": "CAMPAIGN_MODE_FULL_SEQUENCE", "configuration": configuration}
+    async with (
+        Suite(data_folder, Options(replica=True)) as suite,
+        aiohttp.ClientSession(f"http://{suite.address}") as http,
+        grpc.aio.insecure_channel(suite.address) as channel,
+    ):
+        async with http.post("/v1/campaigns", json=body) as answer:
+            campaign_id = (await answer.json())["campaign"]["campaignId"]
+        stub = query_service_pb2_grpc.QueryServiceStub(channel)
+        request = query_service_pb2.GetDomainSummaryRequest(
+            campaign_id=campaign_id, consistency=Consistency(minimize_latency=True)
+        )
+
+        async def from_the_replica() -> None:
+            summary = await stub.GetDomainSummary(request)
+            assert summary.freshness.source == READ_SOURCE_REPLICA
+
+        # The primary answers as long as the replica does not know the campaign.
+        await eventually(from_the_replica)
+        assert {name for name, part in _state(data_folder)["parts"].items() if part["pid"]} == (
+            PARTS | {"replica"}
+        )
+
+
+async def test_server_of_somebody_else_gets_no_replica(data_folder: Path) -> None:
+    options = Options(database_url="postgresql://elsewhere/domainflow", replica=True)
+    with pytest.raises(StartFailed, match="embedded"):
+        await Suite(data_folder, options).start()
 
 
 async def test_killed_supervisor_takes_all_along_and_can_start_again(data_folder: Path) -> None:
