@@ -17,14 +17,12 @@ import pytest_asyncio
 
 from domainflow.query.v1 import consistency_pb2, stream_pb2
 from domainflow.query.v1 import query_service_pb2 as pb
-from domainflow.query.v1.query_service_pb2_grpc import (
-    QueryServiceStub,
-    add_QueryServiceServicer_to_server,
-)
+from domainflow.query.v1.query_service_pb2_grpc import QueryServiceStub
 from services.chassis.errors import PartUnavailable
-from services.chassis.postgres import Pool, open_pool
+from services.chassis.postgres import AWAY, Pool, open_pool
 from services.chassis.seal import Seal
 from services.chassis.server import CallGuard
+from services.query.passing import add_query_service
 from services.query.reads import Reads
 from services.query.replica import Replica
 from services.query.service import RULES, QueryService
@@ -84,12 +82,15 @@ class Both:
 
         await eventually(there)
 
-    async def kill(self) -> None:
-        """Kill the replica with SIGKILL; it is started again, and has little to replay then."""
+    async def prepare_to_be_killed(self) -> None:
+        """Leave little to replay for the start after it."""
         # Asked of both: on a replica, it writes no more than what the primary has noted.
         await self.writer.connection.execute("CHECKPOINT")
         await self.caught_up()
         await self.administrator.execute("CHECKPOINT")
+
+    def kill(self) -> None:
+        """Kill the replica with SIGKILL; it is started again."""
         os.kill(self.server.process.pid or 0, signal.SIGKILL)
 
     async def change(self, made: Made) -> int:
@@ -131,10 +132,12 @@ async def shared_url(
 @asynccontextmanager
 async def _serving(reads: Reads) -> AsyncIterator[QueryServiceStub]:
     server = grpc.aio.server(interceptors=[CallGuard(rules=RULES, max_calls=50, max_streams=50)])
-    add_QueryServiceServicer_to_server(QueryService(reads=reads, seal=Seal([KEY])), server)
+    add_query_service(QueryService(reads=reads, seal=Seal([KEY])), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    # Who does not read on stops the server soon.
+    options = [("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         yield QueryServiceStub(channel)
     await server.stop(0)
 
@@ -144,7 +147,7 @@ async def both(shared_url: str, replica_server: EmbeddedReplica) -> AsyncIterato
     replica_url = _of_database(replica_server.url, "/replicated")
     replica = Replica(replica_url, shared_url, application_name="reads", max_size=4)
     connection = await asyncpg.connect(shared_url)
-    administrator = await asyncpg.connect(replica_server.administrator_url)
+    administrator = await eventually(lambda: _connected(replica_server), within=30)
     pool = await open_pool(shared_url, application_name="reads", max_size=4, read_only=True)
     try:
         async with pool:
@@ -163,6 +166,13 @@ async def both(shared_url: str, replica_server: EmbeddedReplica) -> AsyncIterato
     finally:
         await connection.close()
         await administrator.close()
+
+
+async def _connected(server: EmbeddedPostgres) -> "asyncpg.Connection[asyncpg.Record]":
+    try:
+        return await asyncpg.connect(server.administrator_url)
+    except AWAY as error:
+        raise AssertionError from error
 
 
 async def _usable(replica: Replica) -> None:
@@ -321,7 +331,6 @@ async def test_revision_of_several_campaigns_is_refused_by_name_of_the_field(bot
 
 async def test_killed_replica_fails_no_call_and_is_used_again_when_it_is_back(both: Both) -> None:
     made = await both.writer.campaign(10)
-    await both.caught_up()
     request = pb.ListDomainsRequest(campaign_id=str(made), page_size=10, consistency=FAST)
     sources = []
 
@@ -331,34 +340,34 @@ async def test_killed_replica_fails_no_call_and_is_used_again_when_it_is_back(bo
             assert [domain.position for domain in page.domains] == list(range(10))
             sources.append(page.freshness.source)
 
+    await both.prepare_to_be_killed()
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         for _ in range(3):
             group.create_task(reader())
         restarts = both.server.process.restarts
-        await both.kill()
+        both.kill()
         await both.server.process.restarted(after=restarts)
 
 
 async def test_stream_goes_on_with_the_primary_when_the_replica_is_killed(both: Both) -> None:
-    made = await both.writer.campaign(2_000)
-    await both.caught_up()
+    made = await both.writer.campaign(100_000)
     request = pb.StreamDomainsRequest(
         campaign_ids=[str(made)],
         columns=[pb.DOMAIN_COLUMN_POSITION],
-        batch_size=20,
         consistency=FAST,
     )
+    await both.prepare_to_be_killed()
     stream = both.stub.StreamDomains(request)
     first = await stream.read()
     restarts = both.server.process.restarts
-    await both.kill()
+    both.kill()
 
     messages = [first]
     while (message := await stream.read()) is not grpc.aio.EOF:
         messages.append(message)
 
     positions = [position for message in messages for position in message.batch.positions]
-    assert positions == list(range(2_000))
+    assert positions == list(range(100_000))
     assert messages[-1].summary.freshness.source == PRIMARY
     await both.server.process.restarted(after=restarts)
 
