@@ -30,7 +30,7 @@ from services.query.maintenance.retention import OldFigures, Orphans
 from services.query.maintenance.tld_backfill import TldBackfill
 from services.query.sealed import SEGMENT_SIZE, Segment, tiles
 from tests.eventually import eventually
-from tests.query.conftest import Made, Writer
+from tests.query.conftest import Made, Query, Writer
 
 ROOT = Path(__file__).parents[2]
 
@@ -336,6 +336,35 @@ async def test_copy_that_was_partly_removed_is_gone_on_with(
     await done(Sealing(least_names=1), hands)
 
     assert await sealed(pool, made, "names") == whole
+
+
+async def test_streams_send_the_copy_as_they_would_send_the_tables(
+    writer: Writer, hands: Hands, query: Query
+) -> None:
+    made = await finished(writer)
+    await writer.settle_http(made, {3: 1, 70: 9, 11_999: 1})
+    await end(writer, made)
+    plain = await enriched(query, made)
+    assert plain[1] == 0
+
+    await done(Sealing(least_names=1), hands)
+
+    copied = await enriched(query, made)
+    assert copied == (plain[0], 12_000)
+
+
+async def enriched(query: Query, made: Made) -> tuple[bytes, int]:
+    """All batches as one, and how many of the rows came out of a copy."""
+    joined = stream_pb2.EnrichedBatch()
+    copied = 0
+    async for response in query.stub.StreamEnriched(
+        stream_pb2.StreamEnrichedRequest(campaign_ids=[str(made)])
+    ):
+        joined.MergeFrom(response.batch)
+        copied += response.summary.performance.sealed_row_count
+    for of_call in ("cursor", "domain_count"):
+        joined.ClearField(of_call)
+    return joined.SerializeToString(), copied
 
 
 # Outcomes by top-level domain.

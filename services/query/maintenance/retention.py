@@ -76,25 +76,34 @@ class Orphans:
         pass
 
 
-def _orphans(table: str, column: str, of: str) -> str:
-    """The values of the first column of the primary key, one index look-up each, without owner."""
+def _orphans(table: str, column: str, owner: str, owner_column: str, values: str = "") -> str:
+    """Values of the first column of the primary key without owner."""
+    values = values or f"SELECT {column} AS value FROM {table}"
+    return f"""
+    SELECT '{table}' AS rows_of, '{column}' AS key, value::bigint FROM ({values}) v
+    WHERE NOT EXISTS (SELECT FROM {owner} o WHERE o.{owner_column} = v.value)"""
+
+
+def _each(table: str, column: str) -> str:
+    """The values of that column where many rows have the same one: an index look-up each."""
     step = f"SELECT {column} FROM {table}"
     return f"""
-    SELECT '{table}' AS rows_of, '{column}' AS key, value::bigint FROM (
+    SELECT value FROM (
         WITH RECURSIVE found (value) AS (
             ({step} ORDER BY {column} LIMIT 1)
             UNION ALL
             SELECT ({step} WHERE {column} > f.value ORDER BY {column} LIMIT 1)
             FROM found f WHERE f.value IS NOT NULL
-        ) SELECT value FROM found
-    ) v WHERE value IS NOT NULL AND NOT EXISTS (SELECT FROM {of} = v.value)"""
+        ) SELECT value FROM found WHERE value IS NOT NULL
+    ) each_once"""
 
 
+_SEGMENTS, _ORDERS = _each("segments", "derivation_id"), _each("name_orders", "campaign_no")
 _ORPHANS = " UNION ALL ".join(
     (
-        _orphans("derivations", "campaign_no", "campaigns WHERE no"),
-        _orphans("name_orders", "campaign_no", "campaigns WHERE no"),
-        _orphans("counter_checks", "campaign_no", "campaigns WHERE no"),
-        _orphans("segments", "derivation_id", "derivations WHERE id"),
+        _orphans("derivations", "campaign_no", "campaigns", "no"),
+        _orphans("counter_checks", "campaign_no", "campaigns", "no"),
+        _orphans("name_orders", "campaign_no", "campaigns", "no", _ORDERS),
+        _orphans("segments", "derivation_id", "derivations", "id", _SEGMENTS),
     )
 )
