@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import pyarrow.ipc
 import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from domainflow.campaign.v1 import campaign_service_pb2
-from domainflow.query.v1 import query_service_pb2
+from domainflow.query.v1 import query_service_pb2, read_session_pb2, stream_pb2
+from domainflow.query.v1.consistency_pb2 import READ_SOURCE_PRIMARY
 from domainflow.validation.v1 import validation_service_pb2
 from domainflow.validation.v1.dns_pb2 import DnsVerdict
 from domainflow.validation.v1.dns_settings_pb2 import DnsResolver, DnsSettings
 from services.sandbox.truth import Mix, truth
+from tests.eventually import eventually
+from tests.refusals import refused
 from tests.system.campaigns import SEED, Trial, World, check_every_verdict, expected_names
+from tests.system.conftest import WORKERS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -195,7 +200,8 @@ async def test_domains_stream_as_lines_of_json(finished: Trial) -> None:
     assert [batch["domainCount"] for batch in batches] == [500] * 6
     names = [name for batch in batches for name in batch["names"]]
     assert names == list(expected_names(NAMES, finished.constant))
-    assert messages[-1] == {"summary": {"domainCount": str(NAMES), "unreachable": []}}
+    summary = messages[-1]["summary"]
+    assert (summary["domainCount"], summary["unreachable"]) == (str(NAMES), [])
 
     body["cursor"] = batches[3]["cursor"]
     async with finished.world.http.post("/v1/domains:stream", json=body) as answer:
@@ -203,6 +209,120 @@ async def test_domains_stream_as_lines_of_json(finished: Trial) -> None:
     assert [message["batch"]["names"] for message in rest[:-1]] == [
         batch["names"] for batch in batches[4:]
     ]
+
+
+async def test_every_stream_of_the_query_service_passes_the_door(finished: Trial) -> None:
+    query, campaign_id = finished.world.query, finished.campaign_id
+    names = list(expected_names(NAMES, finished.constant))
+
+    request = stream_pb2.StreamEnrichedRequest(campaign_ids=[campaign_id], batch_size=500)
+    *enriched, end = [message async for message in query.StreamEnriched(request)]
+    assert [name for message in enriched for name in message.batch.names] == names
+    assert end.summary.row_count == NAMES
+    assert end.summary.freshness.source == READ_SOURCE_PRIMARY
+
+    # Nobody makes leads yet.
+    request = stream_pb2.StreamLeadsRequest(campaign_ids=[campaign_id])
+    (end,) = [message async for message in query.StreamLeads(request)]
+    assert (end.summary.row_count, list(end.summary.unreachable)) == (0, [])
+
+    request = stream_pb2.StreamLogsRequest(campaign_ids=[campaign_id])
+    *logs, end = [message async for message in query.StreamLogs(request)]
+    events = [event for message in logs for event in message.batch.events]
+    assert [event.revision for event in events] == sorted({event.revision for event in events})
+    assert end.summary.row_count == len(events)
+    assert events[-1].WhichOneof("kind") == "campaign_finished"
+
+    request = stream_pb2.StreamChangesRequest(campaign_id=campaign_id)
+    *changes, end = [message async for message in query.StreamChanges(request)]
+    changed = {
+        position: outcome
+        for message in changes
+        for position, outcome in zip(message.batch.positions, message.batch.outcomes, strict=True)
+    }
+    assert changed == {n: truth(name, SEED, Mix()).verdict for n, name in enumerate(names)}
+    request.since_revision = end.summary.revision
+    (end,) = [message async for message in query.StreamChanges(request)]
+    assert (end.summary.row_count, end.summary.revision) == (0, request.since_revision)
+
+    request = stream_pb2.StreamDifferencesRequest(campaign_id=campaign_id)
+    assert (await refused(query.StreamDifferences(request).read())).reason == "RUN_NOT_FOUND"
+
+
+async def test_rows_of_a_session_are_read_through_the_door_side_by_side(finished: Trial) -> None:
+    query = finished.world.query
+    request = read_session_pb2.CreateReadSessionRequest(
+        campaign_id=finished.campaign_id, columns=["position", "name"], max_streams=2
+    )
+    session = (await query.CreateReadSession(request)).session
+    schema = pyarrow.ipc.read_schema(pyarrow.py_buffer(session.arrow_schema))
+
+    async def rows(stream: str) -> list[dict[str, Any]]:
+        read = read_session_pb2.ReadRowsRequest(read_stream=stream)
+        batches = [message.arrow_record_batch async for message in query.ReadRows(read)]
+        return [
+            row
+            for batch in batches
+            for row in pyarrow.ipc.read_record_batch(pyarrow.py_buffer(batch), schema).to_pylist()
+        ]
+
+    divide = read_session_pb2.SplitReadStreamRequest(read_stream=session.streams[-1].name)
+    parts = await query.SplitReadStream(divide)
+    streams = [stream.name for stream in session.streams[:-1]]
+    streams += [part.name for part in (parts.primary_stream, parts.remainder_stream) if part.name]
+    found = await asyncio.gather(*map(rows, streams or [session.streams[-1].name]))
+
+    names = expected_names(NAMES, finished.constant)
+    assert [row for rows in found for row in rows] == [
+        {"position": position, "name": name} for position, name in enumerate(names)
+    ]
+
+
+async def test_figures_of_a_campaign_come_through_the_door(finished: Trial) -> None:
+    async def get(path: str) -> Any:
+        async with finished.world.http.get(path) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.json()
+
+    path = f"/v1/campaigns/{finished.campaign_id}"
+    verdicts = [
+        truth(name, SEED, Mix()).verdict for name in expected_names(NAMES, finished.constant)
+    ]
+    summary = await get(f"{path}/domains:summary?consistency.minimizeLatency=true")
+    assert summary["freshness"]["source"] == "READ_SOURCE_PRIMARY"
+    revision = int(summary["freshness"]["revision"])
+    assert revision > 0
+    counts = {count["verdict"]: int(count["count"]) for count in summary["dnsVerdictCounts"]}
+    assert counts == {DnsVerdict.Name(each): verdicts.count(each) for each in set(verdicts)}
+    tlds = (await get(f"{path}/tlds"))["tldCounts"]
+    assert {tld["tld"] for tld in tlds} == {"com", "example"}
+    for other in ("funnel", "rejections", "tlds"):
+        answer = await get(f"{path}/{other}?consistency.atLeastAsFresh={revision}")
+        assert int(answer["freshness"]["revision"]) >= revision
+    checked = await get(f"{path}/counters:check")
+    assert checked["drifts"] == []
+    listed = await get(f"{path}/domains?filter.tlds=com&order=name&descending=true&pageSize=3")
+    names = sorted(n for n in expected_names(NAMES, finished.constant) if n.endswith(".com"))
+    assert [domain["name"] for domain in listed["domains"]] == names[:-4:-1]
+    assert (await get("/v1/database"))["serverVersion"].startswith("18")
+    assert "recommendations" in await get("/v1/database/recommendations")
+    assert "figures" in await get("/v1/database/queries")
+
+
+async def test_enriched_rows_stream_as_lines_of_json(finished: Trial) -> None:
+    body = {"campaignIds": [finished.campaign_id], "batchSize": 1000}
+    async with finished.world.http.post("/v1/domains:streamEnriched", json=body) as answer:
+        assert answer.status == 200
+        *batches, end = [json.loads(line) async for line in answer.content]
+    names = [name for message in batches for name in message["batch"]["names"]]
+    assert names == list(expected_names(NAMES, finished.constant))
+    assert end["summary"]["rowCount"] == str(NAMES)
+
+    path = f"/v1/campaigns/{finished.campaign_id}/domains:streamChanges"
+    async with finished.world.http.get(path, params={"batchSize": "1000"}) as answer:
+        assert answer.status == 200
+        *_, end = [json.loads(line) async for line in answer.content]
+    assert end["summary"]["rowCount"] == str(NAMES)
 
 
 PATTERN = "configuration.generation.pattern"
@@ -386,6 +506,12 @@ async def test_grpc_web_carries_calls_streams_and_refusals(finished: Trial) -> N
     assert answers[-1].summary.domain_count == NAMES
     assert trailers["grpc-status"] == "0"
 
+    logs = stream_pb2.StreamLogsRequest(campaign_ids=[finished.campaign_id])
+    messages, trailers = await _grpc_web(world, f"{service}/StreamLogs", logs)
+    ended = stream_pb2.StreamLogsResponse.FromString(messages[-1]).summary
+    assert ended.row_count > 0
+    assert trailers["grpc-status"] == "0"
+
     unknown = campaign_service_pb2.GetCampaignRequest(campaign_id=UNKNOWN)
     messages, trailers = await _grpc_web(
         world, "/domainflow.campaign.v1.CampaignService/GetCampaign", unknown
@@ -498,3 +624,30 @@ def _fields(refusal: dict[str, Any]) -> set[str]:
         if detail["@type"].endswith("BadRequest")
         for violation in detail["fieldViolations"]
     }
+
+
+async def test_database_tells_of_every_process_and_of_its_calls_in_json(finished: Trial) -> None:
+    world = finished.world
+
+    async def everybody() -> None:
+        async with world.http.get("/v1/database") as answer:
+            assert answer.status == 200
+            status = await answer.json()
+        said = {pool["process"].split()[0] for pool in status["pools"]}
+        services = {"campaign", "validation", "query"}
+        assert services <= said
+        # A worker goes by its id.
+        assert len(said - services) >= WORKERS
+        assert not any(pool["leaks"] for pool in status["pools"])
+
+    async def counted() -> None:
+        async with world.http.get("/v1/database/queries") as answer:
+            figures = (await answer.json())["figures"]
+        assert "ListDomains" in {each["method"] for each in figures}
+
+    async with world.http.get(f"/v1/campaigns/{finished.campaign_id}/domains") as answer:
+        assert answer.status == 200
+    await eventually(everybody, within=30)
+    await eventually(counted, within=30)
+    async with world.http.get("/v1/database/recommendations") as answer:
+        assert answer.status == 200
