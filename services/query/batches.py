@@ -5,8 +5,12 @@ from typing import cast
 
 from domainflow.query.v1.query_service_pb2 import DomainBatch
 from domainflow.query.v1.stream_pb2 import EnrichedBatch
-from services.query.columns import COLUMNS, Columns, Kind
+from services.query.columns import COLUMNS, Columns, Kind, Prefixed
 from services.query.sealed import delimited
+
+# What stands before each name on the wire.
+DOMAIN_TAG = DomainBatch.NAMES_FIELD_NUMBER << 3 | 2
+ENRICHED_TAG = EnrichedBatch.NAMES_FIELD_NUMBER << 3 | 2
 
 # The columns of a batch of names alone.
 NAMES_ONLY = frozenset({"names"})
@@ -32,6 +36,11 @@ def _payload(
 ) -> bytes:
     small = []
     for path, values in columns.values.items():
+        if isinstance(values, Prefixed) and values.tag == fields[path] << 3 | 2:
+            wire = values.wire()
+            if wire is not None:
+                small.append(wire)
+                continue
         if COLUMNS[path].kind is Kind.SMALL:
             # Numbers below 128, packed, are these very bytes.
             small.append(delimited(fields[path], cast(bytes, values)))

@@ -10,7 +10,7 @@ from domainflow.campaign.v1.event_pb2 import Event
 from domainflow.query.v1 import stream_pb2 as pb
 from domainflow.validation.v1.lead_pb2 import LEAD_STATUS_QUALIFIED
 from services.chassis.errors import FieldViolation
-from services.query.batches import ALL, enriched_payload
+from services.query.batches import ALL, ENRICHED_TAG, enriched_payload
 from services.query.bulk import Bulk, Fetched, Piece, Reach, Work, begin_bulk
 from services.query.bulk_rows import events, leads
 from services.query.campaigns import Campaign
@@ -61,7 +61,8 @@ class BulkService(Part):
             conditions,
             enriched_payload,
             size,
-            request.campaign_limit,
+            tag=ENRICHED_TAG,
+            limit=request.campaign_limit,
         )
         async with aclosing(bulk.responses(source.work())) as responses:
             async for response in responses:

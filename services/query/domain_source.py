@@ -27,6 +27,8 @@ class DomainSource:
     payload: Callable[[Columns], bytes]
     # Most domains in a message.
     size: int
+    # What stands before each name in the payload.
+    tag: int | None = None
     # Most domains of a campaign; 0: all.
     limit: int = 0
 
@@ -53,7 +55,7 @@ class DomainSource:
     async def _range(self, reach: Reach, first: int, end: int) -> Fetched:
         async with self.bulk.turn():
             columns = await self.store.columns(
-                reach.campaign.no, reach.runs, first, end, self.columns
+                reach.campaign.no, reach.runs, first, end, self.columns, tag=self.tag
             )
         return Fetched(reach, None if columns is None else self._pieces(columns))
 

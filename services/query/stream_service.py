@@ -6,7 +6,7 @@ from contextlib import aclosing
 from domainflow.query.v1 import query_service_pb2 as pb
 from domainflow.query.v1.filter_pb2 import DomainFilter
 from services.chassis.errors import FieldViolation
-from services.query.batches import NAMES_ONLY, domain_payload
+from services.query.batches import DOMAIN_TAG, NAMES_ONLY, domain_payload
 from services.query.bulk import begin_bulk
 from services.query.columns import ColumnStore
 from services.query.conditions import conditions_of
@@ -43,7 +43,13 @@ class StreamService(Part):
             bulk.copies = NAMES
         bulk.counted = bool(conditions)
         source = DomainSource(
-            bulk, self.column_store(bulk.read.pool), columns, conditions, domain_payload, size
+            bulk,
+            self.column_store(bulk.read.pool),
+            columns,
+            conditions,
+            domain_payload,
+            size,
+            tag=DOMAIN_TAG,
         )
         async with aclosing(bulk.responses(source.work())) as responses:
             async for response in responses:
