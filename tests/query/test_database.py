@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +23,7 @@ from services.chassis.seal import Seal
 from services.chassis.server import CallGuard
 from services.query.histogram import LENGTH, entry_of
 from services.query.reads import Reads
+from services.query.replica import Replica
 from services.query.service import RULES, QueryService
 from services.query.statements import StatementWatch
 from tests.eventually import eventually
@@ -61,6 +63,12 @@ class Care:
 
 @pytest.fixture
 async def care(database_url: str) -> AsyncIterator[Care]:
+    async with careful(database_url) as care:
+        yield care
+
+
+@asynccontextmanager
+async def careful(database_url: str, replica: Replica | None = None) -> AsyncIterator[Care]:
     watch = StatementWatch("query a 1", slow=0.3)
     writer = await asyncpg.connect(database_url)
     async with (
@@ -77,7 +85,7 @@ async def care(database_url: str) -> AsyncIterator[Care]:
         server = grpc.aio.server(
             interceptors=[CallGuard(rules=RULES, max_calls=50, max_streams=50)]
         )
-        service = QueryService(reads=Reads(pool), seal=Seal([b"k" * 32]), beside=beside)
+        service = QueryService(reads=Reads(pool, replica), seal=Seal([b"k" * 32]), beside=beside)
         add_QueryServiceServicer_to_server(service, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -161,6 +169,19 @@ async def test_status_tells_of_the_last_comparison_of_counters(care: Care) -> No
     assert status.counters_check_time.ToDatetime(UTC) == MINUTE
     assert status.counter_drift_count == 3
     assert "3 counters" in (await care.advice())["COUNTERS_DRIFT"].finding
+
+
+async def test_a_replica_that_is_away_is_told_and_advised_on(database_url: str) -> None:
+    nobody = "postgresql://nobody@127.0.0.1:1/nothing"
+    async with (
+        Replica(nobody, database_url, application_name="query") as replica,
+        careful(database_url, replica) as care,
+    ):
+        told = (await care.status()).replica
+        advice = (await care.advice())["REPLICA_AWAY"]
+
+    assert (told.reachable, told.lag_bytes) == (False, -1)
+    assert told.reason in advice.finding
 
 
 async def test_performance_adds_up_processes_and_walks_minutes_backwards(care: Care) -> None:
