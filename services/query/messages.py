@@ -1,8 +1,11 @@
 """Rows as the contract's messages."""
 
+from datetime import UTC, datetime, timedelta
 from math import ceil, floor
 
 import asyncpg
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from domainflow.query.v1 import query_service_pb2 as pb
 from domainflow.query.v1.filter_pb2 import DomainFilter as FilterMessage
@@ -43,19 +46,22 @@ def filter_of(chosen: FilterMessage) -> DomainFilter:
     )
 
 
-def domain(row: asyncpg.Record) -> pb.Domain:
+def domain(row: asyncpg.Record, later: asyncpg.Record | None) -> pb.Domain:
+    """`later`: the row with what the phases after DNS found, if they found anything."""
     made = pb.Domain(position=row["position"], name=row["name"])
     if row["verdict"] is not None:
         fill_dns(made.dns, row)
-    if row["http_verdict"] is not None:
-        fill_http(made.http, row)
-    if row["score"] is not None:
-        _fill_analysis(made.analysis, row)
-    if row["lead_reason"] is not None:
-        made.lead.status, made.lead.reason = row["lead_status"], row["lead_reason"]
-        made.lead.check_time.FromMicroseconds(row["lead_check_time_us"])
     if row["settle_time"] is not None:
-        made.settle_time.FromDatetime(row["settle_time"])
+        _set(made.settle_time, (row["settle_time"] - _EPOCH) // _MICROSECOND)
+    if later is None:
+        return made
+    if later["http_verdict"] is not None:
+        fill_http(made.http, later)
+    if later["score"] is not None:
+        _fill_analysis(made.analysis, later)
+    if later["lead_reason"] is not None:
+        made.lead.status, made.lead.reason = later["lead_status"], later["lead_reason"]
+        _set(made.lead.check_time, later["lead_check_time_us"])
     return made
 
 
@@ -79,9 +85,9 @@ def fill_http(result: HttpResult, row: asyncpg.Record) -> None:
     result.content_sha256 = row["content_sha256"] or b""
     result.truncated = row["truncated"]
     result.attempt_count = row["http_attempt_count"]
-    result.duration.FromMicroseconds(row["http_duration_us"])
+    _set(result.duration, row["http_duration_us"])
     result.duration.SetInParent()
-    result.check_time.FromMicroseconds(row["http_check_time_us"])
+    _set(result.check_time, row["http_check_time_us"])
 
 
 def _fill_analysis(analysis: PageAnalysis, row: asyncpg.Record) -> None:
@@ -92,7 +98,7 @@ def _fill_analysis(analysis: PageAnalysis, row: asyncpg.Record) -> None:
     if warnings:
         bits = range(warnings.bit_length())
         analysis.warnings.extend([PageWarning.ValueType(b + 1) for b in bits if warnings >> b & 1])
-    analysis.check_time.FromMicroseconds(row["analysis_check_time_us"])
+    _set(analysis.check_time, row["analysis_check_time_us"])
 
 
 def fill_dns(result: DnsResult, row: asyncpg.Record) -> None:
@@ -107,9 +113,9 @@ def fill_dns(result: DnsResult, row: asyncpg.Record) -> None:
         result.ttl.SetInParent()
     result.resolver = row["resolver"] or ""
     result.attempt_count = row["attempt_count"]
-    result.duration.FromMicroseconds(row["duration_us"])
+    _set(result.duration, row["duration_us"])
     result.duration.SetInParent()
-    result.check_time.FromMicroseconds(row["check_time_us"])
+    _set(result.check_time, row["check_time_us"])
     result.tcp = row["tcp"]
     result.authority = row["authority"] or ""
     result.agreement = row["agreement"] or DNS_AGREEMENT_UNSPECIFIED
@@ -117,6 +123,13 @@ def fill_dns(result: DnsResult, row: asyncpg.Record) -> None:
     result.resolving = _RESOLVING.get(row["verdict"], DNS_FACT_UNSPECIFIED)
 
 
+def _set(made: Duration | Timestamp, microseconds: int) -> None:
+    # As their own FromMicroseconds, which takes five times as long to do it.
+    made.seconds, rest = divmod(microseconds, 1_000_000)
+    made.nanos = rest * 1_000
+
+
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _FACTS = {None: DNS_FACT_UNSPECIFIED, False: DNS_FACT_NO, True: DNS_FACT_YES}
 # Of the other verdicts it could not be found out.
 _RESOLVING = {

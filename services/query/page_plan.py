@@ -61,6 +61,21 @@ class DomainFilter:
         return lowest, 1_000 if self.max_score is None else self.max_score
 
     @property
+    def asks_later(self) -> bool:
+        """Whether it asks for anything that is found after DNS."""
+        return (
+            self.scored
+            or self.has_warnings is not None
+            or bool(
+                self.http_verdicts
+                or self.lead_statuses
+                or self.lead_reasons
+                or self.keywords
+                or self.warnings
+            )
+        )
+
+    @property
     def warning_mask(self) -> int:
         """As page_analyses.warnings; 0: whichever."""
         return sum(1 << (warning - 1) for warning in self.warnings)
@@ -72,19 +87,26 @@ class Facts(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
-def matches(chosen: DomainFilter, domain: Facts) -> bool:
-    """Whether the filter lets a domain through."""
-    name, score, warnings = domain["name"], domain["score"], domain["warnings"]
+def matches(chosen: DomainFilter, domain: Facts, later: Facts | None) -> bool:
+    """Whether the filter lets a domain through; `later`: what the phases after DNS found."""
     if chosen.dns_verdicts and domain["verdict"] not in chosen.dns_verdicts:
         return False
     if chosen.dns_pending and domain["verdict"] is not None:
         return False
-    if chosen.http_verdicts and domain["http_verdict"] not in chosen.http_verdicts:
+    name = domain["name"]
+    if chosen.tlds and name.rpartition(".")[2] not in chosen.tlds:
         return False
-    if chosen.lead_statuses and domain["lead_status"] not in chosen.lead_statuses:
+    if not name.startswith(chosen.prefix) or chosen.contains not in name:
         return False
-    if chosen.lead_reasons and domain["lead_reason"] not in chosen.lead_reasons:
+    if later is None:
+        return not chosen.asks_later
+    if chosen.http_verdicts and later["http_verdict"] not in chosen.http_verdicts:
         return False
+    if chosen.lead_statuses and later["lead_status"] not in chosen.lead_statuses:
+        return False
+    if chosen.lead_reasons and later["lead_reason"] not in chosen.lead_reasons:
+        return False
+    score, warnings = later["score"], later["warnings"]
     if chosen.scored and (score is None or not chosen.scores[0] <= score <= chosen.scores[1]):
         return False
     if chosen.warnings and not (warnings or 0) & chosen.warning_mask:
@@ -93,11 +115,7 @@ def matches(chosen: DomainFilter, domain: Facts) -> bool:
         warnings is None or bool(warnings) is not chosen.has_warnings
     ):
         return False
-    if chosen.keywords and not set(chosen.keywords).intersection(domain["keywords"] or ()):
-        return False
-    if chosen.tlds and name.rpartition(".")[2] not in chosen.tlds:
-        return False
-    return name.startswith(chosen.prefix) and chosen.contains in name
+    return not chosen.keywords or bool(set(chosen.keywords).intersection(later["keywords"] or ()))
 
 
 class Kind(Enum):

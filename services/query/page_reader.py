@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from typing import Literal, TypeAlias
 
-import asyncpg
-
 from domainflow.query.v1.filter_pb2 import DomainFilter as FilterMessage
 from services.query.campaigns import Campaign, Runs
 from services.query.conditions import conditions_of
@@ -26,7 +24,7 @@ from services.query.page_plan import (
     supposed_share,
     window,
 )
-from services.query.pages import Pages, Span
+from services.query.pages import Known, Pages, Span
 
 # Windows of one page, chunks that one of them passes, and chunks that are told apart by their TLDs.
 _WINDOWS, _CHUNKS, _NAMED_CHUNKS = 4, 64, 256
@@ -47,7 +45,7 @@ class Stretch:
     """Domains in the direction of the walk. `stopped`: the key that it goes on behind, None at the
     end. `examined`: candidates that were looked at."""
 
-    domains: Sequence[tuple[Key, asyncpg.Record]]
+    domains: Sequence[tuple[Key, Known]]
     stopped: Key | None
     examined: int
 
@@ -88,7 +86,8 @@ class PageReader:
             if order is Order.SCORE:
                 self._source = Source(Kind.ANALYSED, (), sizes.analysed)
         self._conditions = conditions_of(_rest(message, self._source, order))
-        self._block = 400
+        # Positions of a block, and chunks of the next window: supposed, then seen.
+        self._block, self._chunks = 400, 4
 
     async def read(
         self, start: Key | None, *, inclusive: bool, ascending: bool, size: int
@@ -99,7 +98,7 @@ class PageReader:
         small = await self._small_set(start)
         if small is not None:
             return await self._read_small(small, start, inclusive, ascending, size)
-        need, found, examined = size + 1, list[tuple[Key, asyncpg.Record]](), 0
+        need, found, examined = size + 1, list[tuple[Key, Known]](), 0
         share = supposed_share(self._chosen, self._sizes, self._source) if self._conditions else 1.0
         tables = len(self._conditions.by_table) + self._conditions.pending
         allowed = max(allowance(self._order, self._source, tables), need)
@@ -148,12 +147,12 @@ class PageReader:
         kept = await self._pages.matching(self._no, self._runs, conditions, positions)
         return max(least, size * len(kept) // max(1, len(positions)))
 
-    async def _known(self, keys: Sequence[Key]) -> list[tuple[Key, asyncpg.Record]]:
+    async def _known(self, keys: Sequence[Key]) -> list[tuple[Key, Known]]:
         """What is known of these, without those that do not match, or not any more: each is seen
         as one statement saw it."""
         rows = await self._pages.domains(self._no, self._runs, [key.position for key in keys])
         known = ((key, rows.get(key.position)) for key in keys)
-        return [(key, row) for key, row in known if row and matches(self._chosen, row)]
+        return [(key, each) for key, each in known if each and matches(self._chosen, *each)]
 
     async def _small_set(self, start: Key | None) -> list[Key] | None:
         """The keys of all domains of the filter in their order, when they are few.
@@ -323,8 +322,9 @@ class PageReader:
         return _Window(keys, None if end or not keys else keys[-1])
 
     async def _by_settlement(self, at: Key | None, ascending: bool, limit: int) -> _Window:
+        asked, self._chunks = self._chunks, _CHUNKS
         chunks = await self._pages.settled_spans(
-            self._no, self._runs.dns, at, limit=_CHUNKS, ascending=ascending
+            self._no, self._runs.dns, at, limit=asked, ascending=ascending
         )
         spans: list[Span] = []
         last, expected = None, 0.0
@@ -338,7 +338,7 @@ class PageReader:
                 spans.append(span)
                 expected += max(1.0, (span.past - span.first) * density)
         else:
-            if len(chunks) < _CHUNKS:
+            if len(chunks) < asked:
                 last = None
         if not spans:
             return _Window([], last)

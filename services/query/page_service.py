@@ -17,7 +17,7 @@ from services.chassis.seal import binding
 from services.query.campaigns import Campaign, Runs
 from services.query.conditions import check_filter
 from services.query.messages import domain, fill_evidence, filter_of
-from services.query.page_plan import Key, Order, exact_total
+from services.query.page_plan import DomainFilter, Key, Order, Sizes, exact_total
 from services.query.page_reader import KeyGone, PageReader, Stretch
 from services.query.page_token import Role, WalkPlace
 from services.query.pages import Pages
@@ -52,10 +52,12 @@ class PageService(Part):
         message = _filter(request)
         order = Order(request.order or pb.DOMAIN_ORDER_POSITION)
         pages = Pages(read.pool)
-        sizes, ordered = await pages.sizes(campaign, runs, message.tlds)
+        chosen = filter_of(message)
+        sizes, ordered = Sizes(campaign.name_count), False
+        if chosen != DomainFilter() or order is not Order.POSITION:
+            sizes, ordered = await pages.sizes(campaign, runs, chosen.tlds)
         if order is Order.NAME and not (ordered and campaign.generated):
             raise OrderNotReady(request.campaign_id, "name")
-        chosen = filter_of(message)
         reader = PageReader(pages, campaign, runs, message, chosen, order, sizes)
 
         backward = _is_backward(request, place)
@@ -141,7 +143,7 @@ class PageService(Part):
         )
         forth, back_token = (returning, onward) if backward else (onward, returning)
         return pb.ListDomainsResponse(
-            domains=[domain(row) for _, row in found],
+            domains=[domain(*known) for _, known in found],
             next_page_token=forth,
             previous_page_token=back_token,
             has_next=bool(forth),
@@ -159,7 +161,7 @@ class PageService(Part):
         row = await Pages(read.pool).domain(campaign.no, campaign.runs, request.position)
         if row is None:
             raise DomainNotFound(request.campaign_id, request.position)
-        found = domain(row)
+        found = domain(row, row)
         fill_evidence(found, row)
         return pb.GetDomainResponse(domain=found, freshness=read.freshness)
 

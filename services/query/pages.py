@@ -5,10 +5,12 @@ in steps that know nothing of each other: candidates in order from one index, th
 filter lets through, and what is known of these. Results are those of the runs that are asked for.
 """
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import asyncpg
 
@@ -42,6 +44,14 @@ class Span:
     past: int
     revision: int = 0
     outcome_counts: Sequence[int] = ()
+
+
+class Known(NamedTuple):
+    """What is known of a domain: columns of its name and DNS, and those of the later phases, which
+    may be the same row, and none if there are none."""
+
+    first: asyncpg.Record
+    later: asyncpg.Record | None
 
 
 class Pages:
@@ -143,7 +153,7 @@ class Pages:
         one of these top-level domains."""
         # The chunk that the range begins in begins before it.
         rows = await self._pool.fetch(_named_spans(ascending), no, first, past, limit, list(tlds))
-        return [(Span(row["first"], row["past"]), row["some"]) for row in rows]
+        return [(Span(row["first"], row["past"]), row["possible"]) for row in rows]
 
     async def by_score(
         self,
@@ -236,17 +246,28 @@ class Pages:
         rows = await self._pool.fetch(_NAMES, no, positions)
         return {row["position"]: row["name"] for row in rows}
 
-    async def domains(
-        self, no: int, runs: Runs, positions: Sequence[int]
-    ) -> dict[int, asyncpg.Record]:
+    async def domains(self, no: int, runs: Runs, positions: Sequence[int]) -> dict[int, Known]:
         """What is known of the domains at these positions, without evidence and contacts.
 
-        Of a phase that has no run yet all columns are null.
+        Of a phase that has no run yet all columns are null. Far apart, domains cost a cold lookup a
+        table: then two connections share the tables, and each phase is as one statement saw it.
         """
         if not positions:
             return {}
-        rows = await self._pool.fetch(_domains(*_later(runs)), no, positions, *runs)
-        return {row["position"]: row for row in rows if row["name"] is not None}
+        later = _later(runs)
+        if not any(later) or max(positions) - min(positions) < _NEAR * len(positions):
+            rows = await self._pool.fetch(_domains(*later), no, positions, *runs)
+            return {row["position"]: Known(row, row) for row in rows if row["name"] is not None}
+        rows, others = await asyncio.gather(
+            self._pool.fetch(_FIRST_PHASES, no, positions, runs.dns),
+            self._pool.fetch(_later_phases(*later), no, positions, *runs[1:]),
+        )
+        found = {row["position"]: row for row in others}
+        return {
+            row["position"]: Known(row, found.get(row["position"]))
+            for row in rows
+            if row["name"] is not None
+        }
 
     async def domain(self, no: int, runs: Runs, position: int) -> asyncpg.Record | None:
         """All that is known of one domain."""
@@ -255,6 +276,8 @@ class Pages:
         return row if row and row["name"] is not None else None
 
 
+# Positions a domain up to which domains are near each other.
+_NEAR = 100
 _WAY = {True: "ASC", False: "DESC"}
 _PHASE_GENERATION, _PHASE_DNS = int(PHASE_DOMAIN_GENERATION), int(PHASE_DNS_VALIDATION)
 # In the order of Runs.
@@ -389,9 +412,9 @@ def _named_spans(ascending: bool) -> str:
     of_campaign = f"""campaign_no = $1 AND phase = {_PHASE_GENERATION} AND run = (
         SELECT run FROM phases WHERE campaign_no = $1 AND phase = {_PHASE_GENERATION})"""
     chunk = """SELECT first_position AS first, first_position + name_count AS past,
-        coalesce(tld_counts ?| $5::text[], true) AS some FROM chunks"""
+        coalesce(tld_counts ?| $5::text[], true) AS possible FROM chunks"""
     return f"""
-SELECT greatest(first, $2) AS first, least(past, $3) AS past, some FROM (
+SELECT greatest(first, $2) AS first, least(past, $3) AS past, possible FROM (
     ({chunk} WHERE {of_campaign} AND first_position <= $2 ORDER BY first_position DESC LIMIT 1)
     UNION ALL
     ({chunk} WHERE {of_campaign} AND first_position > $2 AND first_position < $3
@@ -433,39 +456,67 @@ def _later(runs: Runs) -> tuple[bool, bool, bool]:
     return runs.http > 0, runs.analysis > 0, runs.leads > 0
 
 
-@cache
-def _domains(http: bool, analysis: bool, leads: bool, *, whole: bool = False) -> str:
+def _part(table: str, run: str, columns: str, *, there: bool = True) -> str:
+    bound = "campaign_no = $1 AND position = ANY($2::int[])"
+    if run:
+        # Mentioned in any case: an argument has to have a type.
+        bound += f" AND run = {run}::int"
+    if not there:
+        bound += " AND false"
+    grouped = " GROUP BY position" if table == "keyword_hits" else ""
+    return f"(SELECT position, {columns} FROM {table} WHERE {bound}{grouped}) {table}_"
+
+
+def _joined(parts: Sequence[str], more: str = "") -> str:
     """Each table once, along its key, and the rows put together by hashing.
 
     FULL JOIN, although every result has its name: no nested loop can carry it out. While a campaign
     is too young for statistics one row is expected of either side, and a loop over both compares
     1,000 names with 1,000 results one by one.
     """
+    first, *others = parts
+    joined = "".join(f" FULL JOIN {each} USING (position)" for each in others)
+    return f"SELECT *{more} FROM {first}{joined}"
 
-    def part(table: str, run: str, columns: str, there: bool, evidence: str = "") -> str:
-        columns += f", {evidence}" if evidence and whole else ""
-        bound = "campaign_no = $1 AND position = ANY($2::int[])"
-        if run:
-            # Mentioned in any case: an argument has to have a type.
-            bound += f" AND run = {run}::int"
-        if not there:
-            bound += " AND false"
-        grouped = " GROUP BY position" if table == "keyword_hits" else ""
-        return f"(SELECT position, {columns} FROM {table} WHERE {bound}{grouped}) {table}_"
 
-    parts = [
-        part("domains", "", "name", True),
-        part("dns_results", "$3", _DNS, True, "evidence AS dns_evidence"),
-        part("http_results", "$4", _HTTP, http, "evidence AS http_evidence"),
-        part("page_analyses", "$5", _ANALYSIS, analysis),
-        part("keyword_hits", "$5", _HITS, analysis),
-        part("leads", "$6", _LEAD, leads, "contacts"),
+def _first(evidence: str = "") -> list[str]:
+    return [_part("domains", "", "name"), _part("dns_results", "$3", _DNS + evidence)]
+
+
+def _others(
+    numbers: Sequence[str],
+    http: bool,
+    analysis: bool,
+    leads: bool,
+    http_evidence: str = "",
+    contacts: str = "",
+) -> list[str]:
+    return [
+        _part("http_results", numbers[0], _HTTP + http_evidence, there=http),
+        _part("page_analyses", numbers[1], _ANALYSIS, there=analysis),
+        _part("keyword_hits", numbers[1], _HITS, there=analysis),
+        _part("leads", numbers[2], _LEAD + contacts, there=leads),
     ]
-    joined = parts[0] + "".join(f" FULL JOIN {each} USING (position)" for each in parts[1:])
-    return f"""
-SELECT *, CASE WHEN verdict IS NOT NULL THEN {_chunk_of("done_time", "$3", "position")} END
-    AS settle_time
-FROM {joined}"""
+
+
+_SETTLED = f""", CASE WHEN verdict IS NOT NULL THEN {_chunk_of("done_time", "$3", "position")} END
+    AS settle_time"""
+_FIRST_PHASES = _joined(_first(), _SETTLED)
+
+
+@cache
+def _later_phases(http: bool, analysis: bool, leads: bool) -> str:
+    return _joined(_others(("$3", "$4", "$5"), http, analysis, leads))
+
+
+@cache
+def _domains(http: bool, analysis: bool, leads: bool, *, whole: bool = False) -> str:
+    numbers = "$4", "$5", "$6"
+    if whole:
+        first = _first(", evidence AS dns_evidence")
+        extra = ", evidence AS http_evidence", ", contacts"
+        return _joined([*first, *_others(numbers, http, analysis, leads, *extra)], _SETTLED)
+    return _joined([*_first(), *_others(numbers, http, analysis, leads)], _SETTLED)
 
 
 _RUN = f"(SELECT result_run FROM phases WHERE campaign_no = $1 AND phase = {_PHASE_DNS})"
