@@ -5,19 +5,21 @@ ends. Any number may run: one works, the others wait for its lock.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 from services.chassis import postgres
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.jetstream import raise_if_cancelled
-from services.chassis.postgres import Connection, open_pool
+from services.chassis.pool import MeasuredPool
+from services.chassis.pool_reports import process_label, reported
+from services.chassis.postgres import Beside, Connection, open_pool
 from services.query.maintenance.copies import Sealing, UntrueCopies
 from services.query.maintenance.drift import INTERVAL, DriftCheck
 from services.query.maintenance.job import CampaignGone, Hands, Job
@@ -82,6 +84,8 @@ class Maintainer:
         self._jobs = {job.name: job for job in jobs}
         self._agenda = Agenda({job.name: job.period for job in jobs})
         self._failures = 0
+        # What this process reads with, by the name that reports give it; empty between sessions.
+        self.pools: dict[str, MeasuredPool] = {}
 
     async def maintain(self) -> None:
         """Run until cancelled, whatever becomes of the database."""
@@ -103,33 +107,34 @@ class Maintainer:
 
     async def _session(self, *, once: bool) -> None:
         """Work over one connection, which holds the lock for as long as it lives."""
-        writing = await open_pool(
-            self._url,
-            application_name="domainflow-maintainer",
-            max_size=1,
-            statement_timeout=0,
-            leak_after=float("inf"),
-        )
-        reading = await open_pool(
-            self._url,
-            application_name="domainflow-maintainer-reads",
-            max_size=2,
-            read_only=True,
-            statement_timeout=600,
-        )
-        try:
-            async with writing.acquire() as connection:
-                if await _get_lock(connection, wait=not once):
-                    log.info("maintenance begins")
-                    await self._work(Hands(connection, reading), once=once)
-                else:
-                    log.info("another one maintains: there is nothing to do here")
-        finally:
-            for job in self._jobs.values():
-                await job.leave_off()
+        async with AsyncExitStack() as stack:
             # Not closed in order: what still runs over there is of no use to anybody.
-            writing.terminate()
-            reading.terminate()
+            writing = await open_pool(
+                self._url,
+                application_name="domainflow-maintainer",
+                max_size=1,
+                statement_timeout=0,
+                leak_after=float("inf"),
+            )
+            stack.callback(writing.terminate)
+            reading = await open_pool(
+                self._url,
+                application_name="domainflow-maintainer-reads",
+                max_size=2,
+                read_only=True,
+                statement_timeout=600,
+            )
+            stack.callback(reading.terminate)
+            self.pools = {process_label("query-maintainer"): reading}
+            stack.callback(self.pools.clear)
+            for job in self._jobs.values():
+                stack.push_async_callback(job.leave_off)
+            connection = await stack.enter_async_context(writing.acquire())
+            if await _get_lock(connection, wait=not once):
+                log.info("maintenance begins")
+                await self._work(Hands(connection, reading), once=once)
+            else:
+                log.info("another one maintains: there is nothing to do here")
 
     async def _work(self, hands: Hands, *, once: bool) -> None:
         while True:
@@ -152,20 +157,23 @@ class Maintainer:
 
     async def _piece(self, job: Job, hands: Hands) -> bool:
         """The next piece of the job; False when there is nothing to do."""
-        no = await job.find(hands, self._agenda.aside(job.name, time.monotonic()))
-        if no is None:
-            return False
+        no = None
         try:
+            no = await job.find(hands, self._agenda.aside(job.name, time.monotonic()))
+            if no is None:
+                return False
             await job.work(hands, no)
         except CampaignGone:
             pass
         except postgres.AWAY:
             raise
         except Exception:
-            # Of this campaign alone: the others go on.
-            log.exception("%s of the campaign with the number %d", job.name, no)
-            self._agenda.failed(job.name, no, time.monotonic())
+            # Of this campaign alone, or of this job: the others go on.
+            log.exception("%s, campaign number %s", job.name, no)
             self._failures += 1
+            if no is None:
+                return False
+            self._agenda.failed(job.name, no, time.monotonic())
         return True
 
 
@@ -183,14 +191,16 @@ async def _get_lock(connection: Connection, *, wait: bool) -> bool:
 
 async def run(settings: Settings, *, once: bool) -> bool:
     """Maintain until a signal ends it, or `once`; whether all could be done."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         os.nice(_NICENESS)
     maintainer = Maintainer(settings.database_url, jobs_of(settings))
     work = asyncio.create_task(maintainer.once() if once else maintainer.maintain())
     loop = asyncio.get_running_loop()
     for end in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(end, work.cancel)
-    try:
-        return await work is not False
-    except asyncio.CancelledError:
-        return True
+    beside = Beside(settings.database_url, application_name="domainflow-maintainer-reports")
+    async with beside, reported(beside, lambda: maintainer.pools):
+        try:
+            return await work is not False
+        except asyncio.CancelledError:
+            return True

@@ -770,6 +770,19 @@ async def test_campaign_that_fails_stops_no_other(
     assert "damaged" in caplog.text
 
 
+async def test_job_that_cannot_even_look_stops_no_other(
+    writer: Writer, pool: Pool, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = await writer.campaign(3)
+    await writer.finish_generation(made)
+    await pool.execute("DROP TABLE slow_queries")
+
+    assert not await maintained(database_url)
+
+    assert (await derived(pool, made.no))["name_orders"] == 1
+    assert "old figures" in caplog.text
+
+
 def test_unknown_role_is_refused() -> None:
     refused = start("--twice", DATABASE_URL="x")
     _, said = refused.communicate(timeout=30)
