@@ -19,6 +19,7 @@ only |
 | ledger_totals, tld_totals | the triggers on chunks |
 | http_results, page_analyses, keyword_hits, leads | validation |
 | name_orders, derivations, segments, counter_checks | query's maintainer |
+| chunks.tld_counts, where whoever settled a chunk did not count them | query's maintainer |
 | pool_reports, pool_history | every process, of its own pool |
 | query_performance, slow_queries | query |
 | system_events | validation, through append_system_event only |

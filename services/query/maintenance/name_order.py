@@ -15,8 +15,8 @@ BLOCK_SIZE = 450
 class NameOrder:
     """Sorts the names of one campaign in one transaction: seen whole or not at all.
 
-    The server sorts, on disk where it has to: 0.7 to 1.4 s a million names, with 64 MB of its memory
-    and none of ours.
+    The server sorts, on disk where it has to: 0.7 to 1.4 s a million names, with 64 MB of its
+    memory and none of ours.
     """
 
     name = "name order"
