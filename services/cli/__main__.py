@@ -2,7 +2,7 @@
 
 import typer
 
-from services.cli import campaign, database, dead_letters, dns_personas, domains
+from services.cli import campaign, database, dead_letters, dns_personas, domains, figures
 from services.cli.backup import backup, restore
 from services.cli.check import check
 from services.cli.demo import demo
@@ -42,6 +42,7 @@ def app() -> typer.Typer:
     made.add_typer(dead_letters.group(), name="dead-letters")
     made.add_typer(dns_personas.group(), name="dns-persona")
     made.add_typer(database.group(), name="database")
+    made.add_typer(figures.counters_group(), name="counters")
     return made
 
 

@@ -30,6 +30,7 @@ from services.cli.connection import (
 from services.cli.create import create, upload_names
 from services.cli.delete import delete
 from services.cli.exits import ExitCode, Failure
+from services.cli.figures import funnel, rejections, tlds
 from services.cli.follow import follow, say_next
 from services.cli.options import CampaignArgument, JsonOption, PhaseArgument, ReasonOption
 from services.cli.preview import preview
@@ -75,6 +76,9 @@ def group() -> typer.Typer:
     made.command("watch")(watch)
     made.command("phases")(phases)
     made.command("receipt")(receipt)
+    made.command("funnel")(funnel)
+    made.command("rejections")(rejections)
+    made.command("tlds")(tlds)
     return made
 
 
