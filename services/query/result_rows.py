@@ -14,7 +14,8 @@ def outcomes(phase: int, run: str) -> str:
     """Positions that the phase has rows of, with the number of the outcome."""
     of_run = f"{BOUND} AND run = {run}"
     return {
-        GENERATION: f"SELECT position, 1 AS outcome FROM domains WHERE {BOUND}",
+        # Names have no run, yet every statement takes the same parameters.
+        GENERATION: f"SELECT position, 1 AS outcome FROM domains WHERE {BOUND} AND {run} > 0",
         DNS: f"SELECT position, verdict AS outcome FROM dns_results WHERE {of_run}",
         HTTP: f"SELECT position, verdict AS outcome FROM http_results WHERE {of_run}",
         ANALYSIS: f"""SELECT position, CASE WHEN hits > 0 THEN 1 ELSE 2 END AS outcome

@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from domainflow.campaign.v1 import campaign_service_pb2
+from domainflow.campaign.v1.campaign_pb2 import PHASE_DNS_VALIDATION
 from domainflow.query.v1 import query_service_pb2, read_session_pb2, stream_pb2
 from domainflow.query.v1.consistency_pb2 import READ_SOURCE_PRIMARY
 from domainflow.validation.v1 import validation_service_pb2
@@ -235,6 +236,10 @@ async def test_every_stream_of_the_query_service_passes_the_door(finished: Trial
 
     request = stream_pb2.StreamChangesRequest(campaign_id=campaign_id)
     *changes, end = [message async for message in query.StreamChanges(request)]
+    # Each name was generated, and then asked about.
+    assert end.summary.row_count == 2 * NAMES
+    request.phase = PHASE_DNS_VALIDATION
+    *changes, end = [message async for message in query.StreamChanges(request)]
     changed = {
         position: outcome
         for message in changes
@@ -301,7 +306,9 @@ async def test_figures_of_a_campaign_come_through_the_door(finished: Trial) -> N
         assert int(answer["freshness"]["revision"]) >= revision
     checked = await get(f"{path}/counters:check")
     assert checked["drifts"] == []
-    listed = await get(f"{path}/domains?filter.tlds=com&order=name&descending=true&pageSize=3")
+    listed = await get(
+        f"{path}/domains?filter.tlds=com&order=DOMAIN_ORDER_NAME&descending=true&pageSize=3"
+    )
     names = sorted(n for n in expected_names(NAMES, finished.constant) if n.endswith(".com"))
     assert [domain["name"] for domain in listed["domains"]] == names[:-4:-1]
     assert (await get("/v1/database"))["serverVersion"].startswith("18")
@@ -319,7 +326,8 @@ async def test_enriched_rows_stream_as_lines_of_json(finished: Trial) -> None:
     assert end["summary"]["rowCount"] == str(NAMES)
 
     path = f"/v1/campaigns/{finished.campaign_id}/domains:streamChanges"
-    async with finished.world.http.get(path, params={"batchSize": "1000"}) as answer:
+    arguments = {"phase": "PHASE_DNS_VALIDATION", "batchSize": "1000"}
+    async with finished.world.http.get(path, params=arguments) as answer:
         assert answer.status == 200
         *_, end = [json.loads(line) async for line in answer.content]
     assert end["summary"]["rowCount"] == str(NAMES)
