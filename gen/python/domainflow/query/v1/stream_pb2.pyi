@@ -659,8 +659,9 @@ Global___StreamChangesResponse: _TypeAlias = StreamChangesResponse  # noqa: Y015
 
 @_typing.final
 class ChangeBatch(_message.Message):
-    """Domains whose result in one phase changed: chunk by chunk in order of revision, then of position. One whose verdict was taken back is there
-    without one; one that changed again meanwhile comes again.
+    """Domains whose result in one phase changed. Phase by phase, in each chunk by chunk in order of revision, then of position; before these the
+    results of a run that replaced another one since, in order of position. One whose verdict was taken back, or that the run has none of, is
+    there without one; one that changed again meanwhile comes again.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -675,7 +676,7 @@ class ChangeBatch(_message.Message):
     phase: _campaign_pb2.Phase.ValueType
     """The phase."""
     revision: _builtins.int
-    """Revision of the change."""
+    """Revision of the change: its chunk was stored or taken back, or the run it belongs to was shown from then on."""
     domain_count: _builtins.int
     """Number of domains."""
     cursor: _builtins.str
@@ -690,7 +691,9 @@ class ChangeBatch(_message.Message):
 
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Number of the outcome in the phase's enum (DnsVerdict, HttpVerdict, LeadReason); 0: none yet, or taken back."""
+        """Number of the outcome in the phase's enum (DnsVerdict, HttpVerdict, LeadReason); 1 of a generated name; 1 of a page with a keyword, 2 of one
+        without. 0: none yet, or taken back.
+        """
 
     def __init__(
         self,
@@ -767,7 +770,7 @@ class StreamDifferencesRequest(_message.Message):
     phase: _campaign_pb2.Phase.ValueType
     """Which phase: DNS_VALIDATION (the default) or HTTP_VALIDATION."""
     base_run: _builtins.int
-    """The earlier run. Default: the one before `run`."""
+    """The earlier run. Default: the newest one before `run` that has results."""
     run: _builtins.int
     """The later run. Default: the one whose results are shown."""
     verdicts_only: _builtins.bool
@@ -880,7 +883,9 @@ class Difference(_message.Message):
     """The name."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields of the result that differ, such as "verdict", "addresses", "resolver"; times, durations and numbers of attempts are not compared."""
+        """Fields of the result that differ, such as "verdict" and "addresses", which is compared as a set. Only "verdict" where one run has nothing.
+        What differs by chance is not compared: times, durations, TTLs, numbers of attempts, and which resolver was asked how.
+        """
 
     @_builtins.property
     def base_dns(self) -> _dns_pb2.DnsResult:
@@ -968,7 +973,7 @@ class DifferenceReport(_message.Message):
 
     @_builtins.property
     def field_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """How often each field of the evidence differs, by its name."""
+        """How often each field of the evidence differs, by its name, also where the verdict does."""
 
     @_builtins.property
     def performance(self) -> Global___ReadPerformance:

@@ -198,7 +198,9 @@ Global___GetRejectionSummaryRequest: _TypeAlias = GetRejectionSummaryRequest  # 
 
 @_typing.final
 class GetRejectionSummaryResponse(_message.Message):
-    """Where the names went that are no leads. name_count = pending_count + lead_count + the sum of all rejections."""
+    """Where the names went that are no leads. name_count = pending_count + lead_count + the sum of all rejections. After a rerun, what later phases
+    found before does not count until they have run again: their names are pending.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -250,7 +252,7 @@ class Rejection(_message.Message):
     phase: _campaign_pb2.Phase.ValueType
     """The phase."""
     outcome: _builtins.str
-    """Its outcome, as in the campaign's receipt, such as "NXDOMAIN"."""
+    """Its outcome, as in the campaign's receipt, such as "NXDOMAIN"; of the analysis "WITHOUT_KEYWORD" or "ERROR"."""
     count: _builtins.int
     """Number of names."""
     def __init__(

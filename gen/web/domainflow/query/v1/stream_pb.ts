@@ -772,8 +772,9 @@ export const StreamChangesResponseSchema: GenMessage<StreamChangesResponse> = /*
   messageDesc(file_domainflow_query_v1_stream, 13);
 
 /**
- * Domains whose result in one phase changed: chunk by chunk in order of revision, then of position. One whose verdict was taken back is there
- * without one; one that changed again meanwhile comes again.
+ * Domains whose result in one phase changed. Phase by phase, in each chunk by chunk in order of revision, then of position; before these the
+ * results of a run that replaced another one since, in order of position. One whose verdict was taken back, or that the run has none of, is
+ * there without one; one that changed again meanwhile comes again.
  *
  * @generated from message domainflow.query.v1.ChangeBatch
  */
@@ -786,7 +787,7 @@ export type ChangeBatch = Message<"domainflow.query.v1.ChangeBatch"> & {
   phase: Phase;
 
   /**
-   * Revision of the change.
+   * Revision of the change: its chunk was stored or taken back, or the run it belongs to was shown from then on.
    *
    * @generated from field: int64 revision = 2;
    */
@@ -814,7 +815,8 @@ export type ChangeBatch = Message<"domainflow.query.v1.ChangeBatch"> & {
   names: string[];
 
   /**
-   * Number of the outcome in the phase's enum (DnsVerdict, HttpVerdict, LeadReason); 0: none yet, or taken back.
+   * Number of the outcome in the phase's enum (DnsVerdict, HttpVerdict, LeadReason); 1 of a generated name; 1 of a page with a keyword, 2 of one
+   * without. 0: none yet, or taken back.
    *
    * @generated from field: repeated int32 outcomes = 6;
    */
@@ -896,7 +898,7 @@ export type StreamDifferencesRequest = Message<"domainflow.query.v1.StreamDiffer
   phase: Phase;
 
   /**
-   * The earlier run. Default: the one before `run`.
+   * The earlier run. Default: the newest one before `run` that has results.
    *
    * @generated from field: int32 base_run = 3;
    */
@@ -1036,7 +1038,8 @@ export type Difference = Message<"domainflow.query.v1.Difference"> & {
   name: string;
 
   /**
-   * Fields of the result that differ, such as "verdict", "addresses", "resolver"; times, durations and numbers of attempts are not compared.
+   * Fields of the result that differ, such as "verdict" and "addresses", which is compared as a set. Only "verdict" where one run has nothing.
+   * What differs by chance is not compared: times, durations, TTLs, numbers of attempts, and which resolver was asked how.
    *
    * @generated from field: repeated string fields = 3;
    */
@@ -1127,7 +1130,7 @@ export type DifferenceReport = Message<"domainflow.query.v1.DifferenceReport"> &
   verdictChanges: VerdictChange[];
 
   /**
-   * How often each field of the evidence differs, by its name.
+   * How often each field of the evidence differs, by its name, also where the verdict does.
    *
    * @generated from field: map<string, int64> field_counts = 7;
    */

@@ -212,7 +212,8 @@ export const GetRejectionSummaryRequestSchema: GenMessage<GetRejectionSummaryReq
   messageDesc(file_domainflow_query_v1_summary, 5);
 
 /**
- * Where the names went that are no leads. name_count = pending_count + lead_count + the sum of all rejections.
+ * Where the names went that are no leads. name_count = pending_count + lead_count + the sum of all rejections. After a rerun, what later phases
+ * found before does not count until they have run again: their names are pending.
  *
  * @generated from message domainflow.query.v1.GetRejectionSummaryResponse
  */
@@ -274,7 +275,7 @@ export type Rejection = Message<"domainflow.query.v1.Rejection"> & {
   phase: Phase;
 
   /**
-   * Its outcome, as in the campaign's receipt, such as "NXDOMAIN".
+   * Its outcome, as in the campaign's receipt, such as "NXDOMAIN"; of the analysis "WITHOUT_KEYWORD" or "ERROR".
    *
    * @generated from field: string outcome = 2;
    */
