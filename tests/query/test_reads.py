@@ -14,6 +14,8 @@ import asyncpg
 import grpc
 import pytest
 import pytest_asyncio
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
 
 from domainflow.query.v1 import consistency_pb2, stream_pb2
 from domainflow.query.v1 import query_service_pb2 as pb
@@ -327,6 +329,48 @@ async def test_revision_of_several_campaigns_is_refused_by_name_of_the_field(bot
             "INVALID_ARGUMENT",
             {"consistency.at_least_as_fresh"},
         )
+
+
+METHODS = [
+    method
+    for method in pb.DESCRIPTOR.services_by_name["QueryService"].methods
+    if "consistency" in method.input_type.fields_by_name
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+async def test_every_read_can_be_answered_by_the_replica_and_says_so(
+    both: Both, method: MethodDescriptor
+) -> None:
+    made = await both.writer.campaign(6)
+    for run in (1, 2):
+        await both.writer.plan(made, 6, 3, run=run)
+        await both.writer.settle(made, 0, [RESOLVED] * 3, run=run)
+        await both.writer.settle(made, 3, [RESOLVED, NXDOMAIN, RESOLVED], run=run)
+    revision = await both.change(made)
+    await both.caught_up()
+
+    async def read(consistency: consistency_pb2.Consistency) -> consistency_pb2.Freshness:
+        request = GetMessageClass(method.input_type)(consistency=consistency)
+        if "campaign_ids" in method.input_type.fields_by_name:
+            request.campaign_ids.append(str(made))
+        else:
+            request.campaign_id = str(made)
+        call = getattr(both.stub, method.name)(request)
+        if method.server_streaming:
+            *_, last = [message async for message in call]
+            return getattr(last, last.WhichOneof("kind")).freshness
+        answer = await call
+        return answer.session.freshness if method.name == "CreateReadSession" else answer.freshness
+
+    fresh = await read(UNSET)
+    assert (fresh.source, fresh.revision) == (PRIMARY, revision)
+    for consistency in (FAST, at_least(revision)):
+        fresh = await read(consistency)
+        assert (fresh.source, fresh.revision) == (REPLICA, revision)
+        assert fresh.HasField("replica_lag")
+    refusal = await refused(read(at_least(revision + 1)))
+    assert refusal.reason == "REVISION_OUT_OF_RANGE"
 
 
 async def test_killed_replica_fails_no_call_and_is_used_again_when_it_is_back(both: Both) -> None:
