@@ -7,10 +7,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast test-system lint fmt gen check-gen baseline bench setup setup-dev lock clean
+.PHONY: help demo up test test-fast test-system lint fmt gen check-gen baseline bench bench-query bench-query-baseline setup setup-dev lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
 demo: $(VENV)/run ## Set everything up, run a campaign of 100,000 names against the sandbox, check every verdict
 	@$(BIN)/domainflow demo
@@ -49,6 +49,13 @@ baseline: lint ## After the contracts grew: make the grown ones the promise that
 
 bench: $(VENV)/dev ## Measure; `make bench ONLY=dns_engine` for one of them
 	@$(BIN)/python -m tests.load $(ONLY)
+
+TIER ?= 100k
+bench-query: $(VENV)/dev ## Measure the query service with TIER=1k|100k|1m|2m|10m names; fails when it got a fifth slower
+	@$(BIN)/python -m tests.load.bench_query $(TIER)
+
+bench-query-baseline: $(VENV)/dev ## Make this measurement the one that later ones are compared with
+	@$(BIN)/python -m tests.load.bench_query $(TIER) --keep
 
 setup: $(VENV)/run ## The environment that runs the suite
 setup-dev: $(VENV)/dev ## The environment that develops it

@@ -23,6 +23,7 @@ class QueryServer:
 
     pid: int
     stub: QueryServiceStub
+    address: str
 
     def rss_mb(self) -> float:
         """Resident memory now."""
@@ -52,7 +53,7 @@ def query_server(database_url: str) -> Iterator[QueryServer]:
     try:
         with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(timeout=30)
-            yield QueryServer(process.pid, QueryServiceStub(channel))
+            yield QueryServer(process.pid, QueryServiceStub(channel), address)
     finally:
         process.terminate()
         process.wait(timeout=30)
