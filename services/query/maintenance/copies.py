@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from services.query.derived import source_version, version_sql
+from services.query.derived import Copy, source_version, version_sql
 from services.query.maintenance.job import CampaignGone, Hands, hold_campaign
 from services.query.maintenance.segments import read_campaign, read_segments
 from services.query.sealed import ENRICHED, NAMES, SEGMENT_SIZE, Segment
@@ -53,9 +53,12 @@ class Sealing:
         return no
 
     async def work(self, hands: Hands, campaign_no: int) -> None:
-        campaign = await read_campaign(hands.reads, campaign_no)
         copy = await self._copy(hands, campaign_no)
         if copy is None:
+            return
+        campaign = await read_campaign(hands.reads, campaign_no)
+        if copy.kind == ENRICHED and Copy(copy.id, copy.version).runs != campaign.runs:
+            # A rerun took over since the version was asked for: it is another one now.
             return
         began = time.monotonic()
         position = copy.next
