@@ -52,7 +52,9 @@ class Consistency(_message.Message):
     AT_LEAST_AS_FRESH_FIELD_NUMBER: _builtins.int
     FULLY_CONSISTENT_FIELD_NUMBER: _builtins.int
     minimize_latency: _builtins.bool
-    """Whatever answers soonest, which may be a replica that is behind; the answer's Freshness says how far."""
+    """Whatever answers soonest, which may be a replica that is behind; the answer's Freshness says how far. A request about one campaign that the
+    replica does not know is answered by the primary.
+    """
     at_least_as_fresh: _builtins.int
     """At least this revision of the campaign: the replica when it has got so far, the primary otherwise. A revision that the primary has not
     reached is refused with REVISION_OUT_OF_RANGE. For requests about one campaign only.
@@ -91,7 +93,9 @@ class Freshness(_message.Message):
     """Which server answered."""
     @_builtins.property
     def replica_lag(self) -> _duration_pb2.Duration:
-        """How far the replica was behind, as it says itself; unset for the primary."""
+        """How far the replica was behind at most: everything that was committed so long before the read is in the answer. Told by positions in the
+        primary's log, not by clocks; a replica that has not caught up since the service began was behind by so much at least. Unset for the primary.
+        """
 
     def __init__(
         self,

@@ -250,7 +250,7 @@ class ReplicaStatus(_message.Message):
     """Why it is not used; empty when it is."""
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
-        """How far behind it is, as it says itself."""
+        """How far behind it is at most, as in Freshness.replica_lag; unset: unknown."""
 
     def __init__(
         self,

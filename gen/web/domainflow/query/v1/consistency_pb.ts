@@ -28,7 +28,8 @@ export type Consistency = Message<"domainflow.query.v1.Consistency"> & {
    */
   requirement: {
     /**
-     * Whatever answers soonest, which may be a replica that is behind; the answer's Freshness says how far.
+     * Whatever answers soonest, which may be a replica that is behind; the answer's Freshness says how far. A request about one campaign that the
+     * replica does not know is answered by the primary.
      *
      * @generated from field: bool minimize_latency = 1;
      */
@@ -82,7 +83,8 @@ export type Freshness = Message<"domainflow.query.v1.Freshness"> & {
   source: ReadSource;
 
   /**
-   * How far the replica was behind, as it says itself; unset for the primary.
+   * How far the replica was behind at most: everything that was committed so long before the read is in the answer. Told by positions in the
+   * primary's log, not by clocks; a replica that has not caught up since the service began was behind by so much at least. Unset for the primary.
    *
    * @generated from field: google.protobuf.Duration replica_lag = 3;
    */

@@ -280,7 +280,7 @@ export type ReplicaStatus = Message<"domainflow.query.v1.ReplicaStatus"> & {
   reachable: boolean;
 
   /**
-   * How far behind it is, as it says itself.
+   * How far behind it is at most, as in Freshness.replica_lag; unset: unknown.
    *
    * @generated from field: google.protobuf.Duration lag = 2;
    */
