@@ -253,3 +253,15 @@ async def test_lines_in_other_scripts_become_a_labels_or_say_why_not(
     assert answer.upload.duplicate_count == 1
     assert [line.offset for line in answer.rejected_lines] == [4, 5, 6]
     assert "304 characters" in answer.rejected_lines[2].reason
+
+
+async def test_uploaded_names_are_counted_below_their_top_level_domain(
+    campaigns: Stub, pool: Pool, ids: dict[str, str]
+) -> None:
+    await send(
+        campaigns,
+        part(ids, 0, "a.com", "b.com", "c.example", "?"),
+        part(ids, 4, "a.com", "d.com", "e.co.uk"),
+    )
+    rows = await pool.fetch("SELECT tld, settled_count FROM tld_totals ORDER BY tld")
+    assert [tuple(row) for row in rows] == [("com", 3), ("example", 1), ("uk", 1)]

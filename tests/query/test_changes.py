@@ -181,6 +181,27 @@ async def test_a_rerun_is_one_change_of_everything_in_the_moment_it_is_shown(
     assert fresh == known
 
 
+async def test_whoever_asks_since_before_revisions_were_kept_is_told_everything(
+    query: Query, writer: Writer
+) -> None:
+    """Of what is older, the true revisions are not known (0005_query.sql)."""
+    made = await writer.campaign(20)
+    await writer.plan(made, 20, 10)
+    await writer.settle(made, 0, [RESOLVED] * 10)
+    await writer.connection.execute("SELECT append_event($1, '')", made.no)
+    _, upgraded = await changes(query, made)
+    await writer.connection.execute(
+        "UPDATE phases SET shown_revision = $2 WHERE campaign_no = $1 AND phase = 2",
+        made.no,
+        upgraded,
+    )
+    batches, _ = await changes(query, made, upgraded - 1)
+    assert [p for batch in batches for p in batch.positions] == [*range(10)]
+    await writer.settle(made, 10, [NXDOMAIN] * 10)
+    batches, _ = await changes(query, made, upgraded)
+    assert [p for batch in batches for p in batch.positions] == [*range(10, 20)]
+
+
 async def test_only_the_phase_that_was_asked_for(query: Query, writer: Writer) -> None:
     made = await writer.campaign(10)
     await writer.plan(made, 10, 10)

@@ -250,7 +250,7 @@ class QueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CheckCounters(self, request, context):
-        """Compares the counters of a campaign with its rows, by counting them all: some 0.2 s per million names and phase.
+        """Compares the counters of a campaign with its rows, by counting them all: some 0.5 s per million names and phase.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -75,7 +75,7 @@ class QueryServiceStub:
     ListTldCounts: _grpc.UnaryUnaryMultiCallable[_summary_pb2.ListTldCountsRequest, _summary_pb2.ListTldCountsResponse]
     """Returns how many names there are below each top-level domain and what became of them, from counters."""
     CheckCounters: _grpc.UnaryUnaryMultiCallable[_summary_pb2.CheckCountersRequest, _summary_pb2.CheckCountersResponse]
-    """Compares the counters of a campaign with its rows, by counting them all: some 0.2 s per million names and phase."""
+    """Compares the counters of a campaign with its rows, by counting them all: some 0.5 s per million names and phase."""
     GetDatabaseStatus: _grpc.UnaryUnaryMultiCallable[_database_pb2.GetDatabaseStatusRequest, _database_pb2.GetDatabaseStatusResponse]
     """Returns how the database and the connections to it are."""
     ListQueryPerformance: _grpc.UnaryUnaryMultiCallable[_database_pb2.ListQueryPerformanceRequest, _database_pb2.ListQueryPerformanceResponse]
@@ -126,7 +126,7 @@ class QueryServiceAsyncStub(QueryServiceStub):
     ListTldCounts: _aio.UnaryUnaryMultiCallable[_summary_pb2.ListTldCountsRequest, _summary_pb2.ListTldCountsResponse]  # type: ignore[assignment]
     """Returns how many names there are below each top-level domain and what became of them, from counters."""
     CheckCounters: _aio.UnaryUnaryMultiCallable[_summary_pb2.CheckCountersRequest, _summary_pb2.CheckCountersResponse]  # type: ignore[assignment]
-    """Compares the counters of a campaign with its rows, by counting them all: some 0.2 s per million names and phase."""
+    """Compares the counters of a campaign with its rows, by counting them all: some 0.5 s per million names and phase."""
     GetDatabaseStatus: _aio.UnaryUnaryMultiCallable[_database_pb2.GetDatabaseStatusRequest, _database_pb2.GetDatabaseStatusResponse]  # type: ignore[assignment]
     """Returns how the database and the connections to it are."""
     ListQueryPerformance: _aio.UnaryUnaryMultiCallable[_database_pb2.ListQueryPerformanceRequest, _database_pb2.ListQueryPerformanceResponse]  # type: ignore[assignment]
@@ -270,7 +270,7 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _summary_pb2.CheckCountersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_summary_pb2.CheckCountersResponse, _abc.Awaitable[_summary_pb2.CheckCountersResponse]]:
-        """Compares the counters of a campaign with its rows, by counting them all: some 0.2 s per million names and phase."""
+        """Compares the counters of a campaign with its rows, by counting them all: some 0.5 s per million names and phase."""
 
     @_abc_1.abstractmethod
     def GetDatabaseStatus(

@@ -934,7 +934,7 @@ export const QueryService: GenService<{
     output: typeof ListTldCountsResponseSchema;
   },
   /**
-   * Compares the counters of a campaign with its rows, by counting them all: some 0.2 s per million names and phase.
+   * Compares the counters of a campaign with its rows, by counting them all: some 0.5 s per million names and phase.
    *
    * @generated from rpc domainflow.query.v1.QueryService.CheckCounters
    */
