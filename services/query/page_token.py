@@ -18,26 +18,6 @@ _WALK = struct.Struct(">BBBqqq4iq")
 _WALK_KIND = 3
 
 
-@dataclass(frozen=True, slots=True)
-class PagePlace:
-    """Where a page begins: at `position` going forward, just below it going backward."""
-
-    forward: bool
-    position: int
-
-    def seal(self, seal: Seal, bound: bytes) -> str:
-        return seal.seal(_PAGE.pack(_PAGE_KIND, self.forward, self.position), bound)
-
-    @classmethod
-    def open(cls, seal: Seal, token: str, bound: bytes) -> "PagePlace":
-        """Raises InvalidToken."""
-        payload = seal.open(token, bound, field="page_token")
-        if len(payload) != _PAGE.size or payload[0] != _PAGE_KIND:
-            raise _unknown("page_token")
-        _, forward, position = _PAGE.unpack(payload)
-        return cls(forward, position)
-
-
 class Role(IntEnum):
     """What a token of a walk is for: the page after it, the page before it, or a domain itself."""
 

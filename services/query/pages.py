@@ -28,14 +28,6 @@ from services.query.page_plan import Key, Kind, Order, Sizes, Source, after_pref
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Which domains: those with one of `verdicts`, or those without any yet, or all."""
-
-    verdicts: tuple[int, ...] = ()
-    pending: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Span:
     """Positions first..past-1. Of a chunk: the revision at which it was settled, and its names by
     outcome (entry i counts outcome i + 1)."""
@@ -517,23 +509,3 @@ def _domains(http: bool, analysis: bool, leads: bool, *, whole: bool = False) ->
         extra = ", evidence AS http_evidence", ", contacts"
         return _joined([*first, *_others(numbers, http, analysis, leads, *extra)], _SETTLED)
     return _joined([*_first(), *_others(numbers, http, analysis, leads)], _SETTLED)
-
-
-_RUN = f"(SELECT result_run FROM phases WHERE campaign_no = $1 AND phase = {_PHASE_DNS})"
-# Bounds are repeated on every joined table: they are not carried across a join, and without
-# them the planner reads the partition from its beginning (41.8 ms instead of 0.15 ms a page).
-_BOUND = "campaign_no = $1 AND position >= $2 AND position < $3"
-
-
-def _hits(verdicts: int, order: str) -> str:
-    """Results with one of so many verdicts, as many as $4 from one end of the range.
-
-    One index scan a verdict, merged: each reads no further than the merge needs.
-    """
-    branches = " UNION ALL ".join(
-        f"""(SELECT position, {_DNS} FROM dns_results
-        WHERE {_BOUND} AND run = {_RUN} AND verdict = ${5 + n}
-        ORDER BY position {order} LIMIT $4)"""
-        for n in range(verdicts)
-    )
-    return f"(SELECT * FROM ({branches}) merged ORDER BY position {order} LIMIT $4)"

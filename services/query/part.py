@@ -11,9 +11,7 @@ from services.chassis.errors import CampaignNotFound
 from services.chassis.postgres import Beside
 from services.chassis.seal import Seal
 from services.query.campaigns import Campaign, read_campaigns
-from services.query.pages import Filter
 from services.query.reads import Read, Reads
-from services.query.totals import Totals
 from services.query.turns import Turns
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -51,18 +49,3 @@ async def campaigns_of(read: Read, campaign_ids: Sequence[str]) -> dict[UUID, Ca
 def coerced(asked: int, default: int, largest: int) -> int:
     """A size as it is used: 0 is the default, more than the largest is the largest (AIP-158)."""
     return min(asked or default, largest)
-
-
-async def total_of(totals: Totals, campaign_id: str, chosen: Filter) -> tuple[int, int, int]:
-    """Number, names and matching names of the campaign."""
-    if chosen == Filter():
-        campaign = await totals.campaign(UUID(campaign_id))
-        if campaign is None:
-            raise CampaignNotFound(campaign_id)
-        return campaign.no, campaign.name_count, campaign.name_count
-    counters = await totals.counters(UUID(campaign_id))
-    if counters is None:
-        raise CampaignNotFound(campaign_id)
-    total = sum(counters.by_verdict.get(verdict, 0) for verdict in chosen.verdicts)
-    campaign = counters.campaign
-    return campaign.no, campaign.name_count, counters.pending if chosen.pending else total

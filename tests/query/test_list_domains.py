@@ -263,8 +263,9 @@ async def test_an_empty_campaign_is_one_empty_page(query: Query, writer: Writer)
     made = await writer.campaign(0)
     page = await query.stub.ListDomains(pb.ListDomainsRequest(campaign_id=str(made)))
     assert (len(page.domains), page.total_size, page.total_size_estimated) == (0, 0, False)
-    assert not (page.next_page_token or page.previous_page_token or page.has_next)
-    assert not (page.start_cursor or page.end_cursor or page.has_previous)
+    assert (page.next_page_token, page.previous_page_token) == ("", "")
+    assert (page.start_cursor, page.end_cursor) == ("", "")
+    assert (page.has_next, page.has_previous) == (False, False)
 
 
 async def test_a_page_holds_100_domains_by_default_and_1000_at_most(

@@ -1,21 +1,13 @@
 """ListDomains in every order with every filter: the same domains as a list in memory gives."""
 
-import asyncio
 import itertools
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import asyncpg
-import grpc
-import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
-
 from domainflow.query.v1 import query_service_pb2 as pb
 from domainflow.query.v1.filter_pb2 import DomainFilter
-from services.schema import migrate as _migrate  # noqa: F401  (the fixture's tables)
 from tests.query.conftest import LEAD_STATUS_OF, Analysis, Made, Query, Writer
 
 POSITION, NAME = pb.DOMAIN_ORDER_POSITION, pb.DOMAIN_ORDER_NAME
@@ -180,7 +172,7 @@ def filters() -> list[DomainFilter]:
     combined = [
         {name: dice.choice(FIELDS[name]) for name in dice.sample(sorted(FIELDS), number)}
         for number in (2, 3, 4)
-        for _ in range(12)
+        for _ in range(7)
     ]
     pending = [
         {"dns_pending": True},
@@ -196,7 +188,7 @@ async def test_every_filter_in_every_order_lists_what_a_list_in_memory_gives(
     campaign = await known_campaign(writer)
     dice = random.Random(4)
     for chosen, order in itertools.product(filters(), ORDERS):
-        descending, size = dice.random() < 0.5, dice.choice([60, 250, 1000])
+        descending, size = dice.random() < 0.5, dice.choice([90, 250, 1000])
         expected = campaign.expected(chosen, order, descending)
         request = pb.ListDomainsRequest(
             campaign_id=str(campaign.made),

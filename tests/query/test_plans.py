@@ -7,18 +7,23 @@ from services.query import pages
 
 
 @pytest.mark.parametrize(
-    "statement",
+    ("statement", "arguments"),
     [
-        pages._RANGE,
+        (pages._domains(True, True, True), "1, '{1,2,3}', 1, 1, 1, 1"),
+        (pages._domains(False, False, False), "1, '{1,2,3}', 1, 0, 0, 0"),
+        (pages._domains(True, True, True, whole=True), "1, '{1}', 1, 1, 1, 1"),
+        (pages._FIRST_PHASES, "1, '{1,2,3}', 1"),
+        (pages._later_phases(True, True, True), "1, '{1,2,3}', 1, 1, 1"),
     ],
-    ids=["page"],
+    ids=["page", "page of DNS", "one domain", "first phases", "later phases"],
 )
-async def test_young_campaign_is_not_joined_by_a_loop(database_url: str, statement: str) -> None:
+async def test_young_campaign_is_not_joined_by_a_loop(
+    database_url: str, statement: str, arguments: str
+) -> None:
     """A loop over two ranges takes the square of their length."""
-    arguments, types = "1, 0, 5000", "int, int, int"
     connection = await asyncpg.connect(database_url)
     try:
-        await connection.execute(f"PREPARE read ({types}) AS {statement}")
+        await connection.execute(f"PREPARE read AS {statement}")
         plan = "\n".join(r[0] for r in await connection.fetch(f"EXPLAIN EXECUTE read({arguments})"))
     finally:
         await connection.close()
