@@ -12,12 +12,13 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import grpc
+import pyarrow.ipc
 import pytest
 import pytest_asyncio
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from domainflow.query.v1 import consistency_pb2, stream_pb2
+from domainflow.query.v1 import consistency_pb2, read_session_pb2, stream_pb2
 from domainflow.query.v1 import query_service_pb2 as pb
 from domainflow.query.v1.query_service_pb2_grpc import QueryServiceStub
 from services.chassis.errors import PartUnavailable
@@ -413,6 +414,44 @@ async def test_stream_goes_on_with_the_primary_when_the_replica_is_killed(both: 
     positions = [position for message in messages for position in message.batch.positions]
     assert positions == list(range(100_000))
     assert messages[-1].summary.freshness.source == PRIMARY
+    await both.server.process.restarted(after=restarts)
+
+
+async def test_rows_of_a_session_are_whole_though_the_replica_is_killed(both: Both) -> None:
+    made = await both.writer.campaign(100_000)
+    await both.prepare_to_be_killed()
+    made_session = await both.stub.CreateReadSession(
+        read_session_pb2.CreateReadSessionRequest(
+            campaign_id=str(made), columns=["position"], consistency=FAST
+        )
+    )
+    session = made_session.session
+    assert session.freshness.source == REPLICA
+    schema = pyarrow.ipc.read_schema(pyarrow.py_buffer(session.arrow_schema))
+    request = read_session_pb2.ReadRowsRequest(read_stream=session.streams[0].name)
+    restarts = both.server.process.restarts
+    positions: list[int] = []
+
+    async def go_on() -> bool:
+        """False when the stream was cut; it can be resumed then."""
+        stream = both.stub.ReadRows(request)
+        try:
+            while (message := await stream.read()) is not grpc.aio.EOF:
+                if not positions:
+                    both.kill()
+                batch = pyarrow.py_buffer(message.arrow_record_batch)
+                positions.extend(pyarrow.ipc.read_record_batch(batch, schema)["position"].tolist())
+                request.offset = message.next_offset
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
+        return True
+
+    while not await go_on():
+        pass
+
+    assert positions == list(range(100_000))
     await both.server.process.restarted(after=restarts)
 
 
