@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Format(StrEnum):
     NDJSON = "ndjson"
     CSV = "csv"
+    # To files only.
+    PARQUET = "parquet"
 
 
 class Column(StrEnum):

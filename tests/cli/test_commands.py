@@ -378,19 +378,6 @@ def test_export_of_an_unknown_campaign_fails_after_the_others(serve: Any) -> Non
     assert f"no such campaign: {other}" in result.stderr
 
 
-def test_export_to_a_file_appears_whole(serve: Any, tmp_path: Path) -> None:
-    file = tmp_path / "rows.csv"
-
-    result = domainflow(
-        "domains", "export", CAMPAIGN, "--format", "csv", "--columns", "name",
-        "--output", str(file), "--server", serve(rows=Rows()),
-    )  # fmt: skip
-
-    assert (result.exit_code, result.stdout) == (0, "")
-    assert file.read_text() == "name\na.com\nb.com\n"
-    assert list(tmp_path.iterdir()) == [file]
-
-
 def test_reader_that_has_enough_ends_the_export_quietly(serve: Any) -> None:
     with process("domains", "export", CAMPAIGN, "--server", serve(rows=Endless())) as command:
         assert command.stdout is not None
