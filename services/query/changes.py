@@ -109,14 +109,25 @@ class Changes:
 
     async def range(self, no: int, phase: int, run: int, first: int, end: int) -> Rows | None:
         """All names at positions first..end-1; None when the campaign is being deleted."""
-        return _rows(await self._pool.fetchrow(_range(phase), no, first, end, run))
+        row = await self._pool.fetchrow(_range(phase), no, first, end, run)
+        assert row is not None
+        if row["gone"]:
+            return None
+        positions: Sequence[int] = row["positions"] or range(first, first + row["count"])
+        if row["outcome_count"] == row["count"]:
+            return Rows(positions, _names(row), _numbers(row))
+        settled = row["outcome_positions"] or range(first, first + row["outcome_count"])
+        by_position = dict(zip(settled, _numbers(row), strict=True))
+        return Rows(positions, _names(row), bytes(by_position.get(p, 0) for p in positions))
 
     async def settled(
         self, no: int, phase: int, run: int, first: int, end: int, limit: int
     ) -> Rows | None:
         """The first `limit` names at positions first..end-1 that the phase has rows of; None as
         above."""
-        return _rows(await self._pool.fetchrow(_settled(phase), no, first, end, run, limit))
+        row = await self._pool.fetchrow(_settled(phase), no, first, end, run, limit)
+        assert row is not None
+        return None if row["gone"] else Rows(row["positions"] or [], _names(row), _numbers(row))
 
 
 def is_dense(phase: int) -> bool:
@@ -125,16 +136,12 @@ def is_dense(phase: int) -> bool:
     return phase in (GENERATION, DNS)
 
 
-def _rows(row: asyncpg.Record | None) -> Rows | None:
-    assert row is not None
-    if row["gone"]:
-        return None
-    names = row["names"]
-    return Rows(
-        row["positions"] or [],
-        [] if names is None else names.split("\n"),
-        (row["outcomes"] or "").encode().translate(_FROM_LETTER),
-    )
+def _names(row: asyncpg.Record) -> list[str]:
+    return [] if row["names"] is None else row["names"].split("\n")
+
+
+def _numbers(row: asyncpg.Record) -> bytes:
+    return (row["outcomes"] or "").encode().translate(_FROM_LETTER)
 
 
 _FROM_LETTER = bytes(max(0, letter - 64) for letter in range(256))
@@ -165,31 +172,35 @@ WHERE {of_run} AND revision IS NOT NULL AND (revision, first_position) >= ($4, $
 ORDER BY revision, first_position LIMIT $7"""
 
 
-def _aggregated(rows: str) -> str:
-    """One row a range, and a split in Python (columns.py). Deletion says so before it takes the
-    first row away: a range that is read by the same statement is whole."""
-    return rf"""
-SELECT NOT EXISTS (SELECT FROM campaigns WHERE no = $1 AND delete_time IS NULL) AS gone,
-    array_agg(position) AS positions, string_agg(name, E'\n') AS names,
-    string_agg(chr(64 + coalesce(outcome, 0)), '') AS outcomes
-FROM ({rows}) ordered"""
+# Deletion says so before it takes the first row away: what is read by the same statement is whole.
+_GONE = "NOT EXISTS (SELECT FROM campaigns WHERE no = $1 AND delete_time IS NULL)"
+# Numbers travel as letters, which become bytes and so numbers without a Python object each.
+_LETTERS = "string_agg(chr(64 + outcome), '')"
 
 
 @cache
 def _range(phase: int) -> str:
-    # FULL JOIN: no loop can carry it out; OFFSET 0 keeps the condition out of it (pages.py).
-    return _aggregated(f"""
-        SELECT position, name, outcome FROM (
-            SELECT * FROM ({NAMES}) d FULL JOIN ({outcomes(phase, "$4::int")}) r USING (position)
-            OFFSET 0
-        ) both_sides WHERE name IS NOT NULL ORDER BY position""")
+    """Both tables alone, in one statement and so of one moment, put side by side here: half the
+    time of a join. Positions come along only where some are missing."""
+    positions = "CASE WHEN count(*) <> $3 - $2 THEN array_agg(position) END AS positions"
+    return rf"""
+SELECT {_GONE} AS gone, d.names, d.count, d.positions, r.outcomes, r.count AS outcome_count,
+    r.positions AS outcome_positions
+FROM (SELECT count(*), string_agg(name, E'\n') AS names, {positions}
+    FROM ({NAMES} ORDER BY position) n) d,
+(SELECT count(*), {_LETTERS} AS outcomes, {positions}
+    FROM (SELECT * FROM ({outcomes(phase, "$4::int")}) o ORDER BY position) s) r"""
 
 
 @cache
 def _settled(phase: int) -> str:
     found = f"SELECT * FROM ({outcomes(phase, '$4::int')}) r ORDER BY position LIMIT $5"
-    return _aggregated(f"""
-        SELECT f.position, d.name, f.outcome FROM ({found}) f
-        JOIN domains d ON d.campaign_no = $1 AND d.position >= $2 AND d.position < $3
-            AND d.position = f.position
-        ORDER BY f.position""")
+    return rf"""
+SELECT {_GONE} AS gone, array_agg(position) AS positions, string_agg(name, E'\n') AS names,
+    {_LETTERS} AS outcomes
+FROM (
+    SELECT f.position, d.name, f.outcome FROM ({found}) f
+    JOIN domains d ON d.campaign_no = $1 AND d.position >= $2 AND d.position < $3
+        AND d.position = f.position
+    ORDER BY f.position
+) ordered"""

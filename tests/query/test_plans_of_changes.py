@@ -3,10 +3,9 @@
 import asyncpg
 import pytest
 
-from services.query import changes, counter_check, differences
+from services.query import counter_check, differences
 
 RANGES = [
-    *((f"range {phase}", changes._range(phase), "1, 0, 5000, 1") for phase in range(2, 6)),
     *((f"compare {phase}", differences._compare(phase), "1, 0, 5000, 1, 2, 1") for phase in (2, 3)),
     *(
         (f"count {phase}", counter_check._range_statement(phase), f"1, 0, 100000, {phase}, 1")
