@@ -109,8 +109,22 @@ def _of_database(url: str, path: str) -> str:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_url(
+    postgres_server: EmbeddedPostgres, migrated_template: str
+) -> AsyncIterator[str]:
+    """One database for all tests, made before the replica, which takes its time to copy one."""
+    connection = await asyncpg.connect(postgres_server.url)
+    await connection.execute(
+        f"CREATE DATABASE replicated TEMPLATE {migrated_template} STRATEGY FILE_COPY"
+    )
+    yield _of_database(postgres_server.url, "/replicated")
+    await connection.execute("DROP DATABASE replicated WITH (FORCE)")
+    await connection.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replica_server(
-    postgres_server: EmbeddedPostgres, server_folder: Path
+    postgres_server: EmbeddedPostgres, shared_url: str, server_folder: Path
 ) -> AsyncIterator[EmbeddedReplica]:
     folder = server_folder / "replica"
     async with EmbeddedReplica(folder, postgres_server) as server:
@@ -118,18 +132,6 @@ async def replica_server(
         (folder / "data" / "conf.d" / "test.conf").write_text("fsync = off\n")
         os.kill(server.process.pid or 0, signal.SIGHUP)
         yield server
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared_url(
-    postgres_server: EmbeddedPostgres, migrated_template: str, replica_server: EmbeddedReplica
-) -> AsyncIterator[str]:
-    """One database for all tests: a replica takes its time to copy one."""
-    connection = await asyncpg.connect(postgres_server.url)
-    await connection.execute(f"CREATE DATABASE replicated TEMPLATE {migrated_template}")
-    yield _of_database(postgres_server.url, "/replicated")
-    await connection.execute("DROP DATABASE replicated WITH (FORCE)")
-    await connection.close()
 
 
 @asynccontextmanager
