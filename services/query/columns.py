@@ -202,33 +202,62 @@ class ColumnStore:
         self._pool = pool
 
     async def columns(
+        self, no: int, runs: Runs, first: int, end: int, wanted: Collection[str]
+    ) -> Columns | None:
+        """All domains of positions first..end-1."""
+        made = await self.batches(no, runs, first, end, end - first, wanted)
+        return None if made is None else made[0]
+
+    async def batches(
         self,
         no: int,
         runs: Runs,
         first: int,
         end: int,
+        size: int,
         wanted: Collection[str],
         *,
         tag: int | None = None,
-    ) -> Columns | None:
-        """All domains of positions first..end-1; names Prefixed with `tag`, if there is one."""
+    ) -> list[Columns] | None:
+        """All domains of positions first..end-1, which are some, `size` positions after the other.
+
+        Names are Prefixed with `tag`, if there is one.
+        """
         paths = frozenset(wanted)
-        arguments = Arguments(no, first, end)
-        explicit: frozenset[str] = frozenset()
-        row = await self._row("", _RANGE, runs, paths, explicit, arguments, tag=tag)
-        if row is None:
-            return None
-        if row[f"{DOMAINS}_count"] != end - first:
-            # Names are being replaced under our feet: what is left says itself where it stands.
-            explicit = frozenset({DOMAINS, DNS})
-        elif DNS in _tables(paths) and row[f"{DNS}_count"] and not _is_gapless(row):
-            explicit = frozenset({DNS})
-        if explicit:
-            arguments = Arguments(no, first, end)
-            row = await self._row("", _RANGE, runs, paths, explicit, arguments, tag=tag)
-            if row is None:
+        rows = await self._series(no, runs, first, end, size, paths, frozenset(), tag)
+        made = []
+        for row in rows:
+            begin = row["first"]
+            past = min(begin + size, end)
+            explicit: frozenset[str] = frozenset()
+            if row[f"{DOMAINS}_count"] != past - begin:
+                # Names are being replaced under our feet: what is left says itself where it stands.
+                explicit = frozenset({DOMAINS, DNS})
+            elif DNS in _tables(paths) and row[f"{DNS}_count"] and not _is_gapless(row):
+                explicit = frozenset({DNS})
+            if explicit:
+                [row] = await self._series(no, runs, begin, past, size, paths, explicit, tag)
+            if not row["alive"]:
                 return None
-        return _to_columns(row, paths, explicit, range(first, end), tag)
+            made.append(_to_columns(row, paths, explicit, range(begin, past), tag))
+        return made
+
+    async def _series(
+        self,
+        no: int,
+        runs: Runs,
+        first: int,
+        end: int,
+        size: int,
+        paths: frozenset[str],
+        explicit: frozenset[str],
+        tag: int | None,
+    ) -> list[asyncpg.Record]:
+        """A row for each `size` positions: what a statement costs by itself, it costs once."""
+        arguments = Arguments(no, first, end, size, *(runs[run] for run in _runs(paths)))
+        statement = _columns(paths, explicit, _EACH, 5, "", tag, _SERIES)
+        rows = await self._pool.fetch(statement, *arguments.values)
+        return sorted(rows, key=lambda row: row["first"])
 
     async def matching(
         self,
@@ -313,12 +342,11 @@ class ColumnStore:
         explicit: frozenset[str],
         arguments: Arguments,
         more: str = "",
-        tag: int | None = None,
     ) -> asyncpg.Record | None:
         for run in _runs(paths):
             arguments.number(runs[run])
         first = len(arguments.values) - len(_runs(paths)) + 1
-        statement = f"{before} {_columns(paths, explicit, bound, first, more, tag)}"
+        statement = f"{before} {_columns(paths, explicit, bound, first, more)}"
         row = await self._pool.fetchrow(statement, *arguments.values)
         assert row is not None
         return row if row["alive"] else None
@@ -340,6 +368,8 @@ async def outcome_counts(
 
 
 _RANGE = "campaign_no = $1 AND position >= $2 AND position < $3"
+_SERIES = "generate_series($2::integer, $3::integer - 1, $4::integer) AS first, "
+_EACH = "campaign_no = $1 AND position >= first AND position < least(first + $4, $3)"
 _HIT = "campaign_no = $1 AND position = ANY((SELECT positions FROM hit)::int[])"
 ALIVE = "EXISTS (SELECT FROM campaigns WHERE no = $1 AND delete_time IS NULL) AS alive"
 
@@ -368,8 +398,9 @@ def _columns(
     explicit: frozenset[str],
     bound: str,
     first_run: int,
-    more: str,
-    tag: int | None,
+    more: str = "",
+    tag: int | None = None,
+    series: str = "",
 ) -> str:
     """`explicit`: tables that say the position of each row, beside those that always do."""
     made, run = [], first_run
@@ -391,10 +422,10 @@ def _columns(
                     aggregate = f"string_agg({{}}, chr({tag}) || chr(octet_length(name)))"
                 selected.append(f"{aggregate.format(column.sql)} AS {path}")
         made.append(
-            f"""(SELECT {", ".join(selected)}
+            f"""LATERAL (SELECT {", ".join(selected)}
             FROM (SELECT * FROM {table} WHERE {where} ORDER BY position) {table}) {table}"""
         )
-    return f"SELECT {ALIVE}, *{more} FROM {', '.join(made)}"
+    return f"SELECT {ALIVE}, *{more} FROM {series}{', '.join(made)}"
 
 
 def _is_gapless(row: asyncpg.Record) -> bool:

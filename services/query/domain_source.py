@@ -3,6 +3,7 @@ tables, or what matches in them."""
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from services.query.bulk import Bulk, Fetched, Piece, Reach, Work
 from services.query.columns import Columns, ColumnStore
@@ -13,6 +14,9 @@ from services.query.sealed import SEGMENT_SIZE, grouped, tiles
 
 # Positions that one look into a sealed copy is for; a multiple of the size of its segments.
 SEALED_AT_ONCE = 4 * SEGMENT_SIZE
+# Batches that one statement reads: by itself it costs as much as 1,500 names or 400 whole rows.
+# More would only cost memory while a reader stands still.
+BATCHES_OF_NAMES, BATCHES = 4, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +47,24 @@ class DomainSource:
         position = reach.position
         # Positions have no gaps: they count the domains.
         end = min(reach.end, self.limit or reach.end)
+        at_once = BATCHES_OF_NAMES if len(self.columns) == 1 else BATCHES
         while position < end and not reach.gone:
             if reach.copy is not None:
                 past = min((position // SEALED_AT_ONCE + 1) * SEALED_AT_ONCE, end)
                 yield self._sealed(reach, position, past)
             else:
-                past = min(position + self.size, end)
+                past = min(position + self.size * at_once, end)
                 yield self._range(reach, position, past)
             position = past
 
     async def _range(self, reach: Reach, first: int, end: int) -> Fetched:
         async with self.bulk.turn():
-            columns = await self.store.columns(
-                reach.campaign.no, reach.runs, first, end, self.columns, tag=self.tag
+            batches = await self.store.batches(
+                reach.campaign.no, reach.runs, first, end, self.size, self.columns, tag=self.tag
             )
-        return Fetched(reach, None if columns is None else self._pieces(columns))
+        if batches is None:
+            return Fetched(reach, None)
+        return Fetched(reach, chain.from_iterable(map(self._pieces, batches)))
 
     async def _sealed(self, reach: Reach, first: int, end: int) -> Fetched:
         assert reach.copy is not None
@@ -76,13 +83,7 @@ class DomainSource:
             ]
             return Fetched(reach, pieces, sealed=True)
         # It is being removed, or the range is not made of whole segments.
-        pieces = []
-        for start in range(first, end, self.size):
-            fetched = await self._range(reach, start, min(start + self.size, end))
-            if fetched.pieces is None:
-                return fetched
-            pieces += fetched.pieces
-        return Fetched(reach, pieces)
+        return await self._range(reach, first, end)
 
     async def _matching(self, reach: Reach) -> Work:
         """One look after the other: how far the next one goes depends on what was found."""

@@ -55,10 +55,10 @@ async def query(database_url: str) -> AsyncIterator[Query]:
         counter = Counter()
 
         class CountingStore(ColumnStore):
-            async def columns(self, *arguments: Any, **named: Any) -> Columns | None:
-                columns = await super().columns(*arguments, **named)
-                counter.names_read += len(columns.positions) if columns else 0
-                return columns
+            async def batches(self, *arguments: Any, **named: Any) -> list[Columns] | None:
+                batches = await super().batches(*arguments, **named)
+                counter.names_read += sum(len(batch.positions) for batch in batches or [])
+                return batches
 
         service = QueryService(reads=Reads(pool), seal=Seal([KEY]))
         service.column_store = CountingStore  # type: ignore[misc]
