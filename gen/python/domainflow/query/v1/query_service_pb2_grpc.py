@@ -158,7 +158,8 @@ class QueryServiceServicer:
     def StreamDomains(self, request, context):
         """Streams the domains of any number of campaigns as columnar batches, campaign by campaign in the order asked for, each in order of
         position. Every batch has a cursor to resume after it. The last message, and only it, is the summary: a stream
-        that ends without one was cut off.
+        that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream came to it, even when
+        another one is shown by the time it is resumed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,15 +173,15 @@ class QueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamEnriched(self, request, context):
-        """Streams all that is known of the domains of any number of campaigns, one joined query a batch, as columnar batches. Cursor, order and end as in
-        StreamDomains.
+        """Streams all that is known of the domains of any number of campaigns as columnar batches; each batch is of one moment. Runs, cursor, order and
+        end as in StreamDomains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamLeads(self, request, context):
-        """Streams the leads of any number of campaigns with their contacts. Cursor, order and end as in StreamDomains.
+        """Streams the leads of any number of campaigns with their contacts. Runs, cursor, order and end as in StreamDomains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,16 +46,17 @@ class QueryServiceStub:
     StreamDomains: _grpc.UnaryStreamMultiCallable[_query_service_pb2.StreamDomainsRequest, _query_service_pb2.StreamDomainsResponse]
     """Streams the domains of any number of campaigns as columnar batches, campaign by campaign in the order asked for, each in order of
     position. Every batch has a cursor to resume after it. The last message, and only it, is the summary: a stream
-    that ends without one was cut off.
+    that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream came to it, even when
+    another one is shown by the time it is resumed.
     """
     GetDomainSummary: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetDomainSummaryRequest, _query_service_pb2.GetDomainSummaryResponse]
     """Returns how many domains of a campaign have which verdict, from counters; exact at any time and any size."""
     StreamEnriched: _grpc.UnaryStreamMultiCallable[_stream_pb2.StreamEnrichedRequest, _stream_pb2.StreamEnrichedResponse]
-    """Streams all that is known of the domains of any number of campaigns, one joined query a batch, as columnar batches. Cursor, order and end as in
-    StreamDomains.
+    """Streams all that is known of the domains of any number of campaigns as columnar batches; each batch is of one moment. Runs, cursor, order and
+    end as in StreamDomains.
     """
     StreamLeads: _grpc.UnaryStreamMultiCallable[_stream_pb2.StreamLeadsRequest, _stream_pb2.StreamLeadsResponse]
-    """Streams the leads of any number of campaigns with their contacts. Cursor, order and end as in StreamDomains."""
+    """Streams the leads of any number of campaigns with their contacts. Runs, cursor, order and end as in StreamDomains."""
     StreamLogs: _grpc.UnaryStreamMultiCallable[_stream_pb2.StreamLogsRequest, _stream_pb2.StreamLogsResponse]
     """Streams the history of any number of campaigns: their events. Cursor, order and end as in StreamDomains."""
     StreamChanges: _grpc.UnaryStreamMultiCallable[_stream_pb2.StreamChangesRequest, _stream_pb2.StreamChangesResponse]
@@ -97,16 +98,17 @@ class QueryServiceAsyncStub(QueryServiceStub):
     StreamDomains: _aio.UnaryStreamMultiCallable[_query_service_pb2.StreamDomainsRequest, _query_service_pb2.StreamDomainsResponse]  # type: ignore[assignment]
     """Streams the domains of any number of campaigns as columnar batches, campaign by campaign in the order asked for, each in order of
     position. Every batch has a cursor to resume after it. The last message, and only it, is the summary: a stream
-    that ends without one was cut off.
+    that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream came to it, even when
+    another one is shown by the time it is resumed.
     """
     GetDomainSummary: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetDomainSummaryRequest, _query_service_pb2.GetDomainSummaryResponse]  # type: ignore[assignment]
     """Returns how many domains of a campaign have which verdict, from counters; exact at any time and any size."""
     StreamEnriched: _aio.UnaryStreamMultiCallable[_stream_pb2.StreamEnrichedRequest, _stream_pb2.StreamEnrichedResponse]  # type: ignore[assignment]
-    """Streams all that is known of the domains of any number of campaigns, one joined query a batch, as columnar batches. Cursor, order and end as in
-    StreamDomains.
+    """Streams all that is known of the domains of any number of campaigns as columnar batches; each batch is of one moment. Runs, cursor, order and
+    end as in StreamDomains.
     """
     StreamLeads: _aio.UnaryStreamMultiCallable[_stream_pb2.StreamLeadsRequest, _stream_pb2.StreamLeadsResponse]  # type: ignore[assignment]
-    """Streams the leads of any number of campaigns with their contacts. Cursor, order and end as in StreamDomains."""
+    """Streams the leads of any number of campaigns with their contacts. Runs, cursor, order and end as in StreamDomains."""
     StreamLogs: _aio.UnaryStreamMultiCallable[_stream_pb2.StreamLogsRequest, _stream_pb2.StreamLogsResponse]  # type: ignore[assignment]
     """Streams the history of any number of campaigns: their events. Cursor, order and end as in StreamDomains."""
     StreamChanges: _aio.UnaryStreamMultiCallable[_stream_pb2.StreamChangesRequest, _stream_pb2.StreamChangesResponse]  # type: ignore[assignment]
@@ -163,7 +165,8 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_query_service_pb2.StreamDomainsResponse], _abc.AsyncIterator[_query_service_pb2.StreamDomainsResponse]]:
         """Streams the domains of any number of campaigns as columnar batches, campaign by campaign in the order asked for, each in order of
         position. Every batch has a cursor to resume after it. The last message, and only it, is the summary: a stream
-        that ends without one was cut off.
+        that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream came to it, even when
+        another one is shown by the time it is resumed.
         """
 
     @_abc_1.abstractmethod
@@ -180,8 +183,8 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stream_pb2.StreamEnrichedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_stream_pb2.StreamEnrichedResponse], _abc.AsyncIterator[_stream_pb2.StreamEnrichedResponse]]:
-        """Streams all that is known of the domains of any number of campaigns, one joined query a batch, as columnar batches. Cursor, order and end as in
-        StreamDomains.
+        """Streams all that is known of the domains of any number of campaigns as columnar batches; each batch is of one moment. Runs, cursor, order and
+        end as in StreamDomains.
         """
 
     @_abc_1.abstractmethod
@@ -190,7 +193,7 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stream_pb2.StreamLeadsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_stream_pb2.StreamLeadsResponse], _abc.AsyncIterator[_stream_pb2.StreamLeadsResponse]]:
-        """Streams the leads of any number of campaigns with their contacts. Cursor, order and end as in StreamDomains."""
+        """Streams the leads of any number of campaigns with their contacts. Runs, cursor, order and end as in StreamDomains."""
 
     @_abc_1.abstractmethod
     def StreamLogs(
