@@ -141,7 +141,7 @@ async def result_sets(bench: Bench) -> list[Measurement]:
         campaign_ids=[bench.campaign_id], read_mask=FieldMask(paths=columns)
     )
     return [
-        await _against("10 pages of 1,000", ten_pages, ten_bare_pages, calls=5),
+        await _against("10 pages of 1,000", ten_pages, ten_bare_pages, calls=8),
         await _stream_against(bench, "names", lambda: bench.query.StreamDomains(names), _NAMES),
         await _stream_against(
             bench, "enriched rows", lambda: bench.query.StreamEnriched(enriched), _ENRICHED
@@ -295,17 +295,17 @@ async def memory(bench: Bench) -> list[Measurement]:
     """Resident memory of the service before and after 1,000 rounds of queries."""
     dice = random.Random(7)
 
-    async def one_round() -> None:
-        for _ in range(4):
-            await _any_query(bench, dice)
-        await bench.query.ListDomains(bench.page(page_size=1_000))
+    async def rounds(count: int) -> float:
+        """Resident memory after so many."""
+        for number in range(count):
+            for _ in range(3):
+                await _any_query(bench, dice)
+            if number % 10 == 0:
+                await bench.query.ListDomains(bench.page(page_size=1_000))
+        return bench.server.rss_mb()
 
-    for _ in range(WARM_UP):
-        await one_round()
-    before = bench.server.rss_mb()
-    for _ in range(ROUNDS_OF_MEMORY):
-        await one_round()
-    after = bench.server.rss_mb()
+    before = await rounds(WARM_UP)
+    after = await rounds(ROUNDS_OF_MEMORY)
     return [
         {
             "name": "memory",
@@ -330,16 +330,21 @@ async def _against(
     bare: Callable[[], Awaitable[object]],
     calls: int = 40,
 ) -> Measurement:
-    """Milliseconds of a call and of its yardstick, in turns; the ratio is the median of the turns'
-    ratios, each of medians: what slows the machine down for a moment slows both, or counts once."""
+    """Milliseconds of a call and of its yardstick, one after the other each time.
+
+    The ratio is the median of the turns' ratios, each of lower quartiles: what else the machine
+    does adds time to some calls and takes none away, so the fast ones tell what a call costs.
+    """
     for _ in range(5):
         await call()
         await bare()
-    times, bare_times, ratios = [], [], []
+    times: list[float] = []
+    bare_times: list[float] = []
+    ratios = []
     for _ in range(TURNS):
-        took = [await _timed(call) for _ in range(calls)]
-        bare_took = [await _timed(bare) for _ in range(calls)]
-        ratios.append(median(took) / median(bare_took))
+        pairs = [(await _timed(call), await _timed(bare)) for _ in range(calls)]
+        took, bare_took = ([pair[i] for pair in pairs] for i in (0, 1))
+        ratios.append(_at(took, 0.25) / _at(bare_took, 0.25))
         times += took
         bare_times += bare_took
     return {
