@@ -94,6 +94,7 @@ def _described(made: Backup) -> str:
 def _bar(what: str) -> Iterator[OnProgress]:
     """A bar on standard error, where somebody looks at it."""
     columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=terminal.eyes(), transient=True) as bar:
+    eyes = terminal.eyes()
+    with Progress(*columns, console=eyes, transient=True, disable=not eyes.is_terminal) as bar:
         task = bar.add_task(what, total=1.0)
         yield lambda share: bar.update(task, completed=share)
