@@ -243,9 +243,10 @@ def export_domains(
     if resume and restart:
         raise typer.BadParameter("--resume and --restart: one of them")
     every = format is export.Format.PARQUET
+    distinct = tuple(dict.fromkeys(campaign_ids))
     asked = session_export.Asked(
-        campaign_ids=tuple(dict.fromkeys(campaign_ids)),
-        columns=_file_columns(columns, len(campaign_ids), every=every),
+        campaign_ids=distinct,
+        columns=_file_columns(columns, len(distinct), every=every),
         filter=chosen,
         form=format,
         streams=streams,

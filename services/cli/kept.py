@@ -141,7 +141,7 @@ class Kept:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Raises Failure when another process has it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

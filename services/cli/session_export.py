@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -104,12 +105,8 @@ async def export(
         if reached:
             waiting.progressed()
         with kept.appearing() as path:
-            # Imported here: whoever exports to standard output need not wait for it.
-            from services.cli.assembly import assemble
-
-            schema = plan.sources[0].schema
             writing = asyncio.create_task(
-                asyncio.to_thread(assemble, parts, schema, asked.columns, asked.form, path)
+                asyncio.to_thread(_write, parts, plan.sources[0].schema, asked, path)
             )
             reading = asyncio.create_task(_read_all(stub, parts, asked.streams, shown, waiting))
             try:
@@ -130,6 +127,13 @@ async def export(
                 await _ended(writing)
     kept.remove()
     return count
+
+
+def _write(parts: Sequence[Part], schema: bytes, asked: Asked, path: Path) -> int:
+    # Imported here: the first rows come meanwhile, and standard output does without.
+    from services.cli.assembly import assemble
+
+    return assemble(parts, schema, asked.columns, asked.form, path)
 
 
 async def _ended(writing: "asyncio.Task[int]") -> None:

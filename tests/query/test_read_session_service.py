@@ -512,6 +512,8 @@ async def test_bad_requests_name_every_bad_field(query: Query, writer: Writer) -
     )
     assert refusal.fields == {"columns[0]", "columns[2]", "max_streams", "filter"}
     assert (await refused(session_of(query, "nobody"))).fields == {"campaign_id"}
+    mixed = DomainFilter(dns_pending=True, min_score=0.5, dns_verdicts=[1])
+    assert (await refused(session_of(query, made, filter=mixed))).fields == {"filter.dns_pending"}
     assert (await refused(session_of(query, uuid4()))).reason == "CAMPAIGN_NOT_FOUND"
     name = (await session_of(query, made)).streams[0].name
     for bad in ("no name", name[1:], name + "A"):
