@@ -60,15 +60,6 @@ def verdict_name(number: int) -> str:
     return _VERDICTS.get(number, str(number))
 
 
-def verdict_number(name: str) -> "dns_pb2.DnsVerdict.ValueType":
-    """The verdict a person typed, in any case, `-` for `_`."""
-    wanted = name.upper().replace("-", "_").removeprefix("DNS_VERDICT_")
-    for number, known in _VERDICTS.items():
-        if known and known == wanted:
-            return dns_pb2.DnsVerdict.ValueType(number)
-    raise ValueError(f"{name!r} is none of {', '.join(v for v in _VERDICTS.values() if v)}")
-
-
 def request(
     campaign_ids: Sequence[str],
     columns: Iterable[Column],

@@ -140,8 +140,3 @@ def test_verdict_of_a_newer_service_is_kept_as_its_number() -> None:
     newer = query_service_pb2.DomainBatch(domain_count=1, dns_verdicts=[99])
 
     assert export.rows(Format.NDJSON, [Column.DNS_VERDICT], newer) == '{"dns_verdict":"99"}\n'
-
-
-@pytest.mark.parametrize("typed", ["NO_DATA", "no-data", "DNS_VERDICT_NO_DATA"])
-def test_verdict_is_known_however_it_is_typed(typed: str) -> None:
-    assert export.verdict_number(typed) == dns_pb2.DNS_VERDICT_NO_DATA
