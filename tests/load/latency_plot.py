@@ -27,7 +27,8 @@ def draw(run: dict[str, Any], file: Path) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("page (100 domains each)")
     axes.set_ylabel("ms, median")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.set_title(f"One page of a campaign of {run['names']:,} names", fontsize=11)
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend(frameon=False)
