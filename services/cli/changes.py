@@ -106,14 +106,18 @@ def diff(
     if phase is not None:
         request.phase = phase.number
 
+    # Cursors at which the stream was taken up again; empty at its beginning.
+    resumed: list[str] = []
+
     async def work() -> None:
+        patience = retry.Patience(on_wait=lambda _: resumed.append(request.cursor))
         async with connected(locate(server, data)) as channel:
             stub = query_service_pb2_grpc.QueryServiceStub(channel)
-            async for message in _messages(stub.StreamDifferences, request, "report"):
+            async for message in _messages(stub.StreamDifferences, request, "report", patience):
                 if message.WhichOneof("kind") == "report":
                     for line in report_lines(message.report, request.phase):
                         terminal.say(line)
-                    if request.cursor and message.report.compared_count:
+                    if any(resumed):
                         terminal.say("the connection was cut: figures are of the part after it")
                 elif terminal.is_watched():
                     terminal.show(difference_table(message.batch.differences))

@@ -38,8 +38,9 @@ def change(first: int) -> pb.ChangeBatch:
 class Changing(query_service_pb2_grpc.QueryServiceServicer):
     """Three batches; the first call is cut after the first one, the second after the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, cuts_differences: bool = False) -> None:
         self.calls = 0
+        self.cuts_differences = cuts_differences
 
     def StreamChanges(self, request: Any, context: Any) -> Iterator[pb.StreamChangesResponse]:
         assert request.since_revision == 12
@@ -56,8 +57,11 @@ class Changing(query_service_pb2_grpc.QueryServiceServicer):
         self, request: Any, context: Any
     ) -> Iterator[pb.StreamDifferencesResponse]:
         assert (request.base_run, request.run) == (1, 3)
-        batch = pb.DifferenceBatch(differences=[DIFFERENCE], cursor="8")
-        yield pb.StreamDifferencesResponse(batch=batch)
+        if not request.cursor:
+            batch = pb.DifferenceBatch(differences=[DIFFERENCE], cursor="8")
+            yield pb.StreamDifferencesResponse(batch=batch)
+            if self.cuts_differences:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the door is closing")
         yield pb.StreamDifferencesResponse(
             report=pb.DifferenceReport(
                 base_run=1,
@@ -101,6 +105,20 @@ def test_differences_are_lines_and_the_figures_words(serve: Callable[..., str]) 
     assert "1,000 names compared, 999 equal" in result.stderr
     assert "1 from RESOLVED to NXDOMAIN" in result.stderr
     assert "1 differ in addresses" in result.stderr
+    assert "cut" not in result.stderr
+
+
+def test_figures_of_a_stream_that_was_cut_are_said_to_be_of_a_part(
+    serve: Callable[..., str],
+) -> None:
+    address = serve(rows=Changing(cuts_differences=True))
+    arguments = ["domains", "diff", "an-id", "--base-run", "1", "--run", "3", "--server", address]
+
+    result = CliRunner().invoke(app(), arguments)
+
+    assert result.exit_code == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 1
+    assert "the connection was cut: figures are of the part after it" in result.stderr
 
 
 def test_tables_say_what_was_and_what_is() -> None:
