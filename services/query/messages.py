@@ -2,16 +2,13 @@
 
 from datetime import UTC, datetime, timedelta
 from math import ceil, floor
+from typing import Any, TypeAlias
 
 import asyncpg
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from domainflow.query.v1 import query_service_pb2 as pb
 from domainflow.query.v1.filter_pb2 import DomainFilter as FilterMessage
-from domainflow.validation.v1.analysis_pb2 import PageAnalysis, PageWarning
 from domainflow.validation.v1.dns_pb2 import (
-    DNS_AGREEMENT_UNSPECIFIED,
     DNS_FACT_NO,
     DNS_FACT_UNSPECIFIED,
     DNS_FACT_YES,
@@ -24,6 +21,8 @@ from domainflow.validation.v1.dns_pb2 import (
 )
 from domainflow.validation.v1.http_pb2 import HttpResult
 from services.query.page_plan import DomainFilter
+
+_Fields: TypeAlias = dict[str, Any]
 
 
 def filter_of(chosen: FilterMessage) -> DomainFilter:
@@ -46,23 +45,29 @@ def filter_of(chosen: FilterMessage) -> DomainFilter:
     )
 
 
-def domain(row: asyncpg.Record, later: asyncpg.Record | None) -> pb.Domain:
-    """`later`: the row with what the phases after DNS found, if they found anything."""
-    made = pb.Domain(position=row["position"], name=row["name"])
+def domain_fields(row: asyncpg.Record, later: asyncpg.Record | None) -> _Fields:
+    """The fields of a Domain; `later`: the row with what the phases after DNS found, if anything.
+
+    Messages are made of plain values in one call, which takes half as long as field by field.
+    """
+    fields: _Fields = {"position": row["position"], "name": row["name"]}
     if row["verdict"] is not None:
-        fill_dns(made.dns, row)
+        fields["dns"] = _dns_fields(row)
     if row["settle_time"] is not None:
-        _set(made.settle_time, (row["settle_time"] - _EPOCH) // _MICROSECOND)
+        fields["settle_time"] = _time((row["settle_time"] - _EPOCH) // _MICROSECOND)
     if later is None:
-        return made
+        return fields
     if later["http_verdict"] is not None:
-        fill_http(made.http, later)
+        fields["http"] = _http_fields(later)
     if later["score"] is not None:
-        _fill_analysis(made.analysis, later)
+        fields["analysis"] = _analysis_fields(later)
     if later["lead_reason"] is not None:
-        made.lead.status, made.lead.reason = later["lead_status"], later["lead_reason"]
-        _set(made.lead.check_time, later["lead_check_time_us"])
-    return made
+        fields["lead"] = {
+            "status": later["lead_status"],
+            "reason": later["lead_reason"],
+            "check_time": _time(later["lead_check_time_us"]),
+        }
+    return fields
 
 
 def fill_evidence(made: pb.Domain, row: asyncpg.Record) -> None:
@@ -75,58 +80,67 @@ def fill_evidence(made: pb.Domain, row: asyncpg.Record) -> None:
         made.lead.MergeFromString(row["contacts"])
 
 
-def fill_http(result: HttpResult, row: asyncpg.Record) -> None:
-    result.verdict = row["http_verdict"]
-    result.status_code = row["status_code"] or 0
-    result.final_url = row["final_url"] or ""
-    result.title = row["title"] or ""
-    result.language = row["language"] or ""
-    result.content_size = row["content_size"] or 0
-    result.content_sha256 = row["content_sha256"] or b""
-    result.truncated = row["truncated"]
-    result.attempt_count = row["http_attempt_count"]
-    _set(result.duration, row["http_duration_us"])
-    result.duration.SetInParent()
-    _set(result.check_time, row["http_check_time_us"])
-
-
-def _fill_analysis(analysis: PageAnalysis, row: asyncpg.Record) -> None:
-    analysis.score = row["score"] / 1000
-    for keyword, count in zip(row["keywords"] or (), row["hit_counts"] or (), strict=True):
-        analysis.keyword_hits.add(keyword=keyword, hit_count=count)
-    warnings = row["warnings"]
-    if warnings:
-        bits = range(warnings.bit_length())
-        analysis.warnings.extend([PageWarning.ValueType(b + 1) for b in bits if warnings >> b & 1])
-    _set(analysis.check_time, row["analysis_check_time_us"])
-
-
 def fill_dns(result: DnsResult, row: asyncpg.Record) -> None:
-    result.verdict = row["verdict"]
-    result.rcode = row["rcode"]
-    if row["addresses"]:
-        result.addresses.extend(row["addresses"].split(","))
-    if row["cname_chain"]:
-        result.cname_chain.extend(row["cname_chain"].split(","))
-    if row["ttl"] is not None:
-        result.ttl.seconds = row["ttl"]
-        result.ttl.SetInParent()
-    result.resolver = row["resolver"] or ""
-    result.attempt_count = row["attempt_count"]
-    _set(result.duration, row["duration_us"])
-    result.duration.SetInParent()
-    _set(result.check_time, row["check_time_us"])
-    result.tcp = row["tcp"]
-    result.authority = row["authority"] or ""
-    result.agreement = row["agreement"] or DNS_AGREEMENT_UNSPECIFIED
-    result.registered, result.delegated = _FACTS[row["registered"]], _FACTS[row["delegated"]]
-    result.resolving = _RESOLVING.get(row["verdict"], DNS_FACT_UNSPECIFIED)
+    result.MergeFrom(DnsResult(**_dns_fields(row)))
 
 
-def _set(made: Duration | Timestamp, microseconds: int) -> None:
-    # As their own FromMicroseconds, which takes five times as long to do it.
-    made.seconds, rest = divmod(microseconds, 1_000_000)
-    made.nanos = rest * 1_000
+def fill_http(result: HttpResult, row: asyncpg.Record) -> None:
+    result.MergeFrom(HttpResult(**_http_fields(row)))
+
+
+def _dns_fields(row: asyncpg.Record) -> _Fields:
+    addresses, chain, ttl = row["addresses"], row["cname_chain"], row["ttl"]
+    verdict = row["verdict"]
+    return {
+        "verdict": verdict,
+        "rcode": row["rcode"],
+        "addresses": addresses.split(",") if addresses else (),
+        "cname_chain": chain.split(",") if chain else (),
+        "ttl": None if ttl is None else {"seconds": ttl},
+        "resolver": row["resolver"],
+        "attempt_count": row["attempt_count"],
+        "duration": _time(row["duration_us"]),
+        "check_time": _time(row["check_time_us"]),
+        "tcp": row["tcp"],
+        "authority": row["authority"],
+        "agreement": row["agreement"],
+        "registered": _FACTS[row["registered"]],
+        "delegated": _FACTS[row["delegated"]],
+        "resolving": _RESOLVING.get(verdict, DNS_FACT_UNSPECIFIED),
+    }
+
+
+def _http_fields(row: asyncpg.Record) -> _Fields:
+    return {
+        "verdict": row["http_verdict"],
+        "status_code": row["status_code"],
+        "final_url": row["final_url"],
+        "title": row["title"],
+        "language": row["language"],
+        "content_size": row["content_size"],
+        "content_sha256": row["content_sha256"],
+        "truncated": row["truncated"],
+        "attempt_count": row["http_attempt_count"],
+        "duration": _time(row["http_duration_us"]),
+        "check_time": _time(row["http_check_time_us"]),
+    }
+
+
+def _analysis_fields(row: asyncpg.Record) -> _Fields:
+    hits = zip(row["keywords"] or (), row["hit_counts"] or (), strict=True)
+    warnings = row["warnings"]
+    return {
+        "score": row["score"] / 1000,
+        "keyword_hits": [{"keyword": keyword, "hit_count": count} for keyword, count in hits],
+        "warnings": [bit + 1 for bit in range(warnings.bit_length()) if warnings >> bit & 1],
+        "check_time": _time(row["analysis_check_time_us"]),
+    }
+
+
+def _time(microseconds: int) -> _Fields:
+    """Fields of a Timestamp or Duration."""
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return {"seconds": seconds, "nanos": rest * 1_000}
 
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)

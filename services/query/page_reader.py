@@ -1,9 +1,9 @@
 """Reads the domains of a page: candidates a window at a time, until the page is full or they are
 enough."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain, pairwise, repeat
 from typing import Literal, TypeAlias
 
 from domainflow.query.v1.filter_pb2 import DomainFilter as FilterMessage
@@ -52,10 +52,20 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Candidates in the direction of the walk; `last`: how far they reach, None: to the end."""
+    """Candidates in the direction of the walk; `last`: how far they reach, None: to the end.
 
-    keys: Sequence[Key]
+    `majors` of their keys, where they are not all 0.
+    """
+
+    positions: Sequence[int]
     last: Key | None
+    majors: Sequence[int] | None = None
+
+    def keys(self, kept: Container[int] | None = None) -> list[Key]:
+        """The keys of all candidates, or of those that are kept."""
+        majors = repeat(0) if self.majors is None else self.majors
+        pairs = zip(majors, self.positions, strict=False)
+        return [Key(m, p) for m, p in pairs if kept is None or p in kept]
 
 
 class PageReader:
@@ -88,6 +98,8 @@ class PageReader:
         self._conditions = conditions_of(_rest(message, self._source, order))
         # Positions of a block, and chunks of the next window: supposed, then seen.
         self._block, self._chunks = 400, 4
+        # Candidates a position of the settled chunks.
+        self._density = self._source.size / max(1, sizes.settled)
 
     async def read(
         self, start: Key | None, *, inclusive: bool, ascending: bool, size: int
@@ -107,18 +119,21 @@ class PageReader:
             limit = window(need - len(found), share, allowed - examined)
             seen = await self._window(at, inclusive, ascending, limit)
             inclusive = False
-            examined += len(seen.keys)
-            keys, at = seen.keys, seen.last
+            examined += len(seen.positions)
+            at = seen.last
             if self._conditions and share < MOSTLY:
                 kept = await self._pages.matching(
-                    self._no, self._runs, self._conditions, [key.position for key in keys]
+                    self._no, self._runs, self._conditions, seen.positions
                 )
-                keys = [key for key in keys if key.position in kept]
-                share = max(0.001, (len(keys) + 0.5) / (len(seen.keys) + 1))
+                keys, hits = seen.keys(kept), len(kept)
                 if len(keys) > need - len(found):
                     keys = keys[: need - len(found)]
                     at = keys[-1]
-            found += await self._known(keys)
+                found += await self._known(keys)
+            else:
+                more = await self._known(seen.keys())
+                found, hits = found + more, len(more)
+            share = max(0.001, (hits + 0.5) / (len(seen.positions) + 1))
             if len(found) >= need:
                 return Stretch(found[:size], found[size - 1][0], examined)
             if at is None or examined >= allowed:
@@ -226,7 +241,8 @@ class PageReader:
                 limit=limit,
                 ascending=ascending,
             )
-            return _Window(keys, keys[-1] if len(keys) == limit else None)
+            last = keys[-1] if len(keys) == limit else None
+            return _Window([key.position for key in keys], last, [key.major for key in keys])
         if self._order is Order.SETTLE_TIME:
             return await self._by_settlement(at, ascending, limit)
         first, past = 0, self._name_count
@@ -248,8 +264,7 @@ class PageReader:
             positions, all_there = await self._pages.from_source(
                 self._no, self._runs, self._source, [span], limit=limit, ascending=ascending
             )
-        keys = [Key(0, position) for position in positions]
-        return _Window(keys, None if all_there else keys[-1])
+        return _Window(positions, None if all_there else Key(0, positions[-1]))
 
     async def _along_names(self, span: Span, ascending: bool, limit: int) -> _Window:
         """All positions, but for chunks that are known to have none of the TLDs."""
@@ -263,7 +278,7 @@ class PageReader:
         else:
             last = passed.past - 1 if ascending else passed.first
         end = last == (span.past - 1 if ascending else span.first)
-        return _Window([Key(0, p) for p in positions], None if end else Key(0, last))
+        return _Window(positions, None if end else Key(0, last))
 
     async def _with_tlds(self, span: Span, ascending: bool, limit: int) -> tuple[Span | None, Span]:
         """The nearest piece of the span that may have names with these TLDs, and what is known
@@ -318,8 +333,8 @@ class PageReader:
             except ValueError:
                 raise KeyGone from None
         end = len(blocks) < asked and len(positions) <= limit
-        keys = [Key(0, position) for position in positions[:limit]]
-        return _Window(keys, None if end or not keys else keys[-1])
+        positions = positions[:limit]
+        return _Window(positions, None if end or not positions else Key(0, positions[-1]))
 
     async def _by_settlement(self, at: Key | None, ascending: bool, limit: int) -> _Window:
         asked, self._chunks = self._chunks, _CHUNKS
@@ -328,7 +343,6 @@ class PageReader:
         )
         spans: list[Span] = []
         last, expected = None, 0.0
-        density = self._source.size / max(1, self._sizes.settled)
         for chunk in chunks:
             if expected >= limit:
                 break
@@ -336,7 +350,7 @@ class PageReader:
             last = Key(span.revision, span.past - 1 if ascending else span.first)
             if span.first < span.past and self._may_have(span):
                 spans.append(span)
-                expected += max(1.0, (span.past - span.first) * density)
+                expected += max(1.0, (span.past - span.first) * self._density)
         else:
             if len(chunks) < asked:
                 last = None
@@ -349,13 +363,17 @@ class PageReader:
             positions, all_there = await self._pages.from_source(
                 self._no, self._runs, self._source, spans, limit=limit, ascending=ascending
             )
-        keys, each = list[Key](), iter(positions)
-        position = next(each, None)
+            covered = sum(span.past - span.first for span in spans)
+            self._density = max(len(positions), 1) / covered if all_there else self._density
+        majors = list[int]()
         for span in spans:
-            while position is not None and span.first <= position < span.past:
-                keys.append(Key(span.revision, position))
-                position = next(each, None)
-        return _Window(keys, last if all_there else keys[-1])
+            while len(majors) < len(positions) and (
+                span.first <= positions[len(majors)] < span.past
+            ):
+                majors.append(span.revision)
+        if not all_there:
+            last = Key(majors[-1], positions[-1])
+        return _Window(positions, last, majors)
 
     def _may_have(self, chunk: Span) -> bool:
         """Whether the chunk may have domains with the verdicts that are asked for."""

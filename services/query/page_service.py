@@ -16,7 +16,7 @@ from services.chassis.errors import (
 from services.chassis.seal import binding
 from services.query.campaigns import Campaign, Runs
 from services.query.conditions import check_filter
-from services.query.messages import domain, fill_evidence, filter_of
+from services.query.messages import domain_fields, fill_evidence, filter_of
 from services.query.page_plan import DomainFilter, Key, Order, Sizes, exact_total
 from services.query.page_reader import KeyGone, PageReader, Stretch
 from services.query.page_token import Role, WalkPlace
@@ -142,8 +142,7 @@ class PageService(Part):
             else ""
         )
         forth, back_token = (returning, onward) if backward else (onward, returning)
-        return pb.ListDomainsResponse(
-            domains=[domain(*known) for _, known in found],
+        answer = pb.ListDomainsResponse(
             next_page_token=forth,
             previous_page_token=back_token,
             has_next=bool(forth),
@@ -152,6 +151,9 @@ class PageService(Part):
             end_cursor=token(Role.DOMAIN, last, True) if found else "",
             examined_count=stretch.examined,
         )
+        for _, known in found:
+            answer.domains.add(**domain_fields(*known))
+        return answer
 
     async def GetDomain(
         self, request: pb.GetDomainRequest, context: Context
@@ -161,7 +163,7 @@ class PageService(Part):
         row = await Pages(read.pool).domain(campaign.no, campaign.runs, request.position)
         if row is None:
             raise DomainNotFound(request.campaign_id, request.position)
-        found = domain(row, row)
+        found = pb.Domain(**domain_fields(row, row))
         fill_evidence(found, row)
         return pb.GetDomainResponse(domain=found, freshness=read.freshness)
 
