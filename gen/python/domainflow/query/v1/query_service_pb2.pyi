@@ -245,13 +245,17 @@ class ListDomainsRequest(_message.Message):
     descending: _builtins.bool
     """The other way round: the highest first."""
     first: _builtins.int
-    """The first so many domains after `after`, or from the beginning: as page_size. Not together with last, page_size or page_token."""
+    """The first so many domains after `after`, or from the beginning: as page_size. Not together with last, before, page_size or page_token."""
     after: _builtins.str
-    """Only domains behind this cursor: end_cursor of an earlier answer to the same arguments. Not together with before or page_token."""
+    """The page behind this cursor: start_cursor or end_cursor of an earlier answer to the same arguments. Not together with before, last or
+    page_token.
+    """
     last: _builtins.int
-    """The last so many domains before `before`, or before the end. Not together with first, page_size or page_token."""
+    """The last so many domains before `before`, or before the end. Not together with first, after, start_position, page_size or page_token."""
     before: _builtins.str
-    """Only domains ahead of this cursor: start_cursor of an earlier answer to the same arguments. Not together with after or page_token."""
+    """The page right ahead of this cursor: start_cursor or end_cursor of an earlier answer to the same arguments. Not together with after, first or
+    page_token.
+    """
     @_builtins.property
     def dns_verdicts(self) -> _containers.RepeatedScalarFieldContainer[_dns_pb2.DnsVerdict.ValueType]:
         """Only domains with one of these DNS verdicts. Empty, and dns_pending false: all domains. As filter.dns_verdicts; not together with filter."""

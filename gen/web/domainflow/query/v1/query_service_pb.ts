@@ -228,28 +228,30 @@ export type ListDomainsRequest = Message<"domainflow.query.v1.ListDomainsRequest
   descending: boolean;
 
   /**
-   * The first so many domains after `after`, or from the beginning: as page_size. Not together with last, page_size or page_token.
+   * The first so many domains after `after`, or from the beginning: as page_size. Not together with last, before, page_size or page_token.
    *
    * @generated from field: int32 first = 10;
    */
   first: number;
 
   /**
-   * Only domains behind this cursor: end_cursor of an earlier answer to the same arguments. Not together with before or page_token.
+   * The page behind this cursor: start_cursor or end_cursor of an earlier answer to the same arguments. Not together with before, last or
+   * page_token.
    *
    * @generated from field: string after = 11;
    */
   after: string;
 
   /**
-   * The last so many domains before `before`, or before the end. Not together with first, page_size or page_token.
+   * The last so many domains before `before`, or before the end. Not together with first, after, start_position, page_size or page_token.
    *
    * @generated from field: int32 last = 12;
    */
   last: number;
 
   /**
-   * Only domains ahead of this cursor: start_cursor of an earlier answer to the same arguments. Not together with after or page_token.
+   * The page right ahead of this cursor: start_cursor or end_cursor of an earlier answer to the same arguments. Not together with after, first or
+   * page_token.
    *
    * @generated from field: string before = 13;
    */
