@@ -64,14 +64,14 @@ async def measure(tier: str, baseline: dict[str, Any]) -> dict[str, Any]:
         for part in PARTS:
             for attempt in range(TRIES):
                 begun = time.monotonic()
-                for each in await part(bench):
+                found = await part(bench)
+                for each in found:
                     first = measured.get(each["name"])
                     measured[each["name"]] = best_of(first, each) if first else each
                 took = time.monotonic() - begun
                 console.print(f"{part.__name__} took {took:.0f} s{' again' if attempt else ''}")
-                # What is gone is so for good; other parts may not have been measured yet.
-                findings = compare(baseline, measured.values())
-                if not any(each.judgement is Judgement.WORSE for each in findings):
+                judged = compare(baseline, [measured[each["name"]] for each in found])
+                if not any(each.judgement is Judgement.WORSE for each in judged):
                     break
         offsets = await by_offset(bench)
     return {
