@@ -73,13 +73,14 @@ class ChangeService(Part):
     ) -> AsyncIterator[pb.StreamDifferencesResponse]:
         bound = _binding("StreamDifferences", request)
         place = DifferencePlace.open(self._seal, request.cursor, bound) if request.cursor else None
-        read = await self._reads.begin(request.consistency, UUID(request.campaign_id))
+        least = place.revision if place else 0
+        read = await self._reads.begin(request.consistency, UUID(request.campaign_id), least=least)
         campaign = await the_campaign(read, request.campaign_id)
         differences, costs = Differences(read.pool), Costs()
         if place is None:
             shown = campaign.runs.http if request.phase == HTTP else campaign.runs.dns
             base_run, run = await two_runs(differences, campaign.no, request, shown)
-            place = DifferencePlace(base_run, run, campaign.name_count, 0)
+            place = DifferencePlace(campaign.revision, base_run, run, campaign.name_count, 0)
         turn = partial(self._turn, costs, request.priority)
         comparison = Comparison(request, differences, campaign.no, turn, place)
         async with aclosing(ahead(comparison.found(), PREFETCHED)) as all_found:

@@ -10,7 +10,7 @@ from services.chassis.seal import Seal
 # The first byte is kind and version of the rest.
 _CHANGE = struct.Struct(">BBB?qq5i5qqii")
 _CHANGE_KIND = 5
-_DIFFERENCE = struct.Struct(">Biiqq")
+_DIFFERENCE = struct.Struct(">Bqiiqq")
 _DIFFERENCE_KIND = 6
 
 
@@ -65,6 +65,8 @@ class ChangePlace:
 class DifferencePlace:
     """Two runs that are compared, up to the names there were, and the position to go on at."""
 
+    # Of the campaign when the comparison began: whoever goes on with it has to know both runs.
+    revision: int
     base_run: int
     run: int
     end: int
@@ -72,7 +74,7 @@ class DifferencePlace:
 
     def seal(self, seal: Seal, bound: bytes) -> str:
         payload = _DIFFERENCE.pack(
-            _DIFFERENCE_KIND, self.base_run, self.run, self.end, self.position
+            _DIFFERENCE_KIND, self.revision, self.base_run, self.run, self.end, self.position
         )
         return seal.seal(payload, bound)
 
@@ -82,8 +84,8 @@ class DifferencePlace:
         payload = seal.open(token, bound, field="cursor")
         if len(payload) != _DIFFERENCE.size or payload[0] != _DIFFERENCE_KIND:
             raise _unknown()
-        _, base_run, run, end, position = _DIFFERENCE.unpack(payload)
-        return cls(base_run, run, end, position)
+        _, *place = _DIFFERENCE.unpack(payload)
+        return cls(*place)
 
 
 def _unknown() -> InvalidToken:

@@ -32,6 +32,7 @@ from services.query.service import RULES, QueryService
 from services.suite.postgres import EmbeddedPostgres, EmbeddedReplica
 from tests.eventually import eventually
 from tests.query.conftest import KEY, Made, Writer
+from tests.query.test_changes import begin_run
 from tests.refusals import refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -284,6 +285,26 @@ async def test_page_is_never_older_than_the_one_that_leads_to_it(both: Both) -> 
     assert second.freshness.revision >= first.freshness.revision
     assert second.freshness.source == PRIMARY
     assert [domain.dns.verdict for domain in second.domains] == [RESOLVED] * 3
+
+
+async def test_comparison_goes_on_where_both_runs_are(both: Both) -> None:
+    made = await both.writer.campaign(6)
+    await both.writer.plan(made, 6, 6)
+    await both.writer.settle(made, 0, [RESOLVED] * 6)
+    await both.caught_up()
+    await both.pause()
+    await begin_run(both.writer, made, 6, 6, 2)
+    await both.writer.settle(made, 0, [RESOLVED, NXDOMAIN] * 3, run=2)
+    await both.writer.show(made, 2, 2)
+
+    request = stream_pb2.StreamDifferencesRequest(campaign_id=str(made), batch_size=1)
+    first = (await both.stub.StreamDifferences(request).read()).batch
+    request.cursor = first.cursor
+    request.consistency.CopyFrom(FAST)
+    *batches, last = [message async for message in both.stub.StreamDifferences(request)]
+
+    assert [each.position for m in batches for each in m.batch.differences] == [3, 5]
+    assert last.report.freshness.source == PRIMARY
 
 
 async def test_replica_that_is_too_far_behind_is_passed_over_until_it_has_caught_up(
