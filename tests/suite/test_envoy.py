@@ -5,7 +5,7 @@ import io
 import json
 import struct
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +18,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
-from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc
+from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc, summary_pb2
 from domainflow.validation.v1 import validation_service_pb2, validation_service_pb2_grpc
 from services.suite.envoy import MAX_REQUEST_BYTES, EmbeddedEnvoy, Upstreams
+from tests.eventually import eventually
 
 SERVICES = (
     "domainflow.campaign.v1.CampaignService",
@@ -71,11 +72,13 @@ class CampaignService(campaign_service_pb2_grpc.CampaignServiceServicer):
 class QueryService(query_service_pb2_grpc.QueryServiceServicer):
     """Streams batches; `go_on` holds back all but the first, `endless` never ends.
 
-    Answers whatever else it is asked with an empty message. Remembers how long it may take.
+    Answers whatever else it is asked with an empty message; the methods in `held` wait for `go_on`.
+    Remembers how long it may take.
     """
 
     def __init__(self) -> None:
         self.remaining: dict[str, float] = {}
+        self.held: set[str] = set()
         self.go_on = asyncio.Event()
         self.endless = False
         self.sent = 0
@@ -86,6 +89,10 @@ class QueryService(query_service_pb2_grpc.QueryServiceServicer):
         while before != self.sent:
             before = self.sent
             await asyncio.sleep(0.3)
+
+    async def counts(self) -> None:
+        """Raise unless it was asked to check counters."""
+        assert "CheckCounters" in self.remaining
 
     async def GetDomainSummary(self, request, context):
         self.remaining["GetDomainSummary"] = context.time_remaining()
@@ -109,6 +116,8 @@ def _with_nothing(method):
 
     async def call(self, request, context):
         self.remaining[method.name] = context.time_remaining()
+        if method.name in self.held:
+            await self.go_on.wait()
         return empty
 
     async def stream(self, request, context):
@@ -166,8 +175,24 @@ async def _serve(add, servicer) -> tuple[grpc.aio.Server, str]:
     return server, f"127.0.0.1:{port}"
 
 
+class ImpatientEnvoy(EmbeddedEnvoy):
+    """Ends what is silent after a second where the template says a minute."""
+
+    def render(self, template: str) -> str:
+        assert "stream_idle_timeout: 60s" in template
+        return super().render(
+            template.replace("stream_idle_timeout: 60s", "stream_idle_timeout: 1s")
+        )
+
+
 @pytest.fixture
 async def door(tmp_path: Path) -> AsyncIterator[Door]:
+    async with opened(tmp_path, EmbeddedEnvoy) as door:
+        yield door
+
+
+@asynccontextmanager
+async def opened(folder: Path, envoy_type: type[EmbeddedEnvoy]) -> AsyncIterator[Door]:
     servicers = {
         "campaign": (
             campaign_service_pb2_grpc.add_CampaignServiceServicer_to_server,
@@ -184,7 +209,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
         for name, (add, servicer) in servicers.items():
             servers[name], addresses[name] = await _serve(add, servicer)
             stack.push_async_callback(servers[name].stop, 0)
-        envoy = EmbeddedEnvoy(tmp_path, Upstreams(**addresses))
+        envoy = envoy_type(folder, Upstreams(**addresses))
         await stack.enter_async_context(envoy)
         yield Door(envoy, **{name: each for name, (_, each) in servicers.items()}, servers=servers)
 
@@ -322,6 +347,23 @@ async def test_only_streams_and_counting_may_last_longer_than_a_call(
     longer = {name for name, seconds in door.query.remaining.items() if seconds > 31}
     assert longer == {m.name for m in QUERIES if m.server_streaming} | {"CheckCounters"}
     assert all(door.query.remaining[m.name] > hour / 2 for m in QUERIES if m.server_streaming)
+
+
+async def test_counting_may_be_silent_for_longer_than_a_call(tmp_path: Path) -> None:
+    async with (
+        opened(tmp_path, ImpatientEnvoy) as door,
+        grpc.aio.insecure_channel(door.envoy.address) as channel,
+    ):
+        door.query.held = {"CheckCounters", "GetFunnel"}
+        stub = query_service_pb2_grpc.QueryServiceStub(channel)
+        counting = stub.CheckCounters(summary_pb2.CheckCountersRequest())
+        await eventually(door.query.counts)
+
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.GetFunnel(summary_pb2.GetFunnelRequest())
+
+        door.query.go_on.set()
+        assert await counting == summary_pb2.CheckCountersResponse()
 
 
 async def test_every_query_has_its_path_in_json(door: Door, http: aiohttp.ClientSession) -> None:
