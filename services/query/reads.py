@@ -120,7 +120,7 @@ class Reads:
                 campaign_id=campaign_id,
                 revision=least,
                 newest_revision=newest,
-                restart_revision=newest,
+                restart_revision=0,
             )
         return read
 
