@@ -100,8 +100,10 @@ async def back_up(
     kind = Kind.DUMP if logical or database_url is not None else Kind.CLUSTER
     async with _source(data_folder, database_url) as source:
         backup = await _described(source, kind)
-        partial = _fresh(target, backup.database_bytes)
+        partial = _fresh(target)
         try:
+            # Compressed it takes a third or less; how much less, nobody knows before.
+            _need_room(partial, backup.database_bytes, "a backup of this database")
             if source.administrator_url is not None and kind is Kind.CLUSTER:
                 await copy_cluster(source.administrator_url, partial / "cluster", on_progress)
             else:
@@ -123,9 +125,9 @@ async def restore(
 ) -> Backup:
     """Make a data folder of a backup, start its database once to see that it works, and stop it.
 
-    The folder must not have a database yet. With `database_url`, a dump goes to that database,
-    which must be empty, and only the keys to the folder. Raises BackupFailed, with nothing left
-    of a database in the folder, FolderInUse and asyncpg's own errors.
+    The folder must not have a database or a replica yet. With `database_url`, a dump goes to that
+    database, which must be empty, and only the keys to the folder. Raises BackupFailed, with
+    nothing left of a database in the folder, FolderInUse and asyncpg's own errors.
     """
     backup = read(source)
     lock = FolderLock(data_folder)
@@ -204,7 +206,7 @@ def _running(data_folder: Path) -> Source:
     return Source(state["database_url"], administrator)
 
 
-def _fresh(target: Path, size: int) -> Path:
+def _fresh(target: Path) -> Path:
     """An empty folder beside the target, which it becomes when the backup is whole."""
     if target.exists():
         raise BackupFailed(f"{target} exists already: a backup is a new folder")
@@ -212,8 +214,6 @@ def _fresh(target: Path, size: int) -> Path:
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(mode=0o700, parents=True)
-    # Compressed it takes a third or less; how much less, nobody knows before.
-    _need_room(partial, size, "a backup of this database")
     return partial
 
 
@@ -254,6 +254,9 @@ async def _make_server(
     folder = data_folder / "postgres"
     if folder.exists():
         raise BackupFailed(f"{data_folder} has a database: restore to a folder of its own")
+    if (data_folder / "replica").exists():
+        # It has followed the lost server further than the backup goes, and has its identity.
+        raise BackupFailed(f"{data_folder} has a replica: restore to a folder of its own")
     _need_room(data_folder, backup.database_bytes, "the restored database")
     folder.mkdir()
     try:

@@ -193,6 +193,11 @@ async def test_nothing_that_is_there_is_overwritten(kept_backup: Path) -> None:
         await restore(kept_backup, suite)
     with pytest.raises(BackupFailed, match="exists already"):
         await back_up(suite, kept_backup)
+    # It may be further than the backup, and would be taken for a copy of what is restored.
+    (kept_backup.parent / "other" / "replica").mkdir(parents=True)
+    with pytest.raises(BackupFailed, match="has a replica"):
+        await restore(kept_backup, kept_backup.parent / "other")
+    assert not (kept_backup.parent / "other" / "postgres").exists()
     lock = FolderLock(suite)
     with pytest.raises(FolderInUse):
         await restore(kept_backup, suite)
