@@ -212,7 +212,7 @@ def _kept(applied: list[str], steps: int, to: str | None) -> int:
     """How many of the applied ones stay."""
     if to is None:
         return max(0, len(applied) - steps)
-    if to.strip("0") == "":
+    if to in ("0", "0000"):
         return 0
     found = [number for number, name in enumerate(applied, 1) if name.startswith(to)]
     if len(found) != 1:

@@ -109,6 +109,10 @@ async def test_the_version_to_go_back_to_is_named_by_the_beginning_of_its_name(
     for name in ("0003", "1", "000"):
         with pytest.raises(MigrationUnknown):
             await revert(database_url, to=f"{name}_")
+    # Not all that is there: a variable that was not set, or a name cut short.
+    for name in ("", "00"):
+        with pytest.raises(MigrationUnknown):
+            await revert(database_url, to=name)
     assert await revert(database_url, steps=99) == [FILES[1], FILES[0]]
 
 
