@@ -1,5 +1,6 @@
 """Figures from counters: what counting the rows would give, for every phase and run."""
 
+import asyncio
 from collections import Counter
 from typing import Any
 from uuid import uuid4
@@ -167,6 +168,21 @@ async def test_a_campaign_without_anything_has_figures_too(
     made = await writer.campaign(0)
     answer = await getattr(query.stub, method)(request_type(campaign_id=str(made)))
     assert not getattr(answer, "drifts", [])
+
+
+async def test_pages_do_not_wait_behind_counting(query: Query, writer: Writer) -> None:
+    """All who count wait for a table, as many as may; a page comes meanwhile."""
+    made = await whole_campaign(writer)
+    request = summary_pb2.CheckCountersRequest(campaign_id=str(made))
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with writer.connection.transaction():
+        await writer.connection.execute("LOCK TABLE ledger_totals IN ACCESS EXCLUSIVE MODE")
+        checks = [asyncio.ensure_future(query.stub.CheckCounters(request)) for _ in range(6)]
+        while await writer.connection.fetchval(waits) < query.pool.get_max_size() - 2:
+            pass
+        page = await query.stub.ListDomains(pb.ListDomainsRequest(campaign_id=str(made)))
+        assert len(page.domains) == 30
+    assert not any(answer.drifts for answer in await asyncio.gather(*checks))
 
 
 async def test_drift_is_told_with_the_names_of_the_outcomes(query: Query, writer: Writer) -> None:
