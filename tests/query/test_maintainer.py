@@ -410,6 +410,20 @@ async def test_generated_chunks_are_counted_too(writer: Writer, pool: Pool, hand
     assert [tuple(row) for row in found] == [("com", 2), ("net", 1)]
 
 
+async def test_large_chunks_are_counted_a_few_at_a_time(
+    writer: Writer, pool: Pool, hands: Hands
+) -> None:
+    made = await writer.campaign(["a.com"])
+    await pool.execute(
+        """INSERT INTO chunks
+               (campaign_no, phase, run, first_position, name_count, state, outcome_counts)
+           SELECT $1, 1, 1, n * 100000, 100000, 'done', '{100000}' FROM generate_series(0, 4) n""",
+        made.no,
+    )
+
+    assert await done(TldBackfill(), hands) == [made.no] * 3
+
+
 # Counters.
 
 
@@ -508,6 +522,9 @@ async def test_derived_rows_of_nobody_are_removed(writer: Writer, pool: Pool, ha
            VALUES (4711, 'names', '', 1), (4712, 'names', '', 1)"""
     )
     await pool.execute("INSERT INTO name_orders VALUES (4711, 0, 'a', '{1}')")
+    # Left by a campaign service of a version that knew nothing of them.
+    await pool.execute("INSERT INTO ledger_totals VALUES (4711, 1, 1), (4711, 2, 1), (4712, 1, 1)")
+    await pool.execute("INSERT INTO tld_totals SELECT 4711, 2, 1, n FROM generate_series(1, 700) n")
     await pool.execute(
         "INSERT INTO counter_checks VALUES (4713, 1, now(), 1, 0, ''), (4714, 1, now(), 1, 0, '')"
     )
@@ -515,6 +532,9 @@ async def test_derived_rows_of_nobody_are_removed(writer: Writer, pool: Pool, ha
 
     assert await done(Orphans(), hands)
 
+    for table in ("ledger_totals", "tld_totals"):
+        nos = await pool.fetch(f"SELECT DISTINCT campaign_no FROM {table}")
+        assert [row[0] for row in nos] == [kept.no], table
     assert await derived(pool, kept.no) == before
     for table in before:
         assert await pool.fetchval(f"SELECT count(*) FROM {table}") == before[table], table

@@ -51,7 +51,8 @@ _ANY_OLD = "SELECT " + " OR ".join(
 class Orphans:
     """Removes derived rows of campaigns that are not there.
 
-    There are none by our own doing (`hold_campaign`); a restored backup may have some.
+    There are none by our own doing (`hold_campaign`); a restored backup may have some, and whoever
+    deletes a campaign with a version that knows nothing of them leaves all.
     """
 
     name = "orphans"
@@ -99,11 +100,14 @@ def _each(table: str, column: str) -> str:
 
 
 _SEGMENTS, _ORDERS = _each("segments", "derivation_id"), _each("name_orders", "campaign_no")
+_TOTALS, _TLD_TOTALS = (_each(table, "campaign_no") for table in ("ledger_totals", "tld_totals"))
 _ORPHANS = " UNION ALL ".join(
     (
         _orphans("derivations", "campaign_no", "campaigns", "no"),
         _orphans("counter_checks", "campaign_no", "campaigns", "no"),
         _orphans("name_orders", "campaign_no", "campaigns", "no", _ORDERS),
+        _orphans("ledger_totals", "campaign_no", "campaigns", "no", _TOTALS),
+        _orphans("tld_totals", "campaign_no", "campaigns", "no", _TLD_TOTALS),
         _orphans("segments", "derivation_id", "derivations", "id", _SEGMENTS),
     )
 )

@@ -7,8 +7,10 @@ from services.query.maintenance.job import Hands
 
 log = logging.getLogger(__name__)
 
-# Chunks counted in one transaction: some 0.2 s. At its end the campaign's row is held for 20 ms.
+# Chunks counted in one transaction, and names after which it takes no more: some 0.2 s. At its end
+# the campaign's row is held, for 1 ms a chunk, or 12 where it has 1,000 top-level domains.
 PORTION = 20
+ENOUGH_NAMES = 200_000
 
 
 class TldBackfill:
@@ -29,10 +31,14 @@ class TldBackfill:
         async with connection.transaction():
             # Locked before their rows are counted: a verdict that is taken back waits, or is seen.
             chunks = await connection.fetch(_LOCK, campaign_no, PORTION)
+            names = 0
             for phase, run, first, count in chunks:
                 statement = _COUNT_NAMES if phase == 1 else _COUNT_VERDICTS
                 await connection.execute(statement, campaign_no, phase, run, first, first + count)
-        log.debug("counted %d chunks of the campaign with the number %d", len(chunks), campaign_no)
+                names += count
+                if names >= ENOUGH_NAMES:
+                    break
+        log.debug("counted %d names of the campaign with the number %d", names, campaign_no)
 
     async def leave_off(self) -> None:
         pass
