@@ -1,9 +1,9 @@
 """Where the rows of StreamDomains and StreamEnriched come from: a sealed copy, whole ranges of the
 tables, or what matches in them."""
 
+import asyncio
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 from services.query.bulk import Bulk, Fetched, Piece, Reach, Work
 from services.query.columns import Columns, ColumnStore
@@ -64,7 +64,13 @@ class DomainSource:
             )
         if batches is None:
             return Fetched(reach, None)
-        return Fetched(reach, chain.from_iterable(map(self._pieces, batches)))
+        pieces = []
+        # Packed at once: as bytes they are a third of what they are as objects, and a reader who
+        # stands still lets them lie. Pages get their chance in between.
+        for columns in batches:
+            pieces += self._pieces(columns)
+            await asyncio.sleep(0)
+        return Fetched(reach, pieces)
 
     async def _sealed(self, reach: Reach, first: int, end: int) -> Fetched:
         assert reach.copy is not None
@@ -127,7 +133,6 @@ class DomainSource:
                 yield _done(Fetched(reach, self._pieces(columns)))
 
     def _pieces(self, columns: Columns) -> Iterator[Piece]:
-        """Made when they are sent: until then texts are one text."""
         for piece in columns.fitting(self.size):
             yield Piece(len(piece.positions), piece.positions[-1] + 1, [self.payload(piece)])
 

@@ -1,5 +1,5 @@
 """Resident memory of the query process after streams of 2M rows, against streams of 100k, and while
-readers stand still."""
+a reader stands still."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,7 @@ from tests.load.dataset import SMALL, Dataset, dataset
 from tests.load.query_server import QueryServer, query_server
 
 # Streams that somebody began to read and does not go on with.
-STALLED = 4
+STALLED = 1
 
 
 def run() -> list[dict[str, Any]]:
@@ -65,8 +65,6 @@ def _stalled(data: Dataset) -> dict[str, Any]:
             server.rss_mb(),
             f"before, after {SMALL} names",
             before,
-            # Each holds what was read ahead for it.
-            target="ratio <= 1.3",
             streams_standing_still=STALLED,
             highest_on_the_way=highest,
         )
