@@ -123,8 +123,9 @@ class PoolReporter:
         )
 
     async def write_history(self) -> None:
-        """Add what has been reported since the last time to the present minute's row."""
-        past, self._past = self._past, _Past()
+        """Add what has been reported since the last time to the present minute's row. What could
+        not be written is added the next time."""
+        past = self._past
         await self._beside.fetch(
             """INSERT INTO pool_history AS h (begin_time, process, in_use_max, max_count,
                 acquire_count, wait_us, longest_wait_us)
@@ -141,6 +142,7 @@ class PoolReporter:
             round(past.waited * 1e6),
             round(past.longest_wait * 1e6),
         )
+        self._past = _Past()
 
     def _tell_leaks(self, figures: PoolFigures) -> None:
         for leak in figures.leaks:

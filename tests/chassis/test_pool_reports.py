@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from domainflow.query.v1.database_pb2 import ConnectionPool
@@ -65,6 +66,23 @@ async def test_history_adds_up_what_was_reported(pool: MeasuredPool, beside: Bes
             sum(wait_us) > 0 AS waited, max(max_count) AS most FROM pool_history"""
     )
     assert dict(row) == {"acquired": 4, "in_use": 1, "waited": True, "most": 1}
+
+
+async def test_history_that_could_not_be_written_is_added_to_the_next_row(
+    pool: MeasuredPool, beside: Beside
+) -> None:
+    reporter = PoolReporter(beside, "test 1 2", pool)
+    await pool.fetchval("SELECT 1")
+    await reporter.report()
+    await beside.fetch("ALTER TABLE pool_history RENAME TO away")
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await reporter.write_history()
+
+    await beside.fetch("ALTER TABLE away RENAME TO pool_history")
+    await reporter.write_history()
+
+    [row] = await beside.fetch("SELECT acquire_count FROM pool_history")
+    assert row[0] == 1
 
 
 async def test_a_leak_is_logged_once(
