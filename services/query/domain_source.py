@@ -64,7 +64,7 @@ class DomainSource:
             )
         if batches is None:
             return Fetched(reach, None)
-        pieces = []
+        pieces: list[Piece] = []
         # Packed at once: as bytes they are a third of what they are as objects, and a reader who
         # stands still lets them lie. Pages get their chance in between.
         for columns in batches:
