@@ -48,7 +48,8 @@ class _Sums:
 
 
 async def check_counters(pool: Pool, campaign_no: int) -> summary_pb2.CheckCountersResponse | None:
-    """Count all rows of the runs that are shown or being made; None without such a campaign."""
+    """Count all rows of the runs that are shown or being made; None without such a campaign, also
+    when its deletion begins meanwhile."""
     head = await pool.fetch(_HEAD, campaign_no)
     if not head:
         return None
@@ -61,6 +62,9 @@ async def check_counters(pool: Pool, campaign_no: int) -> summary_pb2.CheckCount
     for phase, run in runs:
         for first, end in await _ranges(pool, campaign_no, phase, run, name_count):
             await _count_range(pool, campaign_no, phase, run, first, end, sums)
+    # A deletion says so before it takes the first row away.
+    if not await pool.fetch(_HEAD, campaign_no):
+        return None
     wanted = {(GENERATION, 0), *runs}
     return summary_pb2.CheckCountersResponse(
         row_count=sums.row_count,

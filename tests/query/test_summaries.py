@@ -185,6 +185,22 @@ async def test_pages_do_not_wait_behind_counting(query: Query, writer: Writer) -
     assert not any(answer.drifts for answer in await asyncio.gather(*checks))
 
 
+async def test_a_campaign_whose_deletion_begins_meanwhile_has_no_drift(
+    query: Query, writer: Writer
+) -> None:
+    made = await whole_campaign(writer)
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with writer.connection.transaction():
+        await writer.connection.execute("LOCK TABLE domains IN ACCESS EXCLUSIVE MODE")
+        request = summary_pb2.CheckCountersRequest(campaign_id=str(made))
+        check = asyncio.create_task(refused(query.stub.CheckCounters(request)))
+        while not await writer.connection.fetchval(waits):
+            pass
+        await writer.connection.execute("UPDATE campaigns SET delete_time = now()")
+        await writer.connection.execute("DELETE FROM domains WHERE position < 10")
+    assert (await check).reason == "CAMPAIGN_NOT_FOUND"
+
+
 async def test_drift_is_told_with_the_names_of_the_outcomes(query: Query, writer: Writer) -> None:
     made = await whole_campaign(writer)
     request = summary_pb2.CheckCountersRequest(campaign_id=str(made))
