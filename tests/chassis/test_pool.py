@@ -4,13 +4,12 @@ import asyncio
 
 import asyncpg
 import pytest
-from opentelemetry import metrics
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric
+from opentelemetry.sdk.metrics.export import Metric
 
 from services.chassis.pool import MeasuredPool
 from services.chassis.postgres import AWAY, open_pool
 from tests.eventually import eventually
+from tests.meters import measured
 
 
 async def small_pool(database_url: str, *, leak_after: float = 60) -> MeasuredPool:
@@ -159,30 +158,20 @@ async def test_every_statement_is_told_with_its_rows(database_url: str) -> None:
 
 
 async def test_meters_of_a_pool_have_the_conventional_names(database_url: str) -> None:
-    reader = InMemoryMetricReader()
-    # Once for the whole process; nothing else in here has meters.
-    metrics.set_meter_provider(MeterProvider([reader]))
+    measured()
 
-    async with await small_pool(database_url) as pool, pool.acquire():
-        metered = _metrics(reader)
+    async with await small_pool(database_url) as pool:
+        async with pool.acquire():
+            count = measured()["db.client.connection.count"]
+        names = {name for name in measured() if name.startswith("db.")}
 
-    assert _values(metered["db.client.connection.count"], "test") == {"used": 1, "idle": 0}
-    assert set(metered) == {
+    assert _values(count, "test") == {"used": 1, "idle": 0}
+    assert names == {
         "db.client.connection.count",
         "db.client.connection.max",
         "db.client.connection.pending_requests",
+        "db.client.connection.use_time",
         "db.client.connection.wait_time",
-    }
-
-
-def _metrics(reader: InMemoryMetricReader) -> dict[str, Metric]:
-    data = reader.get_metrics_data()
-    assert data is not None
-    return {
-        metric.name: metric
-        for resource in data.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
     }
 
 

@@ -30,6 +30,7 @@ from services.query.maintenance.retention import OldFigures, Orphans
 from services.query.maintenance.tld_backfill import TldBackfill
 from services.query.sealed import SEGMENT_SIZE, Segment, tiles
 from tests.eventually import eventually
+from tests.meters import measured
 from tests.query.conftest import Made, Query, Writer
 
 ROOT = Path(__file__).parents[2]
@@ -467,6 +468,7 @@ async def test_running_campaign_is_checked_from_time_to_time(
 async def test_drift_is_stored_and_told(
     writer: Writer, pool: Pool, hands: Hands, caplog: pytest.LogCaptureFixture
 ) -> None:
+    before = drifts_metered()
     made = await finished(writer, 300)
     await pool.execute(
         "UPDATE ledger_totals SET outcome_counts[2] = outcome_counts[2] + 1 WHERE campaign_no = $1",
@@ -480,6 +482,12 @@ async def test_drift_is_stored_and_told(
     (drift,) = summary_pb2.CheckCountersResponse.FromString(body).drifts
     assert (drift.counted, drift.actual) == (101, 100)
     assert "says 101 instead of 100" in caplog.text
+    assert drifts_metered() == before + 1
+
+
+def drifts_metered() -> float:
+    metric = measured().get("domainflow.query.counter_drift")
+    return sum(getattr(point, "value", 0) for point in metric.data.data_points) if metric else 0
 
 
 # What nobody needs any more.
