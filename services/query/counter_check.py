@@ -47,9 +47,11 @@ class _Sums:
     row_count: int = 0
 
 
-async def check_counters(pool: Pool, campaign_no: int) -> summary_pb2.CheckCountersResponse | None:
-    """Count all rows of the runs that are shown or being made; None without such a campaign, also
-    when its deletion begins meanwhile."""
+async def check_counters(
+    pool: Pool, campaign_no: int, *, size: int = RANGE
+) -> summary_pb2.CheckCountersResponse | None:
+    """Count all rows of the runs that are shown or being made, about `size` names at a time; None
+    without such a campaign, also when its deletion begins meanwhile."""
     head = await pool.fetch(_HEAD, campaign_no)
     if not head:
         return None
@@ -57,10 +59,10 @@ async def check_counters(pool: Pool, campaign_no: int) -> summary_pb2.CheckCount
     name_count = head[0]["name_count"]
     sums.counters[Key(GENERATION, 0, "", 0)] = sums.ledger[Key(GENERATION, 0, "", 0)] = name_count
     await _compare_totals(pool, campaign_no, sums)
-    await _count_names(pool, campaign_no, name_count, sums)
+    await _count_names(pool, campaign_no, name_count, size, sums)
     runs = [(row["phase"], run) for row in head for run in _runs(row)]
     for phase, run in runs:
-        for first, end in await _ranges(pool, campaign_no, phase, run, name_count):
+        for first, end in await _ranges(pool, campaign_no, phase, run, size):
             await _count_range(pool, campaign_no, phase, run, first, end, sums)
     # A deletion says so before it takes the first row away.
     if not await pool.fetch(_HEAD, campaign_no):
@@ -114,28 +116,28 @@ async def _compare_totals(pool: Pool, no: int, sums: _Sums) -> None:
         sums.ledger[key] += row["ledger"]
 
 
-async def _count_names(pool: Pool, no: int, name_count: int, sums: _Sums) -> None:
+async def _count_names(pool: Pool, no: int, name_count: int, size: int, sums: _Sums) -> None:
     """Names stay where they are: all up to `name_count` have to be there."""
     found = 0
-    for first in range(0, name_count, RANGE):
-        found += await pool.fetchval(_NAMES, no, first, min(first + RANGE, name_count))
+    for first in range(0, name_count, size):
+        found += await pool.fetchval(_NAMES, no, first, min(first + size, name_count))
     sums.missing[Key(GENERATION, 0, "", 0)] += found - name_count
     sums.row_count += found
 
 
 async def _ranges(
-    pool: Pool, no: int, phase: int, run: int, name_count: int
+    pool: Pool, no: int, phase: int, run: int, size: int
 ) -> Sequence[tuple[int, int]]:
     """Ranges that begin where chunks begin, together all positions there are."""
     firsts = [row[0] for row in await pool.fetch(_FIRSTS, no, phase, run)]
-    return list(pairwise([0, *_spaced(firsts), _END]))
+    return list(pairwise([0, *_spaced(firsts, size), _END]))
 
 
-def _spaced(firsts: Sequence[int]) -> Iterator[int]:
-    """Those of the beginnings that are RANGE or more from the one before."""
+def _spaced(firsts: Sequence[int], size: int) -> Iterator[int]:
+    """Some of the beginnings, `size` or less from one to the next; more where a chunk is larger."""
     last = 0
     for before, after in pairwise(firsts):
-        if after - last > RANGE and before > last:
+        if after - last > size and before > last:
             last = before
             yield before
 

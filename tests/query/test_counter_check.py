@@ -1,8 +1,14 @@
 """What the drift check finds, and what it does not mind."""
 
+import asyncio
+import random
+
+import asyncpg
+
 from domainflow.query.v1 import summary_pb2
 from services.query.counter_check import check_counters
 from tests.query.conftest import Analysis, Made, Query, Writer
+from tests.query.test_changes import take_back
 
 RESOLVED, NXDOMAIN = 1, 2
 
@@ -38,6 +44,46 @@ async def test_no_drift_where_every_writer_kept_the_rules(query: Query, writer: 
     )
 
 
+async def test_no_drift_while_four_settle_and_take_back(
+    query: Query, writer: Writer, database_url: str
+) -> None:
+    """Many small ranges, whose chunks are settled, taken back and split between two of them."""
+    size, chunk = 400, 10
+    made = await writer.campaign(
+        [f"name-{n}.{('com', 'net', 'org', 'io')[n % 4]}" for n in range(size)]
+    )
+    await writer.plan(made, size, chunk)
+
+    async def work(number: int) -> None:
+        dice = random.Random(number)
+        connection = await asyncpg.connect(database_url)
+        mine = Writer(connection)
+        for first in range(number * chunk, size, 4 * chunk):
+            await mine.settle(made, first, dice.choices([1, 2, 6], k=chunk))
+            if dice.random() < 0.5:
+                await take_back(connection, made, first, 1)
+                await connection.execute(
+                    """UPDATE chunks SET state = 'queued', attempt = 1, claim_time = now()
+                    WHERE phase = 2 AND first_position = $1""",
+                    first,
+                )
+                split = "SELECT split_chunk($1, 2::smallint, 1, $2, 1, 1)"
+                await connection.execute(split, made.no, first)
+                await mine.settle(made, first, dice.choices([1, 2, 6], k=chunk // 2))
+        await connection.close()
+
+    async with asyncio.TaskGroup() as group:
+        working = [group.create_task(work(number)) for number in range(4)]
+        while not all(task.done() for task in working):
+            assert told(await check_counters(query.pool, made.no, size=50)) == []
+    answer = await check_counters(query.pool, made.no, size=50)
+    assert told(answer) == []
+    assert answer
+    assert answer.row_count == size + await writer.connection.fetchval(
+        "SELECT count(*) FROM dns_results"
+    )
+
+
 async def test_each_kind_of_drift_is_told(query: Query, writer: Writer) -> None:
     made = await settled(writer)
     await writer.connection.execute(
@@ -46,7 +92,7 @@ async def test_each_kind_of_drift_is_told(query: Query, writer: Writer) -> None:
         DELETE FROM leads;
         DELETE FROM domains WHERE position = 39"""
     )
-    assert told(await check_counters(query.pool, made.no)) == [
+    assert told(await check_counters(query.pool, made.no, size=10)) == [
         (1, 0, "names", 40, 39),
         (2, 1, "RESOLVED", 14, 15),
         (2, 1, "NXDOMAIN", 16, 15),
