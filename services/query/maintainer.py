@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
+import asyncpg
+
 from services.chassis import postgres
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.jetstream import raise_if_cancelled
@@ -37,6 +39,12 @@ LOCK = 7_305_142_002
 LOCK_PERIOD = 1.0
 # Seconds between two tries while the database is away.
 AWAY_PERIOD = 2.0
+# Of AWAY, what a server says that is there: it would say it again, at once and for ever.
+_ANSWERS = (
+    asyncpg.InsufficientResourcesError,
+    asyncpg.QueryCanceledError,
+    asyncpg.DeadlockDetectedError,
+)
 _NICENESS = 10
 
 
@@ -165,9 +173,9 @@ class Maintainer:
             await job.work(hands, no)
         except CampaignGone:
             pass
-        except postgres.AWAY:
-            raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, postgres.AWAY) and not isinstance(error, _ANSWERS):
+                raise
             # Of this campaign alone, or of this job: the others go on.
             log.exception("%s, campaign number %s", job.name, no)
             self._failures += 1
