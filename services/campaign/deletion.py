@@ -207,15 +207,16 @@ class Deletions:
 
     async def vacuum(self, tables: Sequence[str]) -> None:
         """Free the space of deleted rows for new ones. Skips a table that somebody has locked."""
-        async with self._pool.acquire() as connection:
-            # As long as it takes: nobody waits for it.
-            await connection.execute("SET statement_timeout = 0")
-            try:
-                for table in tables:
+        for table in tables:
+            # One connection each: a pool takes one that is out for long for forgotten.
+            async with self._pool.acquire() as connection:
+                # As long as it takes: nobody waits for it.
+                await connection.execute("SET statement_timeout = 0")
+                try:
                     await connection.execute(f"VACUUM (SKIP_LOCKED, ANALYZE) {table}")
-            finally:
-                if not connection.is_closed():
-                    await connection.execute("RESET statement_timeout")
+                finally:
+                    if not connection.is_closed():
+                        await connection.execute("RESET statement_timeout")
 
     async def forget(self, age: timedelta) -> None:
         """Drop what is known of deletions that have been over for `age`."""
