@@ -95,6 +95,9 @@ class Comparison:
         if position not in pairs:
             raise CampaignNotFound(self._id)
         pair = pairs[position]
+        if pair.base is None or pair.later is None:
+            # Also when it was taken back since it was compared.
+            mask = VERDICT_BIT
         made = pb.Difference(
             position=position,
             name=pair.name,

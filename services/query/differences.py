@@ -1,7 +1,8 @@
 """SQL of differences: two runs of a phase side by side, a range of positions at a time.
 
 They are compared inside the server; only what differs travels. Rows of an old run stay as they are,
-so statements one after the other read the same.
+so statements one after the other read the same; of one that is being made, results may be taken
+back in between.
 """
 
 from collections.abc import Mapping, Sequence

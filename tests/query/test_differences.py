@@ -1,6 +1,7 @@
 """StreamDifferences: what two runs disagree on, and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -8,8 +9,11 @@ import grpc
 import pytest
 
 from domainflow.query.v1 import stream_pb2 as pb
+from services.query.change_token import DifferencePlace
+from services.query.comparison import Comparison
+from services.query.differences import Differences
 from tests.query.conftest import Made, Query, Writer
-from tests.query.test_changes import begin_run
+from tests.query.test_changes import begin_run, take_back
 from tests.refusals import Refusal, read
 
 RESOLVED, NXDOMAIN, TIMEOUT = 1, 2, 6
@@ -105,6 +109,30 @@ async def test_what_one_run_has_not_settled_differs_by_its_verdict_only(
     assert [(c.base_verdict, c.verdict, c.count) for c in report.verdict_changes] == [
         (NXDOMAIN, 0, 10)
     ]
+
+
+async def test_a_result_that_is_taken_back_between_two_looks_differs_by_its_verdict_only(
+    query: Query, writer: Writer
+) -> None:
+    made = await two_runs(writer, [RESOLVED] * 10, [RESOLVED] * 10)
+    await writer.connection.execute("UPDATE dns_results SET addresses = '192.0.2.99' WHERE run = 2")
+    looks = 0
+
+    @asynccontextmanager
+    async def turn() -> AsyncIterator[None]:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            assert await take_back(writer.connection, made, 0, 2)
+        yield
+
+    request = pb.StreamDifferencesRequest(campaign_id=str(made))
+    place = DifferencePlace(revision=1, base_run=1, run=2, end=10, position=0)
+    comparison = Comparison(request, Differences(query.pool), made.no, turn, place)
+    found = [each async for some in comparison.found() for each in some]
+    assert [(list(each.fields), each.HasField("dns")) for each in found] == [
+        (["verdict"], False)
+    ] * 10
 
 
 async def test_pages_are_compared_by_what_was_fetched(query: Query, writer: Writer) -> None:
