@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 GENERATION, LEADS = 1, 5
-# The outcome that goes on, in every phase.
+# The outcome that goes on, in every phase: generated; resolved; fetched; with a keyword; qualified.
 PASSED = 1
 
 

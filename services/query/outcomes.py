@@ -1,4 +1,4 @@
-"""Outcomes of the phases: what their numbers in counters mean, and which one of them goes on."""
+"""Outcomes of the phases: what their numbers in counters mean."""
 
 from collections.abc import Mapping
 
@@ -22,8 +22,6 @@ _NAMES: Mapping[int, Mapping[int, str]] = {
     },
     LEADS: {n: name.removeprefix("LEAD_REASON_") for name, n in lead_pb2.LeadReason.items() if n},
 }
-# Generated; resolved; fetched; with a keyword; qualified.
-PASSED = 1
 
 # The decision that goes with a reason (lead.proto).
 LEAD_STATUSES: Mapping[int, lead_pb2.LeadStatus.ValueType] = {

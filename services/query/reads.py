@@ -180,7 +180,7 @@ class _FailingOver:
     @asynccontextmanager
     async def acquire(self, *, timeout: float | None = None) -> AsyncIterator[Connection]:
         """A connection for several statements. When the replica fails meanwhile, the caller gets
-        PartUnavailable: it has to begin again, and gets the primary then."""
+        PartUnavailable: it has to begin again, and this read gives it the primary then."""
         pool, connection = self._pool, None
         if pool is not None:
             try:
@@ -196,7 +196,7 @@ class _FailingOver:
         except FAILED as error:
             self._leave(error)
             raise PartUnavailable(
-                "the replica failed; go on with the primary", retry_after=0.1, part="postgres"
+                "the replica failed meanwhile", retry_after=0.1, part="postgres"
             ) from error
         finally:
             await pool.release(connection)
