@@ -1,6 +1,7 @@
 """Reads, locks and changes campaign rows on a connection that somebody else holds.
 
-Lock order everywhere: the campaign's turn, phases, patterns, chunks, campaigns.
+Lock order everywhere: the campaign's turn, phases, patterns, chunks, campaigns; at the commit a
+trigger takes the totals.
 """
 
 from collections.abc import Sequence
