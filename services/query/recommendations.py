@@ -234,7 +234,8 @@ def _server(facts: Facts) -> Iterator[Recommendation]:
             f"a transaction has been open for {facts.oldest_transaction:,.0f} s: no dead row that"
             " it may see is cleaned up",
             "Look for it in pg_stat_activity (order by xact_start) and end it with"
-            " pg_terminate_backend(pid). The suite's own are shorter than a minute.",
+            " pg_terminate_backend(pid), unless it is a backup's (pg_dump). The suite's other ones"
+            " are shorter than a minute.",
         )
     if facts.drift_count:
         yield Recommendation(
