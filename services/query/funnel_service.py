@@ -36,7 +36,7 @@ class FunnelService(Part):
                     passed_count=step.passed,
                     pass_ratio=step.passed / step.settled if step.settled else 0,
                 )
-                for step in funnel(counts.campaign.name_count, counts.phases)
+                for step in funnel(counts.name_count, counts.phases)
             ],
             freshness=read.freshness,
         )
@@ -46,7 +46,7 @@ class FunnelService(Part):
     ) -> summary_pb2.GetRejectionSummaryResponse:
         read = await self._reads.begin(request.consistency, UUID(request.campaign_id))
         counts = await _counts(read, request.campaign_id)
-        summary = rejections(counts.campaign.name_count, counts.phases)
+        summary = rejections(counts.name_count, counts.phases)
         return summary_pb2.GetRejectionSummaryResponse(
             name_count=summary.name_count,
             pending_count=summary.pending,

@@ -27,12 +27,12 @@ class SummaryService(Part):
             raise CampaignNotFound(request.campaign_id)
         dns = counts.outcomes(DNS)
         return pb.GetDomainSummaryResponse(
-            name_count=counts.campaign.name_count,
+            name_count=counts.name_count,
             dns_verdict_counts=[
                 pb.DnsVerdictCount(verdict=verdict, count=count)  # type: ignore[arg-type]
                 for verdict, count in dns.items()
             ],
-            dns_pending_count=counts.campaign.name_count - sum(dns.values()),
+            dns_pending_count=counts.name_count - sum(dns.values()),
             http_verdict_counts=[
                 summary_pb2.HttpVerdictCount(verdict=verdict, count=count)  # type: ignore[arg-type]
                 for verdict, count in counts.outcomes(HTTP).items()

@@ -11,37 +11,17 @@ from uuid import UUID
 from services.chassis.postgres import Pool
 from services.query.campaigns import Runs
 from services.query.funnel import PhaseCounts
-from services.query.outcomes import DNS, PHASES
+from services.query.outcomes import PHASES
 
 # Names are made once: generation is not rerun.
 GENERATION_RUN = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Campaign:
-    """What every read of a campaign needs first."""
-
-    no: int
-    name_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """A campaign and its names by verdict, from the ledger; verdicts without names are left out."""
-
-    campaign: Campaign
-    by_verdict: Mapping[int, int]
-
-    @property
-    def pending(self) -> int:
-        return self.campaign.name_count - sum(self.by_verdict.values())
-
-
-@dataclass(frozen=True, slots=True)
 class CampaignCounts:
     """A campaign's phases in order, and what the runs that are shown have found."""
 
-    campaign: Campaign
+    name_count: int
     phases: Sequence[PhaseCounts]
 
     def outcomes(self, phase: int) -> Mapping[int, int]:
@@ -63,24 +43,13 @@ class Totals:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def campaign(self, campaign_id: UUID) -> Campaign | None:
-        row = await self._pool.fetchrow(
-            "SELECT no, name_count FROM campaigns WHERE id = $1 AND delete_time IS NULL",
-            campaign_id,
-        )
-        return Campaign(row[0], row[1]) if row else None
-
-    async def counters(self, campaign_id: UUID) -> Counters | None:
-        counts = await self.counts(campaign_id)
-        return Counters(counts.campaign, counts.outcomes(DNS)) if counts else None
-
     async def counts(self, campaign_id: UUID) -> CampaignCounts | None:
         """All counts of a campaign; None when there is none, or it is being deleted."""
         rows = await self._pool.fetch(_COUNTS, campaign_id)
         if not rows:
             return None
         return CampaignCounts(
-            Campaign(rows[0]["no"], rows[0]["campaign_name_count"]),
+            rows[0]["campaign_name_count"],
             [
                 PhaseCounts(
                     row["phase"],
@@ -117,7 +86,7 @@ def _by_outcome(counts: Sequence[int] | None) -> dict[int, int]:
 
 
 _COUNTS = """
-SELECT c.no, c.name_count AS campaign_name_count, p.phase, p.name_count, p.shown_revision,
+SELECT c.name_count AS campaign_name_count, p.phase, p.name_count, p.shown_revision,
     t.outcome_counts
 FROM campaigns c
 LEFT JOIN phases p ON p.campaign_no = c.no
