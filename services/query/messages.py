@@ -1,6 +1,5 @@
 """Rows as the contract's messages."""
 
-from datetime import UTC, datetime, timedelta
 from math import ceil, floor
 from typing import Any, TypeAlias
 
@@ -53,8 +52,6 @@ def domain_fields(row: asyncpg.Record, later: asyncpg.Record | None) -> _Fields:
     fields: _Fields = {"position": row["position"], "name": row["name"]}
     if row["verdict"] is not None:
         fields["dns"] = _dns_fields(row)
-    if row["settle_time"] is not None:
-        fields["settle_time"] = _time((row["settle_time"] - _EPOCH) // _MICROSECOND)
     if later is None:
         return fields
     if later["http_verdict"] is not None:
@@ -143,7 +140,6 @@ def _time(microseconds: int) -> _Fields:
     return {"seconds": seconds, "nanos": rest * 1_000}
 
 
-_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _FACTS = {None: DNS_FACT_UNSPECIFIED, False: DNS_FACT_NO, True: DNS_FACT_YES}
 # Of the other verdicts it could not be found out.
 _RESOLVING = {

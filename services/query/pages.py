@@ -419,15 +419,12 @@ SELECT position, score AS major FROM page_analyses
 WHERE campaign_no = $1 AND run = $2 AND position = ANY($3::int[])"""
 
 
-def _chunk_of(column: str, run: str, position: str) -> str:
-    return f"""(SELECT {column} FROM chunks
-        WHERE campaign_no = $1 AND phase = {_PHASE_DNS} AND run = {run}
-            AND first_position <= {position}
-        ORDER BY first_position DESC LIMIT 1)"""
-
-
 _REVISIONS = f"""
-SELECT position, {_chunk_of("revision", "$2", "position")} AS major FROM dns_results
+SELECT position, (
+    SELECT revision FROM chunks
+    WHERE campaign_no = $1 AND phase = {_PHASE_DNS} AND run = $2 AND first_position <= position
+    ORDER BY first_position DESC LIMIT 1
+) AS major FROM dns_results
 WHERE campaign_no = $1 AND run = $2 AND position = ANY($3::int[])"""
 _NAMES = "SELECT position, name FROM domains WHERE campaign_no = $1 AND position = ANY($2::int[])"
 
@@ -438,9 +435,7 @@ _DNS = """verdict, rcode, attempt_count, tcp, duration_us, check_time_us, ttl, r
 _HTTP = """verdict AS http_verdict, status_code, final_url, title, language, content_size,
     content_sha256, truncated, attempt_count AS http_attempt_count,
     duration_us AS http_duration_us, check_time_us AS http_check_time_us"""
-_ANALYSIS = "score, warnings, check_time_us AS analysis_check_time_us"
-_HITS = """array_agg(keyword ORDER BY hit_count DESC, keyword) AS keywords,
-    array_agg(hit_count ORDER BY hit_count DESC, keyword) AS hit_counts"""
+_ANALYSIS = "score, warnings, keywords, hit_counts, check_time_us AS analysis_check_time_us"
 _LEAD = "status AS lead_status, reason AS lead_reason, check_time_us AS lead_check_time_us"
 
 
@@ -455,11 +450,10 @@ def _part(table: str, run: str, columns: str, *, there: bool = True) -> str:
         bound += f" AND run = {run}::int"
     if not there:
         bound += " AND false"
-    grouped = " GROUP BY position" if table == "keyword_hits" else ""
-    return f"(SELECT position, {columns} FROM {table} WHERE {bound}{grouped}) {table}_"
+    return f"(SELECT position, {columns} FROM {table} WHERE {bound}) {table}_"
 
 
-def _joined(parts: Sequence[str], more: str = "") -> str:
+def _joined(parts: Sequence[str]) -> str:
     """Each table once, along its key, and the rows put together by hashing.
 
     FULL JOIN, although every result has its name: no nested loop can carry it out. While a campaign
@@ -468,7 +462,7 @@ def _joined(parts: Sequence[str], more: str = "") -> str:
     """
     first, *others = parts
     joined = "".join(f" FULL JOIN {each} USING (position)" for each in others)
-    return f"SELECT *{more} FROM {first}{joined}"
+    return f"SELECT * FROM {first}{joined}"
 
 
 def _first(evidence: str = "") -> list[str]:
@@ -486,14 +480,11 @@ def _others(
     return [
         _part("http_results", numbers[0], _HTTP + http_evidence, there=http),
         _part("page_analyses", numbers[1], _ANALYSIS, there=analysis),
-        _part("keyword_hits", numbers[1], _HITS, there=analysis),
         _part("leads", numbers[2], _LEAD + contacts, there=leads),
     ]
 
 
-_SETTLED = f""", CASE WHEN verdict IS NOT NULL THEN {_chunk_of("done_time", "$3", "position")} END
-    AS settle_time"""
-_FIRST_PHASES = _joined(_first(), _SETTLED)
+_FIRST_PHASES = _joined(_first())
 
 
 @cache
@@ -507,5 +498,5 @@ def _domains(http: bool, analysis: bool, leads: bool, *, whole: bool = False) ->
     if whole:
         first = _first(", evidence AS dns_evidence")
         extra = ", evidence AS http_evidence", ", contacts"
-        return _joined([*first, *_others(numbers, http, analysis, leads, *extra)], _SETTLED)
-    return _joined([*_first(), *_others(numbers, http, analysis, leads)], _SETTLED)
+        return _joined([*first, *_others(numbers, http, analysis, leads, *extra)])
+    return _joined([*_first(), *_others(numbers, http, analysis, leads)])

@@ -132,6 +132,8 @@ async def _head(connection: Connection, names: int) -> tuple[int, UUID]:
 async def _rows(connection: Connection, no: int, names: int) -> None:
     positions = f"generate_series(0, {names - 1}) g"
     dns, http, tlds = _case(_DNS), _case(_HTTP), _case([f"'{tld}'" for tld in _TLDS])
+    hits = f"""unnest(ARRAY{list(KEYWORDS)}) WITH ORDINALITY k (keyword, n)
+        WHERE CASE n WHEN 1 THEN true WHEN 2 THEN g % 3 = 0 ELSE g % 2000 = 3 END"""
     resolved, fetched = f"g % {CYCLE} < {len(_HTTP)}", f"g % {CYCLE} < {_FETCHED}"
     for statement in (
         f"""INSERT INTO domains (campaign_no, position, name)
@@ -151,13 +153,16 @@ async def _rows(connection: Connection, no: int, names: int) -> None:
             1750000100000000 + g, 'https://www.name-' || g || '.example/',
             'A title of a page, number ' || g, 'en', 20000, sha256(g::text::bytea)
         FROM (SELECT g, {http}::smallint AS v FROM {positions} WHERE {resolved}) made""",
-        f"""INSERT INTO page_analyses (campaign_no, run, position, score, warnings, check_time_us)
-        SELECT $1, 1, g, {_SCORE}, CASE WHEN g % 1000 = 7 THEN 2 ELSE 0 END, 1750000200000000 + g
-        FROM {positions} WHERE {fetched}""",
+        f"""INSERT INTO page_analyses (campaign_no, run, position, score, warnings, check_time_us,
+            keywords, hit_counts)
+        SELECT $1, 1, g, {_SCORE}, CASE WHEN g % 1000 = 7 THEN 2 ELSE 0 END, 1750000200000000 + g,
+            keywords, array_fill(1 + g % 5, ARRAY[cardinality(keywords)])
+        FROM {positions}, LATERAL (
+            SELECT array_agg(keyword ORDER BY keyword) AS keywords FROM {hits}
+        ) found WHERE {fetched}""",
         f"""INSERT INTO keyword_hits (campaign_no, run, keyword, position, hit_count)
         SELECT $1, 1, keyword, g, 1 + g % 5
-        FROM {positions}, unnest(ARRAY{list(KEYWORDS)}) WITH ORDINALITY k (keyword, n)
-        WHERE {fetched} AND CASE n WHEN 1 THEN true WHEN 2 THEN g % 3 = 0 ELSE g % 2000 = 3 END""",
+        FROM {positions}, LATERAL (SELECT keyword FROM {hits}) found WHERE {fetched}""",
         f"""INSERT INTO leads (campaign_no, run, position, status, reason, check_time_us)
         SELECT $1, 1, g, CASE WHEN {_SCORE} >= {THRESHOLD} THEN 1 ELSE 2 END,
             CASE WHEN {_SCORE} >= {THRESHOLD} THEN 1 ELSE 2 END, 1750000300000000 + g

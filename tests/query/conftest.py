@@ -100,6 +100,11 @@ class Analysis:
     warnings: Sequence[int] = ()
     keywords: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def hits(self) -> list[tuple[str, int]]:
+        """The most frequent keyword first."""
+        return sorted(self.keywords.items(), key=lambda hit: (-hit[1], hit[0]))
+
 
 class Writer:
     """Plays the services that write: makes campaigns, plans their chunks, settles them."""
@@ -268,6 +273,8 @@ class Writer:
                 each.score,
                 sum(1 << (warning - 1) for warning in each.warnings),
                 1_770_000_000_123_456 + position,
+                [keyword for keyword, _ in each.hits] or None,
+                [count for _, count in each.hits] or None,
                 None,
             )
             for position, each in found.items()
@@ -275,7 +282,7 @@ class Writer:
         hits = [
             (made.no, run, keyword, position, count)
             for position, each in found.items()
-            for keyword, count in each.keywords.items()
+            for keyword, count in each.hits
         ]
         await self._settle_later(made, 4, run, outcomes, shown, rows, hits)
 

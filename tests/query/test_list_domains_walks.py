@@ -316,7 +316,6 @@ async def test_domain_shows_what_every_phase_found(query: Query, writer: Writer)
     hits = [(hit.keyword, hit.hit_count) for hit in fetched.analysis.keyword_hits]
     assert hits == [("c", 9), ("a", 2), ("b", 2)]
     assert (fetched.lead.status, fetched.lead.reason, len(fetched.lead.contacts)) == (1, 1, 0)
-    assert fetched.settle_time.seconds > 1_700_000_000
     assert (missing.http.verdict, missing.HasField("analysis"), missing.lead.status) == (
         9,
         False,

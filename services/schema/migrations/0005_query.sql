@@ -267,11 +267,15 @@ CREATE TABLE page_analyses (
     -- domainflow.validation.v1.PageWarning: bit n - 1 is warning n.
     warnings integer NOT NULL DEFAULT 0,
     check_time_us bigint NOT NULL,
+    -- The keywords found, the most frequent first, and how often each: what keyword_hits has of the page. Null without any.
+    keywords text[],
+    hit_counts integer[],
     -- The feature vector, as protobuf bytes: scores are made anew from it.
     features bytea,
     PRIMARY KEY (campaign_no, run, position)
 ) PARTITION BY HASH (campaign_no);
 
+-- page_analyses.keywords turned round: who looks for a keyword looks here, who shows a page there. Written together.
 CREATE TABLE keyword_hits (
     campaign_no integer NOT NULL,
     run integer NOT NULL,

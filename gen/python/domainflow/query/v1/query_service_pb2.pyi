@@ -16,7 +16,6 @@ from domainflow.validation.v1 import lead_pb2 as _lead_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
-from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -110,7 +109,6 @@ class Domain(_message.Message):
     HTTP_FIELD_NUMBER: _builtins.int
     ANALYSIS_FIELD_NUMBER: _builtins.int
     LEAD_FIELD_NUMBER: _builtins.int
-    SETTLE_TIME_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Zero-based position in the campaign."""
     name: _builtins.str
@@ -131,10 +129,6 @@ class Domain(_message.Message):
     def lead(self) -> _lead_pb2.Lead:
         """The lead decision; unset without one. Contacts only in GetDomain and StreamLeads."""
 
-    @_builtins.property
-    def settle_time(self) -> _timestamp_pb2.Timestamp:
-        """When the DNS verdict became final: its chunk was stored."""
-
     def __init__(
         self,
         *,
@@ -144,11 +138,10 @@ class Domain(_message.Message):
         http: _http_pb2.HttpResult | None = ...,
         analysis: _analysis_pb2.PageAnalysis | None = ...,
         lead: _lead_pb2.Lead | None = ...,
-        settle_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "dns", b"dns", "http", b"http", "lead", b"lead", "settle_time", b"settle_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "dns", b"dns", "http", b"http", "lead", b"lead"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "dns", b"dns", "http", b"http", "lead", b"lead", "name", b"name", "position", b"position", "settle_time", b"settle_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "dns", b"dns", "http", b"http", "lead", b"lead", "name", b"name", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
