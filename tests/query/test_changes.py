@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from uuid import uuid4
 
 import asyncpg
@@ -20,10 +20,16 @@ Known = dict[tuple[int, int], int]
 
 
 async def changes(
-    query: Query, made: Made, since: int = 0, *, cut: random.Random | None = None, **more: int
+    query: Query,
+    made: Made,
+    since: int = 0,
+    *,
+    cut: random.Random | None = None,
+    meanwhile: Callable[[], Awaitable[None]] | None = None,
+    **more: int,
 ) -> tuple[list[pb.ChangeBatch], int]:
     """All batches since a revision, and the one to go on from; with `cut`, from a client that now
-    and then loses its connection."""
+    and then loses its connection, and `meanwhile` happens until it has another."""
     request = pb.StreamChangesRequest(campaign_id=str(made), since_revision=since, **more)
     batches: list[pb.ChangeBatch] = []
     while True:
@@ -43,6 +49,8 @@ async def changes(
             if cut and cut.random() < 0.3:
                 break
         call.cancel()
+        if meanwhile:
+            await meanwhile()
 
 
 def apply(known: Known, batches: Sequence[pb.ChangeBatch]) -> None:
@@ -217,15 +225,18 @@ async def test_only_the_phase_that_was_asked_for(query: Query, writer: Writer) -
 async def test_applying_all_changes_gives_the_tables_whatever_happens(
     query: Query, writer: Writer, seed: int
 ) -> None:
-    """Settlements, withdrawals, splits and reruns, told to a client that loses its connection."""
+    """Settlements, withdrawals and reruns, told to a client that loses its connection: they go on
+    until it is back."""
     dice = random.Random(seed)
     size, chunk = 60, 6
     made = await writer.campaign(size)
     await writer.plan(made, size, chunk)
     known: Known = {}
     revision, run = 0, 1
-    for _ in range(40):
-        match dice.choice(["settle", "settle", "settle", "take back", "rerun", "http", "ask"]):
+
+    async def happen() -> None:
+        nonlocal run
+        match dice.choice(["settle", "settle", "settle", "take back", "rerun", "http"]):
             case "settle":
                 await settle_one(writer, made, dice)
             case "take back":
@@ -238,13 +249,17 @@ async def test_applying_all_changes_gives_the_tables_whatever_happens(
                 await writer.show(made, DNS, run)
             case "http":
                 await http_run(writer, made, size, dice)
-            case "ask":
-                batch_size = dice.choice([1, 5, 50, 0])
-                batches, revision = await changes(
-                    query, made, revision, cut=dice, batch_size=batch_size
-                )
-                apply(known, batches)
-                assert known == await stored(writer, made)
+
+    for _ in range(10):
+        for _ in range(dice.randrange(7)):
+            await happen()
+        meanwhile = dice.choice([happen, None])
+        batch_size = dice.choice([1, 5, 50, 0])
+        batches, revision = await changes(
+            query, made, revision, cut=dice, meanwhile=meanwhile, batch_size=batch_size
+        )
+        apply(known, batches)
+        assert meanwhile or known == await stored(writer, made)
     batches, _ = await changes(query, made, revision, cut=dice)
     apply(known, batches)
     assert known == await stored(writer, made)
