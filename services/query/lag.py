@@ -27,6 +27,7 @@ class Lag:
         if self._seen and position < self._seen[-1][1]:
             # The primary is another one, or an earlier state of it: nothing old holds.
             self._seen.clear()
+            self._replayed = -1
         if self._seen and (position == self._seen[-1][1] or self._newest_is_close()):
             self._seen.pop()
         self._seen.append((moment, position))

@@ -61,6 +61,8 @@ def test_primary_with_an_earlier_log_begins_anew() -> None:
     lag.primary_was_at(1.0, 9000)
     lag.replica_is_at(9000)
     lag.primary_was_at(2.0, 4000)
+    # What the replica had replayed was of another log.
+    assert (lag.behind(3.0), lag.size) == (None, None)
     lag.replica_is_at(3000)
     assert lag.behind(3.0) is None
 
