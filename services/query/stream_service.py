@@ -15,7 +15,8 @@ from services.query.part import Context, Part, coerced
 from services.query.reads import check_consistency
 from services.query.sealed import DOMAIN_BATCH, NAMES, SEGMENT_SIZE
 
-DEFAULT_BATCH_SIZE, MAX_BATCH_SIZE = 5_000, 10_000
+# Names are small: as many a message as there may be, for what a message costs by itself is as much.
+DEFAULT_BATCH_SIZE = MAX_BATCH_SIZE = 10_000
 
 _PATHS = {
     pb.DOMAIN_COLUMN_NAME: "names",

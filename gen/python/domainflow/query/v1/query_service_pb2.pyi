@@ -373,7 +373,7 @@ class StreamDomainsRequest(_message.Message):
     cursor: _builtins.str
     """Cursor of the last batch received from the same request; the stream goes on after it. Empty to begin."""
     batch_size: _builtins.int
-    """Most domains in one message. Default 5,000, larger than 10,000 means 10,000."""
+    """Most domains in one message. Default 10,000, larger than 10,000 means 10,000."""
     priority: _campaign_pb2.Priority.ValueType
     """Who goes first where many read. Default NORMAL."""
     @_builtins.property

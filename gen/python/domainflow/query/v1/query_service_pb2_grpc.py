@@ -158,8 +158,8 @@ class QueryServiceServicer:
     def StreamDomains(self, request, context):
         """Streams the domains of any number of campaigns as columnar batches, campaign by campaign in the order asked for, each in order of
         position. Every batch has a cursor to resume after it. The last message, and only it, is the summary: a stream
-        that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream came to it, even when
-        another one is shown by the time it is resumed.
+        that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream looked it up (with up
+        to 500 campaigns at once), even when another one is shown by the time it is sent or resumed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,8 +46,8 @@ class QueryServiceStub:
     StreamDomains: _grpc.UnaryStreamMultiCallable[_query_service_pb2.StreamDomainsRequest, _query_service_pb2.StreamDomainsResponse]
     """Streams the domains of any number of campaigns as columnar batches, campaign by campaign in the order asked for, each in order of
     position. Every batch has a cursor to resume after it. The last message, and only it, is the summary: a stream
-    that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream came to it, even when
-    another one is shown by the time it is resumed.
+    that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream looked it up (with up
+    to 500 campaigns at once), even when another one is shown by the time it is sent or resumed.
     """
     GetDomainSummary: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.GetDomainSummaryRequest, _query_service_pb2.GetDomainSummaryResponse]
     """Returns how many domains of a campaign have which verdict, from counters; exact at any time and any size."""
@@ -98,8 +98,8 @@ class QueryServiceAsyncStub(QueryServiceStub):
     StreamDomains: _aio.UnaryStreamMultiCallable[_query_service_pb2.StreamDomainsRequest, _query_service_pb2.StreamDomainsResponse]  # type: ignore[assignment]
     """Streams the domains of any number of campaigns as columnar batches, campaign by campaign in the order asked for, each in order of
     position. Every batch has a cursor to resume after it. The last message, and only it, is the summary: a stream
-    that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream came to it, even when
-    another one is shown by the time it is resumed.
+    that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream looked it up (with up
+    to 500 campaigns at once), even when another one is shown by the time it is sent or resumed.
     """
     GetDomainSummary: _aio.UnaryUnaryMultiCallable[_query_service_pb2.GetDomainSummaryRequest, _query_service_pb2.GetDomainSummaryResponse]  # type: ignore[assignment]
     """Returns how many domains of a campaign have which verdict, from counters; exact at any time and any size."""
@@ -165,8 +165,8 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_query_service_pb2.StreamDomainsResponse], _abc.AsyncIterator[_query_service_pb2.StreamDomainsResponse]]:
         """Streams the domains of any number of campaigns as columnar batches, campaign by campaign in the order asked for, each in order of
         position. Every batch has a cursor to resume after it. The last message, and only it, is the summary: a stream
-        that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream came to it, even when
-        another one is shown by the time it is resumed.
+        that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream looked it up (with up
+        to 500 campaigns at once), even when another one is shown by the time it is sent or resumed.
         """
 
     @_abc_1.abstractmethod

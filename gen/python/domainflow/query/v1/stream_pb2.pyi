@@ -51,11 +51,11 @@ class ReadPerformance(_message.Message):
 
     @_builtins.property
     def database_duration(self) -> _duration_pb2.Duration:
-        """Of the duration: until the database had answered, added up."""
+        """Until the database had answered, added up: more than the duration where several statements ran side by side."""
 
     @_builtins.property
     def queue_duration(self) -> _duration_pb2.Duration:
-        """Of the duration: waiting for a turn behind reads of higher priority."""
+        """Waiting for a turn behind other bulk reads, added up likewise."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class StreamEnrichedRequest(_message.Message):
 
     @_builtins.property
     def read_mask(self) -> _field_mask_pb2.FieldMask:
-        """Columns of EnrichedBatch to send, such as "names,scores". Empty means all."""
+        """Columns of EnrichedBatch to send, such as "names,scores_permille" (in JSON "names,scoresPermille"). Empty means all."""
 
     @_builtins.property
     def consistency(self) -> _consistency_pb2.Consistency:
@@ -551,7 +551,7 @@ Global___StreamLogsResponse: _TypeAlias = StreamLogsResponse  # noqa: Y015
 
 @_typing.final
 class LogBatch(_message.Message):
-    """Events of one campaign in order of revision, up to the revision it had when the stream reached it."""
+    """Events of one campaign in order of revision, up to the revision it had when the stream looked it up: with up to 500 campaigns at once."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

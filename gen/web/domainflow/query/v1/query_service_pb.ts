@@ -395,7 +395,7 @@ export type StreamDomainsRequest = Message<"domainflow.query.v1.StreamDomainsReq
   cursor: string;
 
   /**
-   * Most domains in one message. Default 5,000, larger than 10,000 means 10,000.
+   * Most domains in one message. Default 10,000, larger than 10,000 means 10,000.
    *
    * @generated from field: int32 batch_size = 5;
    */
@@ -798,8 +798,8 @@ export const QueryService: GenService<{
   /**
    * Streams the domains of any number of campaigns as columnar batches, campaign by campaign in the order asked for, each in order of
    * position. Every batch has a cursor to resume after it. The last message, and only it, is the summary: a stream
-   * that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream came to it, even when
-   * another one is shown by the time it is resumed.
+   * that ends without one was cut off. Of a campaign the results of one run are sent, the one that was shown when the stream looked it up (with up
+   * to 500 campaigns at once), even when another one is shown by the time it is sent or resumed.
    *
    * @generated from rpc domainflow.query.v1.QueryService.StreamDomains
    */

@@ -57,14 +57,14 @@ export type ReadPerformance = Message<"domainflow.query.v1.ReadPerformance"> & {
   rowsPerSecond: number;
 
   /**
-   * Of the duration: until the database had answered, added up.
+   * Until the database had answered, added up: more than the duration where several statements ran side by side.
    *
    * @generated from field: google.protobuf.Duration database_duration = 4;
    */
   databaseDuration?: Duration | undefined;
 
   /**
-   * Of the duration: waiting for a turn behind reads of higher priority.
+   * Waiting for a turn behind other bulk reads, added up likewise.
    *
    * @generated from field: google.protobuf.Duration queue_duration = 5;
    */
@@ -104,7 +104,7 @@ export type StreamEnrichedRequest = Message<"domainflow.query.v1.StreamEnrichedR
   filter?: DomainFilter | undefined;
 
   /**
-   * Columns of EnrichedBatch to send, such as "names,scores". Empty means all.
+   * Columns of EnrichedBatch to send, such as "names,scores_permille" (in JSON "names,scoresPermille"). Empty means all.
    *
    * @generated from field: google.protobuf.FieldMask read_mask = 3;
    */
@@ -641,7 +641,7 @@ export const StreamLogsResponseSchema: GenMessage<StreamLogsResponse> = /*@__PUR
   messageDesc(file_domainflow_query_v1_stream, 10);
 
 /**
- * Events of one campaign in order of revision, up to the revision it had when the stream reached it.
+ * Events of one campaign in order of revision, up to the revision it had when the stream looked it up: with up to 500 campaigns at once.
  *
  * @generated from message domainflow.query.v1.LogBatch
  */
