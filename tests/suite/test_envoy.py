@@ -353,10 +353,16 @@ async def test_counting_may_be_silent_for_longer_than_a_call(tmp_path: Path) -> 
     async with (
         opened(tmp_path, ImpatientEnvoy) as door,
         grpc.aio.insecure_channel(door.envoy.address) as channel,
+        aiohttp.ClientSession(door.url("")) as http,
     ):
         door.query.held = {"CheckCounters", "GetFunnel"}
         stub = query_service_pb2_grpc.QueryServiceStub(channel)
         counting = stub.CheckCounters(summary_pb2.CheckCountersRequest())
+        await eventually(door.query.counts)
+        door.query.remaining.clear()
+        counting_in_json = asyncio.create_task(
+            _answered(http, f"/v1/campaigns/{KNOWN}/counters:check")
+        )
         await eventually(door.query.counts)
 
         with pytest.raises(grpc.aio.AioRpcError):
@@ -364,6 +370,12 @@ async def test_counting_may_be_silent_for_longer_than_a_call(tmp_path: Path) -> 
 
         door.query.go_on.set()
         assert await counting == summary_pb2.CheckCountersResponse()
+        assert await counting_in_json == 200
+
+
+async def _answered(http: aiohttp.ClientSession, path: str) -> int:
+    async with http.get(path) as answer:
+        return answer.status
 
 
 async def test_every_query_has_its_path_in_json(door: Door, http: aiohttp.ClientSession) -> None:
