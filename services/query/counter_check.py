@@ -58,19 +58,18 @@ async def check_counters(
     sums = _Sums()
     name_count = head[0]["name_count"]
     sums.counters[Key(GENERATION, 0, "", 0)] = sums.ledger[Key(GENERATION, 0, "", 0)] = name_count
-    await _compare_totals(pool, campaign_no, sums)
     await _count_names(pool, campaign_no, name_count, size, sums)
     runs = [(row["phase"], run) for row in head for run in _runs(row)]
     for phase, run in runs:
+        await _compare_totals(pool, campaign_no, phase, run, sums)
         for first, end in await _ranges(pool, campaign_no, phase, run, size):
             await _count_range(pool, campaign_no, phase, run, first, end, sums)
     # A deletion says so before it takes the first row away.
     if not await pool.fetch(_HEAD, campaign_no):
         return None
-    wanted = {(GENERATION, 0), *runs}
     return summary_pb2.CheckCountersResponse(
         row_count=sums.row_count,
-        drifts=_drifts(sums, wanted)[:MAX_DRIFTS],
+        drifts=_drifts(sums)[:MAX_DRIFTS],
         revision=head[0]["revision"],
     )
 
@@ -80,11 +79,9 @@ def _runs(row: asyncpg.Record) -> list[int]:
     return sorted({row["result_run"], row["run"]} - {None, 0})
 
 
-def _drifts(sums: _Sums, runs: set[tuple[int, int]]) -> list[summary_pb2.CounterDrift]:
+def _drifts(sums: _Sums) -> list[summary_pb2.CounterDrift]:
     drifts = []
     for key in sorted({*sums.counters, *sums.ledger, *sums.missing}):
-        if (key.phase, key.run) not in runs:
-            continue
         counted, ledger, missing = sums.counters[key], sums.ledger[key], sums.missing[key]
         if counted == ledger and not missing:
             continue
@@ -108,10 +105,10 @@ def _label(key: Key) -> str:
     return f"{key.tld} {outcome_name(key.phase, key.outcome)}".strip()
 
 
-async def _compare_totals(pool: Pool, no: int, sums: _Sums) -> None:
-    """Read the counters and the sums of the ledger, both as of one moment."""
-    for row in await pool.fetch(_TOTALS, no):
-        key = Key(row["phase"], row["run"], row["tld"], row["outcome"])
+async def _compare_totals(pool: Pool, no: int, phase: int, run: int, sums: _Sums) -> None:
+    """Read the counters of a run and the sums of its ledger, both as of one moment."""
+    for row in await pool.fetch(_TOTALS, no, phase, run):
+        key = Key(phase, run, row["tld"], row["outcome"])
         sums.counters[key] += row["counted"]
         sums.ledger[key] += row["ledger"]
 
@@ -180,24 +177,23 @@ SELECT c.name_count, c.revision, p.phase, p.result_run, p.run
 FROM campaigns c LEFT JOIN phases p ON p.campaign_no = c.no
 WHERE c.no = $1 AND c.delete_time IS NULL ORDER BY p.phase"""
 _NAMES = "SELECT count(*) FROM domains WHERE campaign_no = $1 AND position >= $2 AND position < $3"
-_FIRSTS = """
-SELECT first_position FROM chunks WHERE campaign_no = $1 AND phase = $2 AND run = $3
-ORDER BY first_position"""
+_OF_RUN = "campaign_no = $1 AND phase = $2 AND run = $3"
+_FIRSTS = f"SELECT first_position FROM chunks WHERE {_OF_RUN} ORDER BY first_position"
 # Rows of counters on one side, of the ledger on the other; whoever has none counts as 0.
-_TOTALS = """
-SELECT phase, run, '' AS tld, i::int AS outcome, n AS counted, 0::bigint AS ledger
-FROM ledger_totals, unnest(outcome_counts) WITH ORDINALITY AS u (n, i) WHERE campaign_no = $1
+_TOTALS = f"""
+SELECT '' AS tld, i::int AS outcome, n AS counted, 0::bigint AS ledger
+FROM ledger_totals, unnest(outcome_counts) WITH ORDINALITY AS u (n, i) WHERE {_OF_RUN}
 UNION ALL
-SELECT phase, run, tld, i::int, n, 0
-FROM tld_totals, unnest(outcome_counts) WITH ORDINALITY AS u (n, i) WHERE campaign_no = $1
+SELECT tld, i::int, n, 0
+FROM tld_totals, unnest(outcome_counts) WITH ORDINALITY AS u (n, i) WHERE {_OF_RUN}
 UNION ALL
-SELECT phase, run, '', i::int, 0, sum(n)
-FROM chunks, unnest(outcome_counts) WITH ORDINALITY AS u (n, i) WHERE campaign_no = $1
-GROUP BY phase, run, i
+SELECT '', i::int, 0, sum(n)
+FROM chunks, unnest(outcome_counts) WITH ORDINALITY AS u (n, i) WHERE {_OF_RUN}
+GROUP BY i
 UNION ALL
-SELECT phase, run, t.key, o.key::int, 0, sum(o.value::bigint)::bigint
-FROM chunks, jsonb_each(tld_counts) AS t, jsonb_each_text(t.value) AS o WHERE campaign_no = $1
-GROUP BY phase, run, t.key, o.key"""
+SELECT t.key, o.key::int, 0, sum(o.value::bigint)::bigint
+FROM chunks, jsonb_each(tld_counts) AS t, jsonb_each_text(t.value) AS o WHERE {_OF_RUN}
+GROUP BY t.key, o.key"""
 
 _TLD = "split_part(name, '.', -1)"
 
