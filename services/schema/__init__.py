@@ -16,7 +16,7 @@ only |
 | validation_requests | validation |
 | dead_letters | validation; campaign resolves them |
 | whatever a deleted campaign leaves | campaign, once nobody else may write it (deletion.py) |
-| ledger_totals, tld_totals | the triggers on chunks |
+| ledger_totals, tld_totals, uncounted | the triggers on chunks |
 | http_results, page_analyses, keyword_hits, leads | validation |
 | name_orders, derivations, segments, counter_checks | query's maintainer |
 | chunks.tld_counts, where whoever settled a chunk did not count them | query's maintainer |

@@ -392,7 +392,9 @@ async def test_every_table_with_rows_of_campaigns_is_known_here(pool: Pool) -> N
     tables = await pool.fetch(
         """SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
            WHERE a.attname = 'campaign_no' AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-             AND c.relnamespace = 'public'::regnamespace AND c.relname <> 'deletions'
+             AND c.relnamespace = 'public'::regnamespace
+             -- The latter has no rows but those of transactions that go on.
+             AND c.relname NOT IN ('deletions', 'uncounted')
            ORDER BY 1"""
     )
 

@@ -73,6 +73,46 @@ async def settle_all(
             assert await store.settle(claim, results)
 
 
+async def test_many_changes_of_one_transaction_are_added_up_first(
+    pool: Pool, campaign_store: CampaignStore
+) -> None:
+    """Each version of a totals row that a transaction makes delays its next one."""
+    no = (await validating(campaign_store, NAMES, chunk_size=5)).campaign_no
+    settle = """UPDATE chunks SET state = 'done', outcome_counts = '{2,3}',
+        tld_counts = '{"com": {"1": 2}, "net": {"2": 3}}' WHERE campaign_no = $1 AND phase = 2"""
+    async with pool.acquire() as connection, connection.transaction():
+        undone = connection.transaction()
+        await undone.start()
+        await connection.execute(settle, no)
+        await undone.rollback()
+        await connection.execute(settle, no)
+        await connection.execute(
+            """UPDATE chunks SET outcome_counts = NULL
+            WHERE campaign_no = $1 AND phase = 2 AND first_position >= 50""",
+            no,
+        )
+
+    for table, expected in (
+        ("ledger_totals", [(50, [20, 30])]),
+        ("tld_totals", [(20, [20, 0]), (30, [0, 30])]),
+    ):
+        rows = await pool.fetch(
+            f"""SELECT settled_count, outcome_counts, (ctid::text::point)[1]::int AS version
+            FROM {table} WHERE phase = 2 ORDER BY 1"""
+        )
+        assert [(row[0], row[1]) for row in rows] == expected
+        assert max(row["version"] for row in rows) < 10
+    assert await pool.fetchval("SELECT count(*) FROM uncounted") == 0
+    # The next transaction of this session begins at nothing.
+    await pool.execute(
+        """UPDATE chunks SET outcome_counts = '{5}'
+        WHERE campaign_no = $1 AND phase = 2 AND first_position = 50""",
+        no,
+    )
+    settled = "SELECT settled_count FROM ledger_totals WHERE phase = 2"
+    assert await pool.fetchval(settled) == 55
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_counters_are_right_whatever_happens_to_the_chunks(
     pool: Pool, store: Store, campaign_store: CampaignStore, seed: int

@@ -2,7 +2,7 @@
 -- Loses scores of pages: SELECT FROM page_analyses
 -- Loses keywords found: SELECT FROM keyword_hits
 -- Loses leads: SELECT FROM leads
--- Made again: ledger_totals, phases.shown_revision, chunks.revision (by the time of settlement); tld_totals and chunks.tld_counts,
+-- Made again: ledger_totals, uncounted (empty between transactions), phases.shown_revision, chunks.revision (by the time of settlement); tld_totals and chunks.tld_counts,
 -- name_orders, derivations, segments, counter_checks by `python -m services.query maintain`; pool_reports by those that run. Figures
 -- of the past are not worth a refusal: pool_history, query_performance, slow_queries.
 
@@ -16,6 +16,8 @@ DROP TABLE slow_queries, query_performance, pool_history, pool_reports, counter_
 DROP TABLE leads, keyword_hits, page_analyses, http_results;
 
 DROP TRIGGER forget_tlds ON chunks;
+DROP TRIGGER announce_changed_chunk ON chunks;
+DROP TRIGGER announce_new_chunk ON chunks;
 DROP TRIGGER count_changed_chunk ON chunks;
 DROP TRIGGER count_new_chunk ON chunks;
 DROP TRIGGER note_shown_run ON phases;
@@ -82,11 +84,14 @@ DROP FUNCTION settle_chunk(integer, smallint, integer, integer, integer, integer
 DROP FUNCTION forget_tlds();
 DROP FUNCTION note_shown_run();
 DROP FUNCTION count_chunk();
+DROP FUNCTION announce_chunk();
+DROP FUNCTION count_uncounted();
+DROP FUNCTION count_outcomes(integer, smallint, integer, bigint[], bigint);
 DROP FUNCTION count_tlds(integer, smallint, integer, jsonb, integer);
 DROP FUNCTION outcome_array(jsonb);
 DROP FUNCTION negated(bigint[]);
 DROP FUNCTION added(bigint[], bigint[]);
-DROP TABLE tld_totals, ledger_totals;
+DROP TABLE tld_totals, ledger_totals, uncounted;
 DROP INDEX chunks_without_tlds, chunks_by_revision;
 ALTER TABLE phases DROP shown_revision;
 ALTER TABLE chunks DROP revision, DROP tld_counts;
