@@ -423,6 +423,8 @@ async def test_stream_goes_on_with_the_primary_when_the_replica_is_killed(both: 
     request = pb.StreamDomainsRequest(
         campaign_ids=[str(made)],
         columns=[pb.DOMAIN_COLUMN_POSITION],
+        # Far more messages than are made before they are asked for.
+        batch_size=1_000,
         consistency=FAST,
     )
     await both.prepare_to_be_killed()
