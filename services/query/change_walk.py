@@ -128,11 +128,12 @@ class ChangeWalk:
             return
         while first < end:
             async with self._turn():
-                rows = await self._changes.settled(
+                found = await self._changes.settled(
                     self._no, place.phase, place.runs[place.phase - 1], first, end, self._size
                 )
-            yield self._there(rows)
-            if rows is None or len(rows.positions) < self._size:
+            rows = self._there(found)
+            yield rows
+            if len(rows.positions) < self._size:
                 return
             first = rows.positions[-1] + 1
 
