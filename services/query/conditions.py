@@ -16,6 +16,7 @@ from domainflow.campaign.v1.campaign_pb2 import (
 from domainflow.query.v1.filter_pb2 import DomainFilter
 from services.chassis.errors import FieldViolation
 from services.query.campaigns import Runs
+from services.query.outcomes import LEAD_STATUSES
 
 DOMAINS, DNS, HTTP, ANALYSES, HITS, LEADS = (
     "domains",
@@ -28,7 +29,12 @@ DOMAINS, DNS, HTTP, ANALYSES, HITS, LEADS = (
 # Whose rows belong to a run: which of Runs that is.
 RUN_OF = {DNS: 0, HTTP: 1, ANALYSES: 2, HITS: 2, LEADS: 3}
 # Reasons by status of a lead decision: the ledger counts reasons.
-_REASONS = {1: (1,), 2: (2, 3, 4, 5, 6), 3: (7, 9, 11), 4: (8, 10)}
+_REASONS = {
+    int(status): tuple(int(each) for each, its in LEAD_STATUSES.items() if its == status)
+    for status in set(LEAD_STATUSES.values())
+}
+# Fields of a filter that go with dns_pending.
+_WITH_PENDING = {"dns_pending", "tlds", "name_prefix", "name_contains"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +138,18 @@ def conditions_of(chosen: DomainFilter) -> Conditions:
 
 def check_filter(chosen: DomainFilter, field: str = "filter") -> list[FieldViolation]:
     """What the contract's own rules cannot say of a filter."""
-    if not chosen.dns_pending:
-        return []
-    allowed = {"dns_pending", "tlds", "name_prefix", "name_contains"}
-    return [
-        FieldViolation(f"{field}.dns_pending", f"not together with {each.name}")
-        for each, _ in chosen.ListFields()
-        if each.name not in allowed
+    violations = [
+        FieldViolation(f"{field}.keywords[{n}]", "has a NUL character, which no table takes")
+        for n, keyword in enumerate(chosen.keywords)
+        if "\0" in keyword
     ]
+    if chosen.dns_pending:
+        violations += [
+            FieldViolation(f"{field}.dns_pending", f"not together with {each.name}")
+            for each, _ in chosen.ListFields()
+            if each.name not in _WITH_PENDING
+        ]
+    return violations
 
 
 class Arguments:

@@ -4,12 +4,15 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import grpc
 import pyarrow as pa
+import pytest
 
 from domainflow.query.v1 import query_service_pb2 as pb
 from domainflow.query.v1 import read_session_pb2, stream_pb2
 from domainflow.query.v1.filter_pb2 import DomainFilter
 from tests.query.conftest import LEAD_STATUS_OF, Analysis, Made, Query, Writer
+from tests.refusals import read
 
 SIZE = 240
 VERDICTS = [1, 1, 1, 2, 2, 6, 7]
@@ -190,3 +193,20 @@ async def test_a_filter_means_the_same_in_pages_streams_and_sessions(
     # The filters tell apart: none, few, and many were found.
     assert 0 in sizes
     assert len(sizes) > 40
+
+
+async def test_a_filter_that_cannot_be_is_refused_by_every_field(
+    query: Query, writer: Writer
+) -> None:
+    made = await writer.campaign(1)
+    chosen = DomainFilter(dns_pending=True, keywords=["shop", "a\0b"], min_score=0)
+    for call in (
+        by_pages(query, made, chosen),
+        by_stream(query, made, chosen, 0),
+        by_session(query, made, chosen),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        refused = read(caught.value)
+        assert refused.code == "INVALID_ARGUMENT"
+        assert refused.fields == {"filter.dns_pending", "filter.keywords[1]"}
