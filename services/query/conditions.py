@@ -143,6 +143,11 @@ def check_filter(chosen: DomainFilter, field: str = "filter") -> list[FieldViola
         for n, keyword in enumerate(chosen.keywords)
         if "\0" in keyword
     ]
+    both = chosen.HasField("min_score") and chosen.HasField("max_score")
+    if both and chosen.min_score > chosen.max_score:
+        violations.append(FieldViolation(f"{field}.min_score", "not above max_score"))
+    if chosen.warnings and chosen.HasField("has_warnings") and not chosen.has_warnings:
+        violations.append(FieldViolation(f"{field}.has_warnings", "not false with warnings"))
     if chosen.dns_pending:
         violations += [
             FieldViolation(f"{field}.dns_pending", f"not together with {each.name}")

@@ -11,6 +11,7 @@ import pytest
 from domainflow.query.v1 import query_service_pb2 as pb
 from domainflow.query.v1 import read_session_pb2, stream_pb2
 from domainflow.query.v1.filter_pb2 import DomainFilter
+from services.query.conditions import check_filter
 from tests.query.conftest import LEAD_STATUS_OF, Analysis, Made, Query, Writer
 from tests.refusals import read
 
@@ -96,7 +97,13 @@ def some(dice: random.Random, values: Sequence[Any]) -> list[Any]:
 
 
 def any_filter(dice: random.Random) -> DomainFilter:
-    """One to four fields; every value there is, some that there is not."""
+    """One to four fields; every value there is, some that there is not; nothing that is refused."""
+    while check_filter(chosen := _any_filter(dice)):
+        pass
+    return chosen
+
+
+def _any_filter(dice: random.Random) -> DomainFilter:
     scores = [0, 0.001, 0.3, 0.3004, 0.999, 1]
     names = {
         "tlds": lambda: some(dice, [*TLDS, "org", "om"]),

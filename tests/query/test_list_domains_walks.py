@@ -358,6 +358,11 @@ async def test_everything_that_does_not_go_together_is_named(query: Query, write
             {"filter": DomainFilter(dns_pending=True, keywords=["a"], has_warnings=False)},
             ["filter.dns_pending", "filter.dns_pending"],
         ),
+        ({"filter": DomainFilter(min_score=0.3, max_score=0.2)}, ["filter.min_score"]),
+        (
+            {"filter": DomainFilter(warnings=[1], has_warnings=False)},
+            ["filter.has_warnings"],
+        ),
     ):
         request = pb.ListDomainsRequest(campaign_id=str(made), **asked)
         assert await refused(query, request) == (

@@ -44,7 +44,7 @@ class DomainFilter(_message.Message):
     dns_pending: _builtins.bool
     """Without a DNS verdict yet. Not together with any other field but tlds, name_prefix and name_contains."""
     min_score: _builtins.float
-    """With at least this score, 0 to 1. Steps of 0.001 count."""
+    """With at least this score, 0 to 1, not above max_score. Steps of 0.001 count."""
     max_score: _builtins.float
     """With at most this score, 0 to 1."""
     name_prefix: _builtins.str
@@ -52,7 +52,7 @@ class DomainFilter(_message.Message):
     name_contains: _builtins.str
     """Names that contain this text; lower case."""
     has_warnings: _builtins.bool
-    """True: pages with any warning. False: analysed pages without one."""
+    """True: pages with any warning. False: analysed pages without one; not together with warnings."""
     @_builtins.property
     def dns_verdicts(self) -> _containers.RepeatedScalarFieldContainer[_dns_pb2.DnsVerdict.ValueType]:
         """With one of these DNS verdicts."""

@@ -63,7 +63,7 @@ export type DomainFilter = Message<"domainflow.query.v1.DomainFilter"> & {
   leadReasons: LeadReason[];
 
   /**
-   * With at least this score, 0 to 1. Steps of 0.001 count.
+   * With at least this score, 0 to 1, not above max_score. Steps of 0.001 count.
    *
    * @generated from field: optional double min_score = 6;
    */
@@ -112,7 +112,7 @@ export type DomainFilter = Message<"domainflow.query.v1.DomainFilter"> & {
   warnings: PageWarning[];
 
   /**
-   * True: pages with any warning. False: analysed pages without one.
+   * True: pages with any warning. False: analysed pages without one; not together with warnings.
    *
    * @generated from field: optional bool has_warnings = 13;
    */
