@@ -106,7 +106,7 @@ def domain_filter(
         min_score=min_score,
         max_score=max_score,
         # As people write them.
-        tlds=[each.lower().lstrip(".") for each in dict.fromkeys(tld or [])],
+        tlds=list(dict.fromkeys(each.lower().lstrip(".") for each in tld or [])),
         name_prefix=prefix.lower(),
         name_contains=contains.lower(),
         keywords=list(dict.fromkeys(keyword or [])),

@@ -9,10 +9,9 @@ import base64
 import fcntl
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,30 +136,55 @@ class Kept:
         self.output = output
         self.folder = output.with_name(output.name + ".parts")
         self._plan = self.folder / "plan.json"
+        self._lock = self.folder / "lock"
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Raises Failure when another process has it."""
-        self.folder.mkdir(exist_ok=True)
-        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise Failure(f"another command is writing {self.output} now") from None
+        """Raises Failure when another process has it, or the output cannot be a file."""
+        if self.output.is_dir():
+            raise Failure(f"{self.output} is a folder", ExitCode.USAGE)
+        lock = self._locked()
         try:
             yield
         finally:
-            if self.folder.exists() and not self._plan.exists():
-                # Nothing came of it.
-                shutil.rmtree(self.folder)
+            if self._lock.exists() and not self._plan.exists():
+                # Nothing came of it, or all did. The lock goes last: nobody has it before.
+                self.forget()
+                self._lock.unlink()
+                with suppress(OSError):
+                    # Whoever came meanwhile has put his own lock there.
+                    self.folder.rmdir()
+            os.close(lock)
+
+    def _locked(self) -> int:
+        """The folder's lock, held. Raises Failure when another process has it."""
+        while True:
+            with suppress(FileExistsError):
+                self.folder.mkdir()
+            try:
+                lock = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError:
+                if self.folder.is_symlink():
+                    # To a folder that is not there.
+                    raise
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(lock), self._lock.stat()):
+                    return lock
+            except BlockingIOError:
+                os.close(lock)
+                raise Failure(f"another command is writing {self.output} now") from None
+            except FileNotFoundError:
+                pass
+            # Another process was done with it and took it away before it was locked.
             os.close(lock)
 
     def forget(self) -> None:
         """Remove the plan and all rows."""
         self._plan.unlink(missing_ok=True)
         for file in self.folder.iterdir():
-            if file.name != "lock":
+            if file != self._lock:
                 file.unlink()
 
     def plan(self) -> Plan | None:
@@ -222,11 +246,6 @@ class Kept:
             os.fsync(file.fileno())
         unfinished.replace(self.output)
         _sync_folder(self.output.parent)
-
-    def remove(self) -> None:
-        """The output is there: the parts are not needed any more."""
-        self._plan.unlink()
-        shutil.rmtree(self.folder)
 
 
 def no_plan(kept: Kept) -> Failure:

@@ -86,9 +86,7 @@ async def export(
     `resume`: only when there is something to go on with; `restart`: whatever was kept. `bar` is
     made of the rows to come, and whether their number is an estimate.
     """
-    if restart:
-        kept.forget()
-    plan = kept.plan()
+    plan = None if restart else kept.plan()
     reached = plan is None
     if plan is None:
         if resume:
@@ -125,7 +123,7 @@ async def export(
                 for part in parts:
                     part.drop()
                 await _ended(writing)
-    kept.remove()
+    kept.forget()
     return count
 
 

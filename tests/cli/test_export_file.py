@@ -301,6 +301,10 @@ def test_what_cannot_be_done_is_said_before_anything_is(serve: Any, tmp_path: Pa
     result = export("--output", str(tmp_path / "none" / "rows"), address=address)
     assert (result.exit_code, "No such file or directory" in result.stderr) == (1, True)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "folder").mkdir()
+    result = export("--output", str(tmp_path / "folder"), address=address)
+    assert (result.exit_code, "is a folder" in result.stderr) == (2, True)
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
 
 
 def test_every_filter_is_for_files(serve: Any, tmp_path: Path) -> None:
@@ -326,6 +330,51 @@ def test_a_part_that_lost_what_was_synced_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "0.arrow").write_bytes(b"abc")
     with pytest.raises(kept.Failure, match="damaged"):
         kept.Part(tmp_path / "0.arrow", CAMPAIGN, b"", "0:10").find()
+
+
+def test_one_command_at_a_time_has_the_folder_of_an_export(tmp_path: Path) -> None:
+    """Also when one comes while another one, which is done, takes the folder away."""
+    output, inside = tmp_path / "rows", threading.Lock()
+    rounds, troubles = [0] * 4, []
+
+    def begin_and_finish(number: int) -> None:
+        while rounds[number] < 300 and not troubles:
+            folder = kept.Kept(output)
+            try:
+                with folder.held():
+                    if not inside.acquire(blocking=False):
+                        raise AssertionError("two have it")
+                    folder.begin(kept.Plan({}, [], 0, estimated=False))
+                    folder.forget()
+                    rounds[number] += 1
+                    inside.release()
+            except kept.Failure:
+                # Another one has it.
+                continue
+            except BaseException as error:
+                troubles.append(error)
+
+    threads = [threading.Thread(target=begin_and_finish, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert troubles == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_restart_that_reaches_nobody_loses_nothing(serve: Any, tmp_path: Path) -> None:
+    sessions = Sessions(30, 30, cuts=[2])
+    sessions.code = grpc.StatusCode.PERMISSION_DENIED
+    arguments = ["--columns", "name", "--output", str(tmp_path / "rows")]
+
+    def there() -> dict[str, bytes]:
+        return {each.name: each.read_bytes() for each in (tmp_path / "rows.parts").iterdir()}
+
+    assert export(*arguments, address=serve(rows=sessions)).exit_code != 0
+    before = there()
+    assert export(*arguments, "--restart", address="127.0.0.1:9").exit_code != 0
+    assert there() == before
 
 
 def test_columns_are_those_of_the_service() -> None:

@@ -20,7 +20,7 @@ def test_every_option_is_a_field() -> None:
         reason=["LOW_SCORE"],
         min_score=0.25,
         max_score=1.0,
-        tld=[".COM", "net"],
+        tld=[".COM", "com", "net"],
         prefix="Shop",
         contains="Ab",
         keyword=["loan", "loan"],
