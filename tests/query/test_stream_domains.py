@@ -1,6 +1,7 @@
 """StreamDomains: whole, resumable after every batch, and idle when nobody reads."""
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator
 from typing import Any
 from uuid import uuid4
@@ -12,11 +13,12 @@ from grpc_status import rpc_status
 
 from domainflow.query.v1 import query_service_pb2 as pb
 from domainflow.query.v1.consistency_pb2 import READ_SOURCE_PRIMARY
+from services.chassis.seal import Seal, binding
 from services.query.ahead import ahead
 from services.query.batches import domain_payload
 from services.query.columns import Columns
 from services.query.sealed import MESSAGE_LIMIT
-from tests.query.conftest import Query, Writer
+from tests.query.conftest import KEY, Query, Writer
 from tests.query.test_list_domains import RESOLVED, SERVFAIL, TIMEOUT, VERDICTS, settled_campaign
 
 ALL_COLUMNS = [
@@ -183,6 +185,16 @@ async def test_a_cursor_for_other_arguments_is_refused(query: Query, writer: Wri
         info = error_details_pb2.ErrorInfo()
         rpc_status.from_call(refusal.value).details[0].Unpack(info)
         assert (info.reason, dict(info.metadata)) == ("INVALID_TOKEN", {"field": "cursor"})
+
+
+async def test_a_cursor_of_the_version_before_is_taken(query: Query, writer: Writer) -> None:
+    """It said where to go on and where to end, and no runs."""
+    made = await writer.campaign(12)
+    request = pb.StreamDomainsRequest(campaign_ids=[str(made)])
+    bound = binding("StreamDomains", request.SerializeToString(deterministic=True))
+    cursor = Seal([KEY]).seal(struct.pack(">BIqq", 2, 0, 5, 10), bound)
+    batches, _ = await streamed(query, resumed(request, cursor))
+    assert names(batches) == [(str(made), f"name-{n}.example") for n in range(5, 10)]
 
 
 async def test_names_stored_after_the_stream_began_stay_out_of_it(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -228,6 +229,16 @@ async def test_filters_leave_what_sql_leaves_and_resume_anywhere(
         rest, _ = await streamed(query, resumed(limited, batches[0].cursor))
         count = batches[0].domain_count
         assert [name for batch in rest for name in batch.names] == expected[count:6]
+
+
+@pytest.mark.parametrize("column", ["title", "final_url"])
+async def test_no_text_with_a_line_end_gets_into_the_tables(writer: Writer, column: str) -> None:
+    """Streams join texts with them: one would put every later text beside the wrong name."""
+    made = await campaign_with_everything(writer)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await writer.connection.execute(
+            f"UPDATE http_results SET {column} = E'one\\ntwo' WHERE campaign_no = $1", made.no
+        )
 
 
 async def test_a_limit_counts_for_every_campaign(query: Query, writer: Writer) -> None:

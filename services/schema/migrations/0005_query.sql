@@ -329,8 +329,8 @@ CREATE TABLE http_results (
     duration_us integer NOT NULL,
     check_time_us bigint NOT NULL,
     -- Null without one. No line ends in here: streams join texts with them.
-    final_url text,
-    title text,
+    final_url text CHECK (strpos(final_url, E'\n') = 0),
+    title text CHECK (strpos(title, E'\n') = 0),
     language text,
     content_size integer,
     content_sha256 bytea,
