@@ -149,7 +149,7 @@ class Source:
 class Sizes:
     """What the counters say of a campaign: names, and names by outcome of each phase as it is shown
     (entry i counts outcome i + 1). `tld_names`: names below the top-level domains that were asked
-    for, where they are counted."""
+    for, where they are counted. `revision`: of the last change to any of these phases' results."""
 
     names: int
     dns: Sequence[int] = ()
@@ -157,6 +157,7 @@ class Sizes:
     analysis: Sequence[int] = ()
     leads: Sequence[int] = ()
     tld_names: int | None = None
+    revision: int = 0
 
     @property
     def settled(self) -> int:
@@ -173,8 +174,11 @@ STATUS_OF_REASON = {1: 1, 2: 2, 3: 2, 4: 2, 5: 2, 6: 2, 7: 3, 8: 4, 9: 3, 10: 4,
 # The outcome that lets a name into the next phase.
 _RESOLVED, _OK = 1, 1
 
-# A set of so many domains at most is read whole, whatever the order.
-SMALL = 400
+# A set of so many domains at most is put in order whole, once for all its pages. A walk along the
+# order would look at so many others between two of them that its pages were all but empty.
+SMALL = 3_000
+# While DNS verdicts come in, that would be once for every page.
+SMALL_WHILE_SETTLING = 400
 # Candidates that a page looks at: a lookup that is near the one before costs 1.2 us, one at a place
 # of its own 3 to 8 us, a name that is read along the way 0.3 us.
 _NEAR, _FAR, _ALONG = 1_500, 300, 8_000

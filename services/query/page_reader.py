@@ -1,10 +1,11 @@
 """Reads the domains of a page: candidates a window at a time, until the page is full or they are
 enough."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise, repeat
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from domainflow.query.v1.filter_pb2 import DomainFilter as FilterMessage
 from services.query.campaigns import Campaign, Runs
@@ -12,6 +13,7 @@ from services.query.conditions import conditions_of
 from services.query.page_plan import (
     MOSTLY,
     SMALL,
+    SMALL_WHILE_SETTLING,
     DomainFilter,
     Key,
     Kind,
@@ -25,6 +27,7 @@ from services.query.page_plan import (
     window,
 )
 from services.query.pages import Known, Pages, Span
+from services.query.recent import Recent
 
 # Windows of one page, chunks that one of them passes, and chunks that are told apart by their TLDs.
 _WINDOWS, _CHUNKS, _NAMED_CHUNKS = 4, 64, 256
@@ -34,6 +37,19 @@ _PARTS, _EACH = 8, 12
 _Field: TypeAlias = Literal[
     "dns_pending", "dns_verdicts", "http_verdicts", "lead_statuses", "lead_reasons", "keywords"
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class SmallSet:
+    """All domains of a filter in their order, ascending, by key; in order of name `names` has the
+    name of each."""
+
+    keys: Sequence[Key]
+    names: Sequence[str] = ()
+
+
+# None: the set is not small.
+SmallSets: TypeAlias = Recent[tuple[SmallSet | None]]
 
 
 class KeyGone(LookupError):
@@ -80,8 +96,10 @@ class PageReader:
         chosen: DomainFilter,
         order: Order,
         sizes: Sizes,
+        small_sets: SmallSets,
     ) -> None:
         self._pages = pages
+        self._small_sets = small_sets
         self._no, self._name_count = campaign.no, campaign.name_count
         self._runs = runs
         self._message = message
@@ -107,11 +125,15 @@ class PageReader:
         """Up to `size` domains behind `start`, or from one end. Raises KeyGone."""
         if self._chosen.dns_pending and self._order in (Order.SCORE, Order.SETTLE_TIME):
             return Stretch([], None, 0)
-        small = await self._small_set(start)
+        small = await self._small_set()
         if small is not None:
             return await self._read_small(small, start, inclusive, ascending, size)
         need, found, examined = size + 1, list[tuple[Key, Known]](), 0
-        share = supposed_share(self._chosen, self._sizes, self._source) if self._conditions else 1.0
+        chosen = self._chosen
+        if self._order is Order.NAME and start is not None:
+            # From one name that begins so on all do, up to the end.
+            chosen = replace(chosen, prefix="")
+        share = supposed_share(chosen, self._sizes, self._source) if self._conditions else 1.0
         tables = len(self._conditions.by_table) + self._conditions.pending
         allowed = max(allowance(self._order, self._source, tables), need)
         at: Key | None = start
@@ -169,60 +191,75 @@ class PageReader:
         known = ((key, rows.get(key.position)) for key in keys)
         return [(key, each) for key, each in known if each and matches(self._chosen, *each)]
 
-    async def _small_set(self, start: Key | None) -> list[Key] | None:
-        """The keys of all domains of the filter in their order, when they are few.
+    async def _small_set(self) -> SmallSet | None:
+        """All domains of the filter in their order, when they are few.
 
         In order of position they need not be put in order. In any other the walk along the order
-        would pass the whole campaign for them.
+        would pass the whole campaign for them. They are the same until results change.
         """
         if self._order is Order.POSITION:
             return None
+        what = self._message.SerializeToString(deterministic=True)
+        key = (self._no, self._name_count, self._runs, self._sizes.revision, self._order, what)
+        kept = self._small_sets.get(key)
+        if kept is None:
+            kept = (await self._find_small_set(),)
+            self._small_sets.keep(key, kept)
+        return kept[0]
+
+    async def _find_small_set(self) -> SmallSet | None:
         everywhere = [Span(0, self._name_count)]
+        most = SMALL if self._sizes.settled >= self._name_count else SMALL_WHILE_SETTLING
         for source in self._sources[:-1]:
             if source.kind in (Kind.PENDING, Kind.ANALYSED):
                 continue
-            if source.size > SMALL and source.counted:
+            if source.size > most and source.counted:
                 continue
             positions, all_there = await self._pages.from_source(
-                self._no, self._runs, source, everywhere, limit=SMALL + 1
+                self._no, self._runs, source, everywhere, limit=most + 1
             )
             if all_there:
                 conditions = conditions_of(_rest(self._message, source, Order.POSITION))
                 kept = await self._pages.matching(self._no, self._runs, conditions, positions)
-                return await self._in_order(kept, start)
+                return await self._in_order(kept)
         return None
 
-    async def _in_order(self, positions: Iterable[int], start: Key | None) -> list[Key]:
+    async def _in_order(self, positions: Iterable[int]) -> SmallSet:
         positions = list(positions)
         if self._order is not Order.NAME:
             majors = await self._pages.majors(self._no, self._runs, self._order, positions)
-            return sorted(Key(major, p) for p, major in majors.items() if major is not None)
-        if start is not None:
-            # Not a domain of the page, but where it stands among them.
-            positions.append(start.position)
-        names = await self._pages.names(self._no, list(set(positions)))
-        if start is not None and start.position not in names:
-            raise KeyGone
-        return [Key(0, position) for position in sorted(names, key=names.__getitem__)]
+            found = (Key(major, p) for p, major in majors.items() if major is not None)
+            return SmallSet(sorted(found))
+        names = await self._pages.names(self._no, positions)
+        ordered = sorted(names, key=names.__getitem__)
+        return SmallSet([Key(0, p) for p in ordered], [names[p] for p in ordered])
 
     async def _read_small(
-        self, keys: list[Key], start: Key | None, inclusive: bool, ascending: bool, size: int
+        self, small: SmallSet, start: Key | None, inclusive: bool, ascending: bool, size: int
     ) -> Stretch:
+        keys = small.keys
+        if start is not None:
+            place: Any = start
+            places: Sequence[Any] = keys
+            if self._order is Order.NAME:
+                # Not a domain of the set any more, perhaps, but where it stands among them.
+                place = (await self._pages.names(self._no, [start.position])).get(start.position)
+                places = small.names
+                if place is None:
+                    raise KeyGone
+            if ascending:
+                keys = keys[(bisect_left if inclusive else bisect_right)(places, place) :]
+            else:
+                keys = keys[: (bisect_right if inclusive else bisect_left)(places, place)]
         if not ascending:
             keys = keys[::-1]
-        if start is not None:
-            if self._order is Order.NAME:
-                keys = keys[keys.index(start) + (not inclusive) :]
-            elif ascending:
-                keys = [key for key in keys if key > start or (inclusive and key == start)]
-            else:
-                keys = [key for key in keys if key < start or (inclusive and key == start)]
         # The start itself need not match, and anything may be withdrawn meanwhile.
-        found = await self._known(keys[: size + 2])
+        looked_at = keys[: size + 2]
+        found = await self._known(looked_at)
         if len(found) > size:
-            return Stretch(found[:size], found[size - 1][0], len(keys))
-        stopped = keys[size + 1] if len(keys) > size + 2 else None
-        return Stretch(found, stopped, len(keys))
+            return Stretch(found[:size], found[size - 1][0], len(looked_at))
+        stopped = looked_at[-1] if len(keys) > len(looked_at) else None
+        return Stretch(found, stopped, len(looked_at))
 
     async def _window(
         self, at: Key | None, inclusive: bool, ascending: bool, limit: int

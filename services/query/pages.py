@@ -60,14 +60,21 @@ class Pages:
             _SIZES, campaign.no, str(campaign.name_count), list(tlds), _PHASE_GENERATION
         )
         assert row is not None
-        counts = {(phase, run): counted for phase, run, counted in json.loads(row["ledger"])}
-        dns, http, analysis, leads = (
-            counts.get((int(phase), run), ()) for phase, run in zip(_PHASES, runs, strict=True)
-        )
+        ledger = {(phase, run): more for phase, run, *more in json.loads(row["ledger"])}
+        totals = [
+            ledger.get((int(phase), run), ((), 0)) for phase, run in zip(_PHASES, runs, strict=True)
+        ]
+        dns, http, analysis, leads = (counts for counts, _ in totals)
         # Exact when all names were counted, none twice: those that came before they were have none.
         known = row["tld_all"] == campaign.name_count
         sizes = Sizes(
-            campaign.name_count, dns, http, analysis, leads, row["tld_names"] if known else None
+            campaign.name_count,
+            dns,
+            http,
+            analysis,
+            leads,
+            row["tld_names"] if known else None,
+            max(revision for _, revision in totals),
         )
         return sizes, row["ordered"]
 
@@ -247,7 +254,8 @@ class Pages:
         if not positions:
             return {}
         later = _later(runs)
-        if not any(later) or max(positions) - min(positions) < _NEAR * len(positions):
+        few = len(positions) < _FEW or max(positions) - min(positions) < _NEAR * len(positions)
+        if few or not any(later):
             rows = await self._pool.fetch(_domains(*later), no, positions, *runs)
             return {row["position"]: Known(row, row) for row in rows if row["name"] is not None}
         rows, others = await asyncio.gather(
@@ -270,6 +278,8 @@ class Pages:
 
 # Positions a domain up to which domains are near each other.
 _NEAR = 100
+# Up to so many, a second statement costs more than it spares.
+_FEW = 50
 _WAY = {True: "ASC", False: "DESC"}
 _PHASE_GENERATION, _PHASE_DNS = int(PHASE_DOMAIN_GENERATION), int(PHASE_DNS_VALIDATION)
 # In the order of Runs.
@@ -283,7 +293,7 @@ _PHASES = (
 # The order of names is made of all names there are; names alone make its version.
 _SIZES = """
 SELECT coalesce((
-        SELECT json_agg(json_build_array(phase, run, outcome_counts)) FROM ledger_totals
+        SELECT json_agg(json_build_array(phase, run, outcome_counts, revision)) FROM ledger_totals
         WHERE campaign_no = $1 AND phase > 1
     ), '[]') AS ledger,
     EXISTS (

@@ -482,3 +482,35 @@ async def test_total_is_exact_where_counters_know_and_an_estimate_elsewhere(
             pb.ListDomainsRequest(campaign_id=str(made), page_size=3, order=order)
         )
         assert (page.total_size, page.total_size_estimated) == (total, False)
+
+
+async def test_pages_of_what_few_domains_match_are_full_in_every_order_and_see_more_of_it(
+    query: Query, writer: Writer
+) -> None:
+    names, every = 6_000, 10
+    made = await writer.campaign([f"name-{n:04}.example" for n in range(names)])
+    await writer.order_names(made, block=400)
+    await writer.plan(made, names, names)
+    await writer.settle(made, 0, [RESOLVED] * names)
+    with_keyword = range(0, names - every, every)
+    await writer.settle_analysis(made, {n: Analysis(n % 997, [], {"k": 1}) for n in with_keyword})
+    # Last in every order.
+    late = names - 1
+    for order in ORDERS:
+        request = pb.ListDomainsRequest(
+            campaign_id=str(made), order=order, filter=DomainFilter(keywords=["k"])
+        )
+        pages = [page async for page in walk(query, request)]
+        assert [len(page.domains) for page in pages] == [100] * 5 + [99]
+        assert sorted(positions(pages)) == list(with_keyword)
+    await writer.settle_analysis(made, {late: Analysis(1_000, [], {"k": 1})})
+    for order in ORDERS:
+        request = pb.ListDomainsRequest(
+            campaign_id=str(made), order=order, filter=DomainFilter(keywords=["k"])
+        )
+        pages = [page async for page in walk(query, request)]
+        assert sorted(positions(pages)) == [*with_keyword, late]
+        assert positions(pages)[-1] == late
+        request.descending = True
+        page = await query.stub.ListDomains(request)
+        assert page.domains[0].position == late
