@@ -111,6 +111,7 @@ class Bulk:
     envelope: Envelope
     # What its cursors are bound to.
     bound: bytes
+    costs: Costs
     # Where it goes on; None: at the beginning.
     place: BulkPlace | None = None
     # Of a campaign: the first position, and the first one behind it.
@@ -119,7 +120,6 @@ class Bulk:
     copies: str | None = None
     # Whether the ledger is asked how many names have which outcome.
     counted: bool = False
-    costs: Costs = field(default_factory=Costs)
     unreachable: list[str] = field(default_factory=list)
 
     async def reaches(self) -> AsyncIterator[Reach]:
@@ -224,6 +224,7 @@ async def begin_bulk(
 
     Raises InvalidToken for a cursor that is none of this request's.
     """
+    costs = Costs()
     bound = _binding(method, request)
     place = BulkPlace.open(seal, request.cursor, bound) if request.cursor else None
     ids = request.campaign_ids
@@ -233,7 +234,7 @@ async def begin_bulk(
     elif len(ids) == 1:
         about = UUID(ids[0])
     read = await reads.begin(request.consistency, about, least=least)
-    return Bulk(read, seal, turns, ids, request.priority, envelope, bound, place)
+    return Bulk(read, seal, turns, ids, request.priority, envelope, bound, costs, place)
 
 
 def _binding(method: str, request: Message) -> bytes:

@@ -30,11 +30,12 @@ class ChangeService(Part):
     async def StreamChanges(
         self, request: pb.StreamChangesRequest, context: Context
     ) -> AsyncIterator[pb.StreamChangesResponse]:
+        costs = Costs()
         bound = _binding("StreamChanges", request)
         place = ChangePlace.open(self._seal, request.cursor, bound) if request.cursor else None
         least = max(request.since_revision, place.revision if place else 0)
         read = await self._reads.begin(request.consistency, UUID(request.campaign_id), least=least)
-        changes, costs = Changes(read.pool), Costs()
+        changes = Changes(read.pool)
         turn = partial(self._turn, costs, request.priority)
         snapshot = await changes.snapshot(UUID(request.campaign_id))
         if snapshot is None:
@@ -71,12 +72,13 @@ class ChangeService(Part):
     async def StreamDifferences(
         self, request: pb.StreamDifferencesRequest, context: Context
     ) -> AsyncIterator[pb.StreamDifferencesResponse]:
+        costs = Costs()
         bound = _binding("StreamDifferences", request)
         place = DifferencePlace.open(self._seal, request.cursor, bound) if request.cursor else None
         least = place.revision if place else 0
         read = await self._reads.begin(request.consistency, UUID(request.campaign_id), least=least)
         campaign = await the_campaign(read, request.campaign_id)
-        differences, costs = Differences(read.pool), Costs()
+        differences = Differences(read.pool)
         if place is None:
             shown = campaign.runs.http if request.phase == HTTP else campaign.runs.dns
             base_run, run = await two_runs(differences, campaign.no, request, shown)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 ROWS = 10_000
 # Positions that one statement looks through for them at most: 20 ms.
 MOST_POSITIONS = 100_000
-# Two reads keep PostgreSQL busy while a message is packed and sent; more only costs memory.
+# Reads that are packed already while others are sent; more only costs memory.
 PREFETCHED = 2
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 import pytest
 
@@ -135,6 +136,23 @@ async def test_pages_do_not_wait_behind_streams(query: Query, writer: Writer) ->
     summaries = await asyncio.gather(*streams)
     assert {summary.domain_count for summary in summaries} == {20}
     assert max(s.performance.queue_duration.ToMicroseconds() for s in summaries) > 0
+
+
+async def test_the_duration_is_that_of_the_whole_call(query: Query, writer: Writer) -> None:
+    request = pb.StreamDomainsRequest(campaign_ids=[str(await writer.campaign(1))])
+    async with writer.connection.transaction():
+        # What a call asks first waits for it.
+        await writer.connection.execute("LOCK TABLE campaigns IN ACCESS EXCLUSIVE MODE")
+        stream = asyncio.create_task(_summary(query, request))
+        while not await writer.connection.fetchval(
+            "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        ):
+            pass
+        begun = monotonic()
+        await writer.connection.fetchval("SELECT count(*) FROM generate_series(1, 300000)")
+        waited = monotonic() - begun
+    duration = (await stream).performance.duration
+    assert duration.ToMicroseconds() >= waited * 1e6
 
 
 async def _summary(query: Query, request: pb.StreamDomainsRequest) -> pb.StreamSummary:
