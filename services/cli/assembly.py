@@ -34,7 +34,7 @@ def assemble(
     count = 0
     with _WRITERS[form](path, whole) as writer:
         for part in parts:
-            for batch in _batches(part, rows):
+            for batch in batches(part, rows):
                 arrays = [
                     pa.repeat(part.campaign_id, len(batch)) if c == CAMPAIGN_ID else batch.column(c)
                     for c in columns
@@ -44,13 +44,11 @@ def assemble(
     return count
 
 
-def _batches(part: Part, schema: Any) -> Iterator[Any]:
-    size = 0
+def batches(part: Part, schema: Any) -> Iterator[Any]:
+    """The record batches of a part, until nothing else comes. Raises kept.Dropped."""
     with pa.OSFile(str(part.path)) as file:
-        while (written := part.wait(size)) > size:
-            while file.tell() < written:
-                yield pa.ipc.read_record_batch(pa.ipc.read_message(file), schema)
-            size = written
+        while part.wait(file.tell()) > file.tell():
+            yield pa.ipc.read_record_batch(pa.ipc.read_message(file), schema)
 
 
 class _Writer(Protocol):

@@ -27,7 +27,7 @@ from typer.testing import CliRunner, Result
 from domainflow.query.v1 import query_service_pb2_grpc
 from domainflow.query.v1 import read_session_pb2 as pb
 from domainflow.query.v1.filter_pb2 import DomainFilter
-from services.cli import kept, session_export
+from services.cli import assembly, kept, session_export
 from services.cli.__main__ import app
 from services.cli.rows_bar import RowsBar
 from services.query.read_sessions import COLUMNS
@@ -330,6 +330,22 @@ def test_a_part_that_lost_what_was_synced_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "0.arrow").write_bytes(b"abc")
     with pytest.raises(kept.Failure, match="damaged"):
         kept.Part(tmp_path / "0.arrow", CAMPAIGN, b"", "0:10").find()
+
+
+def test_writing_ends_in_the_middle_of_a_part_when_nobody_wants_it(tmp_path: Path) -> None:
+    """A part may be a million rows: who presses Ctrl-C does not wait for the rest of it."""
+    part = kept.Part(tmp_path / "0.arrow", CAMPAIGN, b"", "0:2")
+    part.find()
+    for position in range(2):
+        batch = pa.RecordBatch.from_pydict({"position": [position], "name": ["a.com"]}, SCHEMA)
+        part.add(bytes(batch.serialize()), 1, f"{position + 1}:2")
+    part.finish()
+    part.close()
+    batches = assembly.batches(part, SCHEMA)
+    assert next(batches)["position"].to_pylist() == [0]
+    part.drop()
+    with pytest.raises(kept.Dropped):
+        next(batches)
 
 
 def test_one_command_at_a_time_has_the_folder_of_an_export(tmp_path: Path) -> None:
