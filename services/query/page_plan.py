@@ -181,7 +181,7 @@ SMALL = 3_000
 SMALL_WHILE_SETTLING = 400
 # Candidates that a page looks at: a lookup that is near the one before costs 1.2 us, one at a place
 # of its own 3 to 8 us, a name that is read along the way 0.3 us.
-_NEAR, _FAR, _ALONG = 1_500, 300, 8_000
+_NEAR, _FAR, _ALONG = 1_500, 250, 4_000
 # Shares that no counter knows: supposed for the size of the first window only.
 _KEYWORD, _WARNED, _TLD, _TEXT = 0.1, 0.1, 0.3, 0.02
 # From this share of hits on, looking all candidates up whole is cheaper than sorting them out.

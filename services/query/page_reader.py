@@ -104,6 +104,7 @@ class PageReader:
         self._runs = runs
         self._message = message
         self._chosen = chosen
+        self._everything = chosen == DomainFilter()
         self._order = order
         self._sizes = sizes
         self._sources = sources(chosen, sizes)
@@ -189,6 +190,8 @@ class PageReader:
         as one statement saw it."""
         rows = await self._pages.domains(self._no, self._runs, [key.position for key in keys])
         known = ((key, rows.get(key.position)) for key in keys)
+        if self._everything:
+            return [(key, each) for key, each in known if each]
         return [(key, each) for key, each in known if each and matches(self._chosen, *each)]
 
     async def _small_set(self) -> SmallSet | None:

@@ -1,8 +1,9 @@
 """Pages for people: ListDomains and GetDomain."""
 
+import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from services.query.page_reader import KeyGone, PageReader, SmallSets, Stretch
 from services.query.page_token import Role, WalkPlace
 from services.query.pages import Pages
 from services.query.part import Context, Part, coerced, the_campaign
-from services.query.reads import Reads
+from services.query.reads import Read, Reads
 from services.query.recent import Recent
 
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1_000
@@ -40,6 +41,17 @@ _Free: TypeAlias = Literal[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What was read; `other`: something is on the side that the page came from."""
+
+    runs: Runs
+    stretch: Stretch
+    other: bool
+    total: int
+    estimated: bool
+
+
 class PageService(Part):
     """ListDomains and GetDomain."""
 
@@ -47,6 +59,8 @@ class PageService(Part):
         super().__init__(reads=reads, seal=seal, beside=beside)
         self._recent_sizes: Recent[tuple[Sizes, bool]] = Recent(256)
         self._small_sets: SmallSets = Recent(32)
+        # As it was, and whether it was the same before.
+        self._recent_campaigns: Recent[tuple[Campaign, bool]] = Recent(256)
 
     async def ListDomains(
         self, request: pb.ListDomainsRequest, context: Context
@@ -54,13 +68,59 @@ class PageService(Part):
         begun = time.perf_counter()
         bound = _page_binding(request)
         place = self._place(request, bound)
+        read, campaign, page = await self._read(request, place)
+        walk = WalkPlace(
+            Role.DOMAIN, 0, 0, campaign.revision, page.runs, page.total, estimated=page.estimated
+        )
+        start, inclusive, _ = _start(request, place)
+        answer = self._answer(
+            walk, bound, page.stretch, start, inclusive, _is_backward(request, place), page.other
+        )
+        answer.total_size = page.total
+        answer.total_size_estimated = page.estimated
+        answer.freshness.CopyFrom(read.freshness)
+        answer.duration.FromMicroseconds(int((time.perf_counter() - begun) * 1e6))
+        return answer
+
+    async def _read(
+        self, request: pb.ListDomainsRequest, place: WalkPlace | None
+    ) -> tuple[Read, Campaign, _Page]:
+        """The page, of the campaign as it is.
+
+        A campaign that was the same the last two times is read as it was then, beside asking how it
+        is; if it is not the same any more, that was for nothing. It spares pages a tenth.
+        """
+        campaign_id = UUID(request.campaign_id)
         least = place.revision if place else 0
-        read = await self._reads.begin(request.consistency, UUID(request.campaign_id), least=least)
+        begin = self._reads.begin(request.consistency, campaign_id, least=least)
+        recent, steady = self._recent_campaigns.get(campaign_id) or (None, False)
+        page: _Page | BaseException | None = None
+        if recent is None or not steady or request.HasField("consistency"):
+            read = await begin
+        else:
+            primary = Pages(self._reads.primary)
+            begun, page = await asyncio.gather(
+                begin, self._read_page(request, place, primary, recent), return_exceptions=True
+            )
+            if isinstance(begun, BaseException):
+                raise begun
+            read = begun
         campaign = await the_campaign(read, request.campaign_id)
+        self._recent_campaigns.keep(campaign_id, (campaign, campaign == recent))
+        if campaign != recent or not isinstance(page, _Page):
+            page = await self._read_page(request, place, Pages(read.pool), campaign)
+        return read, campaign, page
+
+    async def _read_page(
+        self,
+        request: pb.ListDomainsRequest,
+        place: WalkPlace | None,
+        pages: Pages,
+        campaign: Campaign,
+    ) -> _Page:
         runs = _runs(place, campaign)
         message = _filter(request)
         order = Order(request.order or pb.DOMAIN_ORDER_POSITION)
-        pages = Pages(read.pool)
         chosen = filter_of(message)
         sizes, ordered = Sizes(campaign.name_count), False
         if chosen != DomainFilter() or order is not Order.POSITION:
@@ -96,13 +156,7 @@ class PageService(Part):
             total = len(stretch.domains)
             if start is not None or stretch.stopped is not None:
                 total, estimated = await reader.estimate(total), True
-        walk = WalkPlace(Role.DOMAIN, 0, 0, campaign.revision, runs, total, estimated=estimated)
-        answer = self._answer(walk, bound, stretch, start, inclusive, backward, other)
-        answer.total_size = total
-        answer.total_size_estimated = estimated
-        answer.freshness.CopyFrom(read.freshness)
-        answer.duration.FromMicroseconds(int((time.perf_counter() - begun) * 1e6))
-        return answer
+        return _Page(runs, stretch, other, total, estimated)
 
     async def _sizes(
         self, pages: Pages, campaign: Campaign, runs: Runs, tlds: Sequence[str]

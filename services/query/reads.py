@@ -55,6 +55,11 @@ class Reads:
         self._max_lag = max_lag
 
     @property
+    def primary(self) -> Pool:
+        """What answers those who ask for nothing else."""
+        return self._primary
+
+    @property
     def replica(self) -> Replica | None:
         return self._replica
 

@@ -514,3 +514,30 @@ async def test_pages_of_what_few_domains_match_are_full_in_every_order_and_see_m
         request.descending = True
         page = await query.stub.ListDomains(request)
         assert page.domains[0].position == late
+
+
+async def test_page_is_of_the_campaign_as_it_is_however_long_it_was_another(
+    query: Query, writer: Writer
+) -> None:
+    made = await writer.campaign(4)
+    await writer.plan(made, 4, 4)
+    request = pb.ListDomainsRequest(campaign_id=str(made))
+
+    async def seen_three_times() -> tuple[int, int, set[bool]]:
+        for _ in range(3):
+            page = await query.stub.ListDomains(request)
+        settled = {each.HasField("dns") for each in page.domains}
+        return page.total_size, len(page.domains), settled
+
+    assert await seen_three_times() == (4, 4, {False})
+    await writer.settle(made, 0, [RESOLVED] * 4)
+    assert {each.dns.verdict for each in (await query.stub.ListDomains(request)).domains} == {1}
+    assert await seen_three_times() == (4, 4, {True})
+    await writer.add_names(made, ["more.example"])
+    page = await query.stub.ListDomains(request)
+    assert (page.total_size, page.domains[-1].name) == (5, "more.example")
+    assert await seen_three_times() == (5, 5, {True, False})
+    await writer.connection.execute(
+        "UPDATE campaigns SET delete_time = now() WHERE no = $1", made.no
+    )
+    assert (await refused(query, request))[0] is grpc.StatusCode.NOT_FOUND
