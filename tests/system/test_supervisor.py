@@ -53,7 +53,7 @@ async def test_campaign_survives_the_death_of_supervisor_and_all(
         assert supervisor.stdout
         assert await supervisor.stdout.readline()
         first = Elsewhere(folder)
-        assert len(first.parts) == 6 + WORKERS
+        assert len(first.parts) == 7 + WORKERS
         async with reached(first, folder, resolver) as world:
             trial = await Trial.begin(world, 40_000)
             await trial.until(lambda t: t.share() >= 0.2)

@@ -279,7 +279,9 @@ class BulkSummary(_message.Message):
     """Rows sent by this call, since its cursor if it had one."""
     @_builtins.property
     def unreachable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Campaigns that do not exist or are being deleted; of one whose deletion began meanwhile a part was sent."""
+        """Campaigns that do not exist or are being deleted, or that a replica which answers does not know yet; of one whose deletion began
+        meanwhile a part was sent.
+        """
 
     @_builtins.property
     def performance(self) -> Global___ReadPerformance:
@@ -884,7 +886,8 @@ class Difference(_message.Message):
     @_builtins.property
     def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fields of the result that differ, such as "verdict" and "addresses", which is compared as a set. Only "verdict" where one run has nothing.
-        What differs by chance is not compared: times, durations, TTLs, numbers of attempts, and which resolver was asked how.
+        What differs by chance is not compared: times, durations, TTLs, numbers of attempts, and which resolver was asked how;
+        nor what follows from a page's content: language, size, and whether it was cut.
         """
 
     @_builtins.property

@@ -322,7 +322,8 @@ export type BulkSummary = Message<"domainflow.query.v1.BulkSummary"> & {
   rowCount: bigint;
 
   /**
-   * Campaigns that do not exist or are being deleted; of one whose deletion began meanwhile a part was sent.
+   * Campaigns that do not exist or are being deleted, or that a replica which answers does not know yet; of one whose deletion began
+   * meanwhile a part was sent.
    *
    * @generated from field: repeated string unreachable = 2;
    */
@@ -1039,7 +1040,8 @@ export type Difference = Message<"domainflow.query.v1.Difference"> & {
 
   /**
    * Fields of the result that differ, such as "verdict" and "addresses", which is compared as a set. Only "verdict" where one run has nothing.
-   * What differs by chance is not compared: times, durations, TTLs, numbers of attempts, and which resolver was asked how.
+   * What differs by chance is not compared: times, durations, TTLs, numbers of attempts, and which resolver was asked how;
+   * nor what follows from a page's content: language, size, and whether it was cut.
    *
    * @generated from field: repeated string fields = 3;
    */
