@@ -115,9 +115,9 @@ def conditions_of(chosen: DomainFilter) -> Conditions:
         want(HITS, Condition("keyword = ANY({}::text[])", tuple(chosen.keywords), indexed=True))
     # Scores are thousandths; what is next to one in binary means it.
     if chosen.HasField("min_score"):
-        want(ANALYSES, Condition(f"score >= {ceil(round(chosen.min_score * 1000, 6))}"))
+        want(ANALYSES, _score(f">= {ceil(round(chosen.min_score * 1000, 6))}"))
     if chosen.HasField("max_score"):
-        want(ANALYSES, Condition(f"score <= {floor(round(chosen.max_score * 1000, 6))}"))
+        want(ANALYSES, _score(f"<= {floor(round(chosen.max_score * 1000, 6))}"))
     if chosen.warnings:
         mask = sum(1 << (number - 1) for number in set(chosen.warnings))
         # The second half is what the index knows.
@@ -134,6 +134,12 @@ def conditions_of(chosen: DomainFilter) -> Conditions:
     if chosen.name_contains:
         want(DOMAINS, Condition("strpos(name, {}::text) > 0", (chosen.name_contains,)))
     return Conditions(made, chosen.dns_pending)
+
+
+def _score(bound: str) -> Condition:
+    # What is always true is in no index: for a thousand positions the planner would rather read the
+    # whole index of scores, which has all else that is asked for (89 instead of 10 ms).
+    return Condition(f"score {bound} AND check_time_us >= 0")
 
 
 def check_filter(chosen: DomainFilter, field: str = "filter") -> list[FieldViolation]:
