@@ -124,7 +124,9 @@ class PageReader:
         self, start: Key | None, *, inclusive: bool, ascending: bool, size: int
     ) -> Stretch:
         """Up to `size` domains behind `start`, or from one end. Raises KeyGone."""
-        if self._chosen.dns_pending and self._order in (Order.SCORE, Order.SETTLE_TIME):
+        if self._chosen.dns_pending and (
+            self._order is Order.SETTLE_TIME or self._sizes.settled >= self._sizes.names
+        ):
             return Stretch([], None, 0)
         small = await self._small_set()
         if small is not None:
