@@ -43,6 +43,7 @@ KEYWORDS = ("shop", "cart", "rare-word")
 THRESHOLD = 800
 _FETCHED = _HTTP.count(HTTP_OK)
 _PHASES = range(1, 6)
+_RESULTS = "domains, dns_results, http_results, page_analyses, keyword_hits, leads"
 # Of the position `g`: injective on 32 bits, and a score from 0 to 1000.
 _SCATTERED = "g::bigint * 2654435761 % 4294967296"
 _SCORE = "(g::bigint * 7919 % 1001)"
@@ -94,8 +95,7 @@ async def fill(database_url: str, large_count: int = LARGE) -> Dataset:
 async def analyse(connection: Connection) -> None:
     """Statistics and visibility, as some time after a campaign has finished."""
     await connection.execute(
-        """VACUUM ANALYZE domains, dns_results, http_results, page_analyses, keyword_hits, leads,
-        chunks, campaigns, phases, ledger_totals, tld_totals"""
+        f"VACUUM ANALYZE {_RESULTS}, chunks, campaigns, phases, ledger_totals, tld_totals"
     )
 
 
@@ -104,6 +104,9 @@ async def campaign(connection: Connection, names: int) -> tuple[UUID, int]:
     async with connection.transaction():
         no, campaign_id = await _head(connection, names)
         await _rows(connection, no, names)
+    # Without statistics the ledger's joins may loop over a whole chunk for each of its names.
+    await connection.execute(f"ANALYZE {_RESULTS}")
+    async with connection.transaction():
         await _ledger(connection, no, names)
     return campaign_id, no
 
