@@ -1,10 +1,20 @@
 """Reads ahead of whoever takes its time."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, Protocol, Self, TypeVar
 
 T = TypeVar("T")
+
+
+class Step(Protocol):
+    """What a coroutine returned, and the one that goes on from there; None: it was the last."""
+
+    @property
+    def then(self) -> Callable[[], Coroutine[Any, Any, Self]] | None: ...
+
+
+S = TypeVar("S", bound=Step)
 
 
 async def ahead(source: AsyncGenerator[T, None], depth: int) -> AsyncGenerator[T, None]:
@@ -39,38 +49,47 @@ async def ahead(source: AsyncGenerator[T, None], depth: int) -> AsyncGenerator[T
 
 
 async def side_by_side(
-    source: AsyncGenerator[Coroutine[Any, Any, T], None], depth: int
-) -> AsyncGenerator[T, None]:
-    """What the coroutines of `source` return, in its order; up to `depth` of them run, or have
-    returned, before they are asked for.
+    source: AsyncGenerator[Coroutine[Any, Any, S], None], depth: int
+) -> AsyncGenerator[S, None]:
+    """What the coroutines of `source` return, in its order, each followed by all that goes on from
+    it; up to `depth` coroutines run, or have returned, before they are asked for.
 
-    A consumer that stands still stops it all. Closing this generator ends what is running.
+    What goes on from a result begins when the result is taken, in its place: whoever comes later
+    cannot keep it waiting. A consumer that stands still stops it all. Closing this generator ends
+    what is running.
     """
-    begun: asyncio.Queue[asyncio.Task[T] | None] = asyncio.Queue()
+    begun: asyncio.Queue[asyncio.Task[S] | None] = asyncio.Queue()
     places = asyncio.Semaphore(depth)
-    running: set[asyncio.Task[T]] = set()
+    running: set[asyncio.Task[S]] = set()
 
-    async def begin() -> None:
+    def begin(work: Coroutine[Any, Any, S]) -> asyncio.Task[S]:
+        task = asyncio.create_task(work)
+        running.add(task)
+        return task
+
+    async def begin_all() -> None:
         while True:
             await places.acquire()
             try:
-                work = await anext(source)
+                begun.put_nowait(begin(await anext(source)))
             except StopAsyncIteration:
                 return
-            task = asyncio.create_task(work)
-            running.add(task)
-            begun.put_nowait(task)
 
-    maker = asyncio.create_task(begin())
+    maker = asyncio.create_task(begin_all())
     maker.add_done_callback(lambda _: begun.put_nowait(None))
     try:
         while (task := await begun.get()) is not None:
-            result = await task
-            running.discard(task)
-            places.release()
-            yield result
-            # Not kept while the next one is waited for.
-            del result, task
+            going: asyncio.Task[S] | None = task
+            while going is not None:
+                result = await going
+                running.discard(going)
+                going = begin(result.then()) if result.then is not None else None
+                if going is None:
+                    places.release()
+                yield result
+                # Not kept while the next one is waited for.
+                del result
+            del task
         await maker
     finally:
         for each in (maker, *running):

@@ -6,6 +6,7 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
@@ -66,14 +67,23 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came of one look into the tables; None: the campaign is being deleted."""
+    """What the tables have of a campaign; None: it is being deleted."""
 
     reach: Reach
     pieces: Iterable[Piece] | None
     sealed: bool = False
 
 
-Work: TypeAlias = "AsyncGenerator[Coroutine[Any, Any, Fetched], None]"
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What came of one look into the tables, in the order in which it is sent, and the look that
+    depends on it: all looks of the campaign come before those of the next one."""
+
+    fetched: Sequence[Fetched]
+    then: "Callable[[], Coroutine[Any, Any, Looked]] | None" = None
+
+
+Work: TypeAlias = "AsyncGenerator[Coroutine[Any, Any, Looked], None]"
 
 
 @dataclass(slots=True)
@@ -175,19 +185,24 @@ class Bulk:
     async def responses(self, work: Work) -> AsyncGenerator[bytes, None]:
         """The batches of all that is fetched."""
         async with aclosing(side_by_side(work, PREFETCHED)) as all_of_it:
-            async for fetched in all_of_it:
-                reach = fetched.reach
-                if reach.gone:
-                    continue
-                if fetched.pieces is None:
-                    reach.gone = True
-                    self.unreachable.append(self.campaign_ids[reach.index])
-                    continue
-                for piece in fetched.pieces:
-                    self.costs.rows += piece.count
-                    self.costs.sealed_rows += piece.count if fetched.sealed else 0
-                    reach.sent += piece.count
-                    yield self._response(reach, piece)
+            async for looked in all_of_it:
+                for fetched in looked.fetched:
+                    for response in self._responses(fetched):
+                        yield response
+
+    def _responses(self, fetched: Fetched) -> Iterator[bytes]:
+        reach = fetched.reach
+        if reach.gone:
+            return
+        if fetched.pieces is None:
+            reach.gone = True
+            self.unreachable.append(self.campaign_ids[reach.index])
+            return
+        for piece in fetched.pieces:
+            self.costs.rows += piece.count
+            self.costs.sealed_rows += piece.count if fetched.sealed else 0
+            reach.sent += piece.count
+            yield self._response(reach, piece)
 
     def _response(self, reach: Reach, piece: Piece) -> bytes:
         resume = BulkPlace(

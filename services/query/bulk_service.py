@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 
 import asyncpg
@@ -11,7 +12,7 @@ from domainflow.query.v1 import stream_pb2 as pb
 from domainflow.validation.v1.lead_pb2 import LEAD_STATUS_QUALIFIED
 from services.chassis.errors import FieldViolation
 from services.query.batches import ALL, ENRICHED_TAG, enriched_payload
-from services.query.bulk import Bulk, Fetched, Piece, Reach, Work, begin_bulk
+from services.query.bulk import Bulk, Fetched, Looked, Piece, Reach, Work, begin_bulk
 from services.query.bulk_rows import events, leads
 from services.query.campaigns import Campaign
 from services.query.columns import COLUMNS, ColumnStore
@@ -86,8 +87,8 @@ class BulkService(Part):
         def row(reach: Reach, record: asyncpg.Record) -> bytes:
             return _lead(record, fields)
 
-        work = _rows(bulk, read, row, size, request.campaign_limit)
-        async with aclosing(bulk.responses(work)) as responses:
+        source = _RowSource(bulk, read, row, size, request.campaign_limit)
+        async with aclosing(bulk.responses(source.work())) as responses:
             async for response in responses:
                 yield response
         yield pb.StreamLeadsResponse(summary=bulk.summary())
@@ -110,8 +111,8 @@ class BulkService(Part):
         def row(reach: Reach, record: asyncpg.Record) -> bytes | None:
             return _event(request.campaign_ids[reach.index], record, kinds)
 
-        work = _rows(bulk, read, row, size, request.campaign_limit)
-        async with aclosing(bulk.responses(work)) as responses:
+        source = _RowSource(bulk, read, row, size, request.campaign_limit)
+        async with aclosing(bulk.responses(source.work())) as responses:
             async for response in responses:
                 yield response
         yield pb.StreamLogsResponse(summary=bulk.summary())
@@ -122,30 +123,36 @@ Read = Callable[[Reach, int, int], Awaitable[list[asyncpg.Record] | None]]
 Row = Callable[[Reach, asyncpg.Record], bytes | None]
 
 
-async def _rows(bulk: Bulk, read: Read, row: Row, size: int, most: int) -> Work:
-    """Batches of at most `size` rows, at most so many of each campaign; 0: all."""
-    async for reach in bulk.reaches():
-        position, left = reach.position, most - reach.sent if most else size
-        while position < reach.end and left > 0 and not reach.gone:
-            async with bulk.turn():
-                limit = min(size, left)
-                records = await read(reach, position, limit)
-            if records is None:
-                yield _done(Fetched(reach, None))
-                break
-            found = [(record["found"], row(reach, record)) for record in records]
-            kept = [(at, made) for at, made in found if made is not None][:left]
-            if kept:
-                yield _done(Fetched(reach, _pieces(kept)))
-            if most:
-                left -= len(kept)
-            if len(records) < limit:
-                break
-            position = records[-1]["found"] + 1
+@dataclass(frozen=True, slots=True)
+class _RowSource:
+    """Rows of every campaign in batches of at most `size`, `most` of each campaign; 0: all."""
 
+    bulk: Bulk
+    read: Read
+    row: Row
+    size: int
+    most: int
 
-async def _done(fetched: Fetched) -> Fetched:
-    return fetched
+    async def work(self) -> Work:
+        async for reach in self.bulk.reaches():
+            left = self.most - reach.sent if self.most else self.size
+            if reach.position < reach.end and left > 0:
+                yield self._look(reach, reach.position, left)
+
+    async def _look(self, reach: Reach, position: int, left: int) -> Looked:
+        limit = min(self.size, left)
+        async with self.bulk.turn():
+            records = await self.read(reach, position, limit)
+        if records is None:
+            return Looked([Fetched(reach, None)])
+        found = [(record["found"], self.row(reach, record)) for record in records]
+        kept = [(at, made) for at, made in found if made is not None][:left]
+        fetched = [Fetched(reach, _pieces(kept))] if kept else []
+        if self.most:
+            left -= len(kept)
+        if len(records) < limit or left <= 0 or (past := records[-1]["found"] + 1) >= reach.end:
+            return Looked(fetched)
+        return Looked(fetched, partial(self._look, reach, past, left))
 
 
 def _pieces(rows: Sequence[tuple[int, bytes]]) -> list[Piece]:

@@ -185,6 +185,16 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Positions first..end-1 of a campaign, which are some, and the runs shown of them."""
+
+    no: int
+    runs: Runs
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """The domains that match, up to `examined`: the position behind the last one looked at."""
 
@@ -228,19 +238,48 @@ class ColumnStore:
         made = []
         for row in rows:
             begin = row["first"]
-            past = min(begin + size, end)
-            explicit: frozenset[str] = frozenset()
-            if row[f"{DOMAINS}_count"] != past - begin:
-                # Names are being replaced under our feet: what is left says itself where it stands.
-                explicit = frozenset({DOMAINS, DNS})
-            elif DNS in _tables(paths) and row[f"{DNS}_count"] and not _is_gapless(row):
-                explicit = frozenset({DNS})
-            if explicit:
-                [row] = await self._series(no, runs, begin, past, size, paths, explicit, tag)
-            if not row["alive"]:
+            span = Span(no, runs, begin, min(begin + size, end))
+            columns = await self._of_span(row, span, paths, tag)
+            if columns is None:
                 return None
-            made.append(_to_columns(row, paths, explicit, range(begin, past), tag))
+            made.append(columns)
         return made
+
+    async def spans(
+        self, spans: Sequence[Span], wanted: Collection[str], *, tag: int | None = None
+    ) -> list[Columns | None]:
+        """All domains of each of the spans, which may be of many campaigns: one statement."""
+        paths = frozenset(wanted)
+        rows = await self._pool.fetch(
+            _columns(paths, frozenset(), _OF_SPAN, 0, "", tag, _SPANS),
+            [span.no for span in spans],
+            [span.first for span in spans],
+            [span.end for span in spans],
+            *([span.runs[run] for span in spans] for run in range(len(Runs._fields))),
+        )
+        rows = sorted(rows, key=lambda row: row["ordinality"])
+        return [
+            await self._of_span(row, span, paths, tag)
+            for row, span in zip(rows, spans, strict=True)
+        ]
+
+    async def _of_span(
+        self, row: asyncpg.Record, span: Span, paths: frozenset[str], tag: int | None
+    ) -> Columns | None:
+        explicit: frozenset[str] = frozenset()
+        count = span.end - span.first
+        if row[f"{DOMAINS}_count"] != count:
+            # Names are being replaced under our feet: what is left says itself where it stands.
+            explicit = frozenset({DOMAINS, DNS})
+        elif DNS in _tables(paths) and row[f"{DNS}_count"] and not _is_gapless(row):
+            explicit = frozenset({DNS})
+        if explicit:
+            [row] = await self._series(
+                span.no, span.runs, span.first, span.end, count, paths, explicit, tag
+            )
+        if not row["alive"]:
+            return None
+        return _to_columns(row, paths, explicit, range(span.first, span.end), tag)
 
     async def _series(
         self,
@@ -372,6 +411,13 @@ _SERIES = "generate_series($2::integer, $3::integer - 1, $4::integer) AS first, 
 _EACH = "campaign_no = $1 AND position >= first AND position < least(first + $4, $3)"
 _HIT = "campaign_no = $1 AND position = ANY((SELECT positions FROM hit)::int[])"
 ALIVE = "EXISTS (SELECT FROM campaigns WHERE no = $1 AND delete_time IS NULL) AS alive"
+# Spans of many campaigns. Its plan has every partition in it, of which a span needs one: twice as
+# long to make as that of one campaign, for as many campaigns as there are spans.
+_SPANS = """unnest(
+    $1::integer[], $2::integer[], $3::integer[], $4::integer[], $5::integer[], $6::integer[],
+    $7::integer[]
+) WITH ORDINALITY AS span (no, first, past, run_0, run_1, run_2, run_3, ordinality), """
+_OF_SPAN = "campaign_no = span.no AND position >= span.first AND position < span.past"
 
 # One aggregated row a table and a split in Python: 2.4 times as fast as a row a name.
 _AGGREGATES = {
@@ -402,11 +448,14 @@ def _columns(
     tag: int | None = None,
     series: str = "",
 ) -> str:
-    """`explicit`: tables that say the position of each row, beside those that always do."""
+    """`explicit`: tables that say the position of each row, beside those that always do. Runs are
+    parameters from number `first_run` on, or those of the spans."""
     made, run = [], first_run
     for table in _tables(paths):
         where = bound
-        if table in RUN_OF:
+        if table in RUN_OF and series == _SPANS:
+            where += f" AND run = span.run_{RUN_OF[table]}"
+        elif table in RUN_OF:
             where += f" AND run = ${run}"
             run += 1
         selected = [f"count(*) AS {table}_count"]
@@ -425,7 +474,8 @@ def _columns(
             f"""LATERAL (SELECT {", ".join(selected)}
             FROM (SELECT * FROM {table} WHERE {where} ORDER BY position) {table}) {table}"""
         )
-    return f"SELECT {ALIVE}, *{more} FROM {series}{', '.join(made)}"
+    alive = ALIVE.replace("$1", "span.no") if series == _SPANS else ALIVE
+    return f"SELECT {alive}, *{more} FROM {series}{', '.join(made)}"
 
 
 def _is_gapless(row: asyncpg.Record) -> bool:
