@@ -2,14 +2,7 @@
 
 import typer
 
-from services.cli import campaign, database, dead_letters, dns_personas, domains, figures
-from services.cli.backup import backup, restore
-from services.cli.check import check
-from services.cli.demo import demo
-from services.cli.doctor import doctor
-from services.cli.resolvers import resolvers
-from services.cli.up import up
-from services.cli.workers import workers
+from services.cli import lazy
 
 HELP = """Bulk domain campaigns: generate names, ask DNS about every one, explain every verdict.
 
@@ -20,30 +13,37 @@ cancelled; 4 a phase failed; 5 the suite is not reachable; 130 interrupted.
 """
 
 
+_COMMANDS = {
+    "up": "services.cli.up:up",
+    "demo": "services.cli.demo:demo",
+    "doctor": "services.cli.doctor:doctor",
+    "check": "services.cli.check:check",
+    "workers": "services.cli.workers:workers",
+    "resolvers": "services.cli.resolvers:resolvers",
+    "backup": "services.cli.backup:backup",
+    "restore": "services.cli.backup:restore",
+}
+_GROUPS = {
+    "campaign": "services.cli.campaign:group",
+    "domains": "services.cli.domains:group",
+    "dead-letters": "services.cli.dead_letters:group",
+    "dns-persona": "services.cli.dns_personas:group",
+    "database": "services.cli.database:group",
+    "counters": "services.cli.figures:counters_group",
+}
+
+
 def app() -> typer.Typer:
     """The whole command line, made anew."""
-    made = typer.Typer(
+    return lazy.group(
+        _COMMANDS,
+        _GROUPS,
         name="domainflow",
         help=HELP,
         no_args_is_help=True,
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
     )
-    made.command()(up)
-    made.command()(demo)
-    made.command()(doctor)
-    made.command()(check)
-    made.command()(workers)
-    made.command()(resolvers)
-    made.command()(backup)
-    made.command()(restore)
-    made.add_typer(campaign.group(), name="campaign")
-    made.add_typer(domains.group(), name="domains")
-    made.add_typer(dead_letters.group(), name="dead-letters")
-    made.add_typer(dns_personas.group(), name="dns-persona")
-    made.add_typer(database.group(), name="database")
-    made.add_typer(figures.counters_group(), name="counters")
-    return made
 
 
 def main() -> None:

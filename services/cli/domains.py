@@ -14,8 +14,7 @@ from rich.table import Table
 from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc
 from domainflow.query.v1.filter_pb2 import DomainFilter
 from domainflow.validation.v1 import dns_pb2, http_pb2, lead_pb2
-from services.cli import evidence, export, filter_options, session_export, terminal
-from services.cli.changes import changes, diff
+from services.cli import export, filter_options, lazy, session_export, terminal
 from services.cli.connection import (
     DATA_FOLDER,
     DEADLINE,
@@ -43,13 +42,17 @@ VerdictOption = Annotated[
 
 def group() -> typer.Typer:
     """The commands below `domainflow domains`."""
-    made = typer.Typer(no_args_is_help=True, help="Read what is known of the names.")
-    made.command("list")(list_domains)
-    made.command("get")(get_domain)
-    made.command("export")(export_domains)
-    made.command("changes")(changes)
-    made.command("diff")(diff)
-    return made
+    return lazy.group(
+        {
+            "list": "services.cli.domains:list_domains",
+            "get": "services.cli.domains:get_domain",
+            "export": "services.cli.domains:export_domains",
+            "changes": "services.cli.changes:changes",
+            "diff": "services.cli.changes:diff",
+        },
+        no_args_is_help=True,
+        help="Read what is known of the names.",
+    )
 
 
 def list_domains(
@@ -140,6 +143,8 @@ def get_domain(
     data: DataOption = DATA_FOLDER,
 ) -> None:
     """Show one name with all that stands behind its verdict; JSON unless on a terminal."""
+    from services.cli import evidence
+
     request = query_service_pb2.GetDomainRequest(campaign_id=campaign_id, position=position)
 
     async def work() -> None:
