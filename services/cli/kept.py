@@ -59,6 +59,8 @@ class Part:
         self._changed = threading.Condition()
         self._keeping = threading.Lock()
         self._dropped = False
+        # What is written down of it.
+        self._kept = self._mark_now()
 
     def find(self) -> None:
         """Take up what was kept; what was written after it does not count."""
@@ -66,6 +68,7 @@ class Part:
             mark = json.loads(self._mark.read_text())
             self.rest, self.rows = mark["rest"], mark["rows"]
             self.size, self.done = mark["size"], mark["done"]
+            self._kept = mark
         file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if os.fstat(file).st_size < self.size:
@@ -97,10 +100,22 @@ class Part:
         """From now on what was added so far survives everything."""
         # Whoever is interrupted while a thread does this does it once more.
         with self._keeping:
-            mark = {"rest": self.rest, "rows": self.rows, "size": self.size, "done": self.done}
-            if self._file is not None:
-                os.fsync(self._file)
+            # A message counts as a whole: where it ends, and what follows it.
+            with self._changed:
+                mark = self._mark_now()
+            if mark == self._kept:
+                return
+            # Opened for this alone: whoever adds may be done with it meanwhile.
+            file = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
             _write_durably(self._mark, json.dumps(mark))
+            self._kept = mark
+
+    def _mark_now(self) -> Mapping[str, object]:
+        return {"rest": self.rest, "rows": self.rows, "size": self.size, "done": self.done}
 
     def close(self) -> None:
         if self._file is not None:

@@ -6,12 +6,12 @@ whatever stopped it. The file is written (assembly.py) while its rows still come
 
 import asyncio
 import base64
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -107,22 +107,33 @@ async def export(
                 asyncio.to_thread(_write, parts, plan.sources[0].schema, asked, path)
             )
             reading = asyncio.create_task(_read_all(stub, parts, asked.streams, shown, waiting))
+            enough = asyncio.Event()
+            keeping = asyncio.create_task(_keep(parts, enough))
             try:
                 done, _ = await asyncio.wait(
-                    [writing, reading], return_when=asyncio.FIRST_COMPLETED
+                    [writing, reading, keeping], return_when=asyncio.FIRST_COMPLETED
                 )
+                if keeping in done:
+                    # It ends by itself only when the disk does not take anything more.
+                    await keeping
                 if reading in done:
                     await reading
                     shown.finishing()
                 count = await writing
                 await reading
-            finally:
-                # Whichever failed ends the other one.
+            except BaseException:
+                # Whichever failed ends the others, and what has come is kept.
                 reading.cancel()
                 await asyncio.wait([reading])
                 for part in parts:
                     part.drop()
+                for part in parts:
+                    part.keep()
+                raise
+            finally:
+                enough.set()
                 await _ended(writing)
+                await _ended(keeping)
     kept.forget()
     return count
 
@@ -134,15 +145,27 @@ def _write(parts: Sequence[Part], schema: bytes, asked: Asked, path: Path) -> in
     return assemble(parts, schema, asked.columns, asked.form, path)
 
 
-async def _ended(writing: "asyncio.Task[int]") -> None:
+async def _ended(task: "asyncio.Task[Any]") -> None:
     """Wait for a thread that cannot be cancelled, and is about to notice that nobody wants it."""
-    while not writing.done():
+    while not task.done():
         try:
-            await asyncio.wait([writing])
+            await asyncio.wait([task])
         except asyncio.CancelledError:
             continue
     # Seen: if it says anything but that it was dropped, it has been raised already.
-    writing.exception()
+    task.exception()
+
+
+async def _keep(parts: Sequence[Part], enough: asyncio.Event) -> None:
+    """Make sure of what has come now and then, beside the reading: a disk that is slow to sync
+    holds up no stream."""
+    while not enough.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(enough.wait(), KEPT_EVERY)
+        for part in parts:
+            if enough.is_set():
+                return
+            await asyncio.to_thread(part.keep)
 
 
 async def _planned(stub: "QueryServiceAsyncStub", asked: Asked) -> Plan:
@@ -192,8 +215,7 @@ async def _read_all(
 async def _read(
     stub: "QueryServiceAsyncStub", part: Part, shown: RowsBar, patience: retry.Patience
 ) -> None:
-    """Read a part to its end. What came is kept, however this ends."""
-    kept_at = time.monotonic()
+    """Read a part to its end. It is kept then; of one that is stopped its end is kept later."""
     try:
         while not part.done:
             call = stub.ReadRows(read_session_pb2.ReadRowsRequest(read_stream=part.rest))
@@ -203,9 +225,6 @@ async def _read(
                     assert isinstance(message, read_session_pb2.ReadRowsResponse)
                     part.add(message.arrow_record_batch, message.row_count, message.rest_stream)
                     shown.add(message.row_count)
-                    if time.monotonic() - kept_at > KEPT_EVERY:
-                        await asyncio.to_thread(part.keep)
-                        kept_at = time.monotonic()
                 part.finish()
             except grpc.aio.AioRpcError as error:
                 if refusal.read(error).reason == "READ_SESSION_EXPIRED":
@@ -213,8 +232,8 @@ async def _read(
                 await patience.wait(error)
             finally:
                 call.cancel()
+        await asyncio.to_thread(part.keep)
     finally:
-        part.keep()
         part.close()
 
 
