@@ -60,6 +60,11 @@ async def query(database_url: str) -> AsyncIterator[Query]:
                 counter.names_read += sum(len(batch.positions) for batch in batches or [])
                 return batches
 
+            async def spans(self, *arguments: Any, **named: Any) -> list[Columns | None]:
+                batches = await super().spans(*arguments, **named)
+                counter.names_read += sum(len(batch.positions) for batch in batches if batch)
+                return batches
+
         service = QueryService(reads=Reads(pool), seal=Seal([KEY]))
         service.column_store = CountingStore  # type: ignore[misc]
         server = grpc.aio.server(

@@ -1,5 +1,6 @@
 """StreamEnriched: all that is known, in step with what SQL says, whatever is filtered."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
@@ -290,6 +291,70 @@ async def test_hundreds_of_campaigns_come_in_order(query: Query, writer: Writer)
     rest, summary = await streamed(query, resumed(request, batches[580].cursor))
     assert [batch.campaign_id for batch in rest] == [batch.campaign_id for batch in batches[581:]]
     assert list(summary.unreachable) == [unknown]
+
+
+async def test_campaigns_read_together_say_what_each_says_alone(
+    query: Query, writer: Writer
+) -> None:
+    """Of different runs, with gaps in every phase, without names, without results, deleted."""
+    made = [
+        await campaign_with_everything(writer),
+        await writer.campaign(30),
+        await writer.campaign(0),
+        await campaign_with_everything(writer),
+        await writer.campaign(90),
+    ]
+    await writer.plan(made[4], 90, 90, run=7)
+    await writer.settle(made[4], 0, [RESOLVED, NXDOMAIN] * 45, run=7)
+    await writer.connection.execute(
+        "DELETE FROM domains WHERE campaign_no = $1 AND position IN (0, 7)", made[1].no
+    )
+    alone = []
+    for each in made:
+        request = pb.StreamEnrichedRequest(campaign_ids=[str(each)])
+        alone += [
+            (b.campaign_id, row) for b in (await streamed(query, request))[0] for row in rows([b])
+        ]
+    assert len(alone) == 2 * SIZE + 28 + 90
+    ids = list(map(str, made))
+    for size in (10_000, 70):
+        request = pb.StreamEnrichedRequest(campaign_ids=ids, batch_size=size)
+        batches, _ = await streamed(query, request)
+        assert [(b.campaign_id, row) for b in batches for row in rows([b])] == alone
+        for count, batch in enumerate(batches, start=1):
+            rest, _ = await streamed(query, resumed(request, batch.cursor))
+            assert [list(b.names) for b in rest] == [list(b.names) for b in batches[count:]]
+    await writer.connection.execute(
+        "UPDATE campaigns SET delete_time = now() WHERE no = $1", made[3].no
+    )
+    batches, summary = await streamed(query, resumed(request, ""))
+    assert {batch.campaign_id for batch in batches} == {ids[0], ids[1], ids[4]}
+    assert list(summary.unreachable) == [ids[3]]
+
+
+async def test_the_next_campaign_is_searched_before_the_first_one_is_sent(
+    query: Query, writer: Writer
+) -> None:
+    ids = [str(await campaign_with_everything(writer)) for _ in range(2)]
+    waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+    calls = [
+        lambda: query.stub.StreamEnriched(
+            pb.StreamEnrichedRequest(campaign_ids=ids, filter=DomainFilter(lead_statuses=[1]))
+        ),
+        lambda: query.stub.StreamLeads(pb.StreamLeadsRequest(campaign_ids=ids)),
+    ]
+    for call in calls:
+        async with writer.connection.transaction():
+            await writer.connection.execute("LOCK TABLE leads IN ACCESS EXCLUSIVE MODE")
+            reading = asyncio.create_task(all_of(call()))
+            while await writer.connection.fetchval(waiting) < 2:
+                pass
+        found = [message.batch.campaign_id for message in (await reading)[:-1]]
+        assert found == ids
+
+
+async def all_of(call: Any) -> list[Any]:
+    return [message async for message in call]
 
 
 async def test_a_rerun_that_completes_meanwhile_mixes_nothing(query: Query, writer: Writer) -> None:

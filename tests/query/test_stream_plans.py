@@ -10,7 +10,7 @@ from domainflow.query.v1.filter_pb2 import DomainFilter
 from services.query.batches import ALL
 from services.query.bulk_rows import events, leads
 from services.query.campaigns import Runs
-from services.query.columns import ColumnStore
+from services.query.columns import ColumnStore, Span
 from services.query.conditions import conditions_of
 from services.query.derived import segments_of
 
@@ -50,6 +50,8 @@ async def _read(pool: Any, what: str) -> None:
     match what:
         case "all":
             await store.columns(1, RUNS, 0, 5000, ALL)
+        case "several campaigns":
+            await store.spans([Span(no, RUNS, 0, 5000) for no in range(1, 9)], ALL)
         case "matching":
             chosen = conditions_of(EVERYTHING)
             await store.matching(1, RUNS, chosen, 0, 5000, ALL, limit=5000)
@@ -72,7 +74,8 @@ async def _read(pool: Any, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["all", "matching", "pending", "driven", "leads", "events", "segments"]
+    "what",
+    ["all", "several campaigns", "matching", "pending", "driven", "leads", "events", "segments"],
 )
 async def test_every_table_is_read_along_an_index_and_no_ranges_meet_in_a_loop(
     database_url: str, what: str
@@ -100,6 +103,7 @@ async def test_every_table_is_read_along_an_index_and_no_ranges_meet_in_a_loop(
             "Result",
             "Nested Loop",
             "Function Scan on generate_series first",
+            "Function Scan on span",
         }, plan
 
 

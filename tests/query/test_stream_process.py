@@ -106,6 +106,87 @@ async def test_a_stream_of_a_killed_service_goes_on_in_the_next_one(
     assert received == [expected, expected]
 
 
+async def small_campaigns(writer: Writer, count: int, suffix: str) -> list[Made]:
+    """0 to 180 names each; of four in five campaigns two names in three are resolved and leads."""
+    rows = await writer.connection.fetch(
+        """INSERT INTO campaigns
+            (id, name, mode, initial_phase, final_phase, configuration, name_count)
+        SELECT gen_random_uuid(), 'small', 'STEP_BY_STEP', 1, 5, '', n % 7 * 30
+        FROM generate_series(0, $1 - 1) n RETURNING id, no""",
+        count,
+    )
+    await writer.connection.execute(
+        """INSERT INTO phases (campaign_no, phase, status, run, result_run)
+        SELECT no, phase, 'COMPLETED', 1, 1 FROM campaigns, generate_series(1, 5) phase"""
+    )
+    await writer.connection.execute(
+        """INSERT INTO domains SELECT no, n, 'name-' || no || '-' || n || $1::text
+        FROM campaigns, generate_series(0, name_count - 1) n""",
+        suffix,
+    )
+    for statement in (
+        """INSERT INTO dns_results (campaign_no, run, position, verdict, rcode, attempt_count, tcp,
+            duration_us, check_time_us) SELECT campaign_no, 1, position, 1, 0, 1, false, 5, 1""",
+        """INSERT INTO leads (campaign_no, run, position, status, reason, check_time_us)
+        SELECT campaign_no, 1, position, 1, 1, 1""",
+    ):
+        await writer.connection.execute(
+            statement + " FROM domains WHERE position % 3 > 0 AND campaign_no % 5 > 0"
+        )
+    return [Made(row["id"], row["no"]) for row in rows]
+
+
+def named(batch: Any) -> list[str]:
+    return list(batch.names) if hasattr(batch, "names") else [lead.name for lead in batch.leads]
+
+
+async def test_streams_of_many_small_campaigns_go_on_after_a_kill(
+    database_url: str, writer: Writer
+) -> None:
+    suffix = "x" * 200
+    made = await small_campaigns(writer, 800, suffix)
+    ids = [str(each) for each in made]
+    matching = {"dns_verdicts": [1]}
+    requests: list[tuple[str, Any, bool]] = [
+        ("StreamDomains", pb.StreamDomainsRequest(campaign_ids=ids), False),
+        ("StreamDomains", pb.StreamDomainsRequest(campaign_ids=ids, **matching), True),
+        (
+            "StreamEnriched",
+            stream_pb2.StreamEnrichedRequest(campaign_ids=ids, filter=matching, batch_size=50),
+            True,
+        ),
+        ("StreamLeads", stream_pb2.StreamLeadsRequest(campaign_ids=ids, batch_size=50), True),
+    ]
+    received: list[list[tuple[str, str]]] = [[] for _ in requests]
+
+    def take(messages: Iterable[Any], n: int) -> Any:
+        for message in messages:
+            if message.HasField("batch"):
+                received[n] += [(message.batch.campaign_id, name) for name in named(message.batch)]
+                requests[n][1].cursor = message.batch.cursor
+        return message
+
+    with service(database_url) as (process, stub):
+        calls = [getattr(stub, method)(request) for method, request, _ in requests]
+        for n, call in enumerate(calls):
+            take(islice(call, 30 + n), n)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for n, call in enumerate(calls):
+            with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+                take(call, n)
+    with service(database_url) as (_, stub):
+        for n, (method, request, _) in enumerate(requests):
+            assert take(getattr(stub, method)(request), n).HasField("summary")
+    for found, (_, _, filtered) in zip(received, requests, strict=True):
+        assert found == [
+            (str(each), f"name-{each.no}-{position}{suffix}")
+            for n, each in enumerate(made)
+            for position in range(n % 7 * 30)
+            if not filtered or (position % 3 and each.no % 5)
+        ]
+
+
 async def test_memory_does_not_grow_with_the_names_nor_with_readers_who_stand_still(
     database_url: str, writer: Writer
 ) -> None:
