@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from domainflow.validation.v1.dns_pb2 import DnsVerdict
 from domainflow.validation.v1.http_pb2 import HttpVerdict
 from domainflow.validation.v1.lead_pb2 import LeadReason, LeadStatus
-from services.query.session_rows import Part, Rows, numbers
+from services.query.session_rows import Part, Positions, Rows, numbers
 
 # Below the 1 MiB that proxies buffer; the rest is for the name of what follows.
 MESSAGE_LIMIT = 1_000_000
@@ -52,24 +52,24 @@ class Packer:
         none = pa.RecordBatch.from_pylist([], schema=self._schema)
         self.no_rows = bytes(none.serialize())
 
-    def messages(self, rows: Rows) -> list[tuple[bytes, int, int]]:
-        """The rows as record batches that each fit a gRPC message: its bytes, its rows, and the
-        position of the last one. Nothing for no rows."""
+    def messages(self, rows: Rows) -> list[tuple[Any, int, int]]:
+        """The rows as record batches that each fit a gRPC message: a buffer with its bytes, its
+        rows, and the position of the last one. Nothing for no rows."""
         return [
-            (bytes(piece.serialize()), len(piece), rows.positions[first + len(piece) - 1])
+            (piece.serialize(), len(piece), rows.positions[first + len(piece) - 1])
             for first, piece in _fitting(self._batch(rows), 0)
         ]
 
     def _batch(self, rows: Rows) -> Any:
         """All of the rows; of each table the columns that were read of it."""
-        positions = _array(pa.int32(), rows.positions)
-        made = {"position": positions.cast(pa.int64())}
+        positions = _positions(rows.positions)
+        made = {"position": positions}
         for part in rows.parts.values():
-            place = None if part.positions is None else _array(pa.int32(), part.positions)
+            place = None if part.positions is None else _positions(part.positions)
             if place is not None and place.equals(positions):
                 place = None
             # Null for rows that the table has nothing about.
-            where = None if place is None else pc.index_in(positions, value_set=place)
+            where = None if place is None else _where(rows.positions, positions, place)
             for column, value in part.columns.items():
                 values = _CONVERSIONS[column](value, part)
                 made[column] = values if where is None else values.take(where)
@@ -86,6 +86,21 @@ def _fitting(batch: Any, first: int) -> Iterator[tuple[int, Any]]:
     half = count // 2
     yield from _fitting(batch.slice(0, half), first)
     yield from _fitting(batch.slice(half), first + half)
+
+
+def _positions(values: Positions) -> Any:
+    if isinstance(values, range):
+        return pa.arange(values.start, values.stop)
+    return _array(pa.int32(), values).cast(pa.int64())
+
+
+def _where(values: Positions, positions: Any, place: Any) -> Any:
+    """For each position its index in `place`, null where it is not there."""
+    if isinstance(values, range):
+        # No search: the index of a position among all of them is known.
+        indices = pc.subtract(place, values.start)
+        return pc.inverse_permutation(indices, max_index=len(values) - 1)
+    return pc.index_in(positions, value_set=place)
 
 
 def _array(kind: Any, values: Any) -> Any:

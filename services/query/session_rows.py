@@ -22,7 +22,7 @@ from services.query.campaigns import Runs
 from services.query.conditions import Arguments, conditions_of, matching
 from services.query.outcomes import DNS, HTTP, LEADS
 
-Positions: TypeAlias = "array[int]"
+Positions: TypeAlias = "array[int] | range"
 # Opens a turn with the database.
 Turn: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -70,9 +70,12 @@ def _numbers(kind: str, expression: str) -> str:
 
 _POSITIONS = _numbers("int4", "position")
 NAMES = "domains"
+RESOLUTIONS = "dns_results"
+# What a range has either all rows of or, of a phase that has not come to it yet, none.
+_COMPLETE = (NAMES, RESOLUTIONS)
 _TABLES = {
     NAMES: _Table(None, {"name": _texts("name")}),
-    "dns_results": _Table(
+    RESOLUTIONS: _Table(
         0,
         {
             "dns_verdict": _letters("verdict"),
@@ -154,16 +157,14 @@ class SessionRows:
         self, source: "Pool | Connection", columns: Collection[str], first: int, end: int
     ) -> Rows:
         wanted = frozenset(columns)
-        row = await source.fetchrow(_columns(wanted, False), *self._arguments(wanted, first, end))
-        found = _read(row, wanted)
-        names = found[NAMES]
-        if names.count == end - first:
-            return Rows(array("i", range(first, end)), found)
-        # Names are missing: those there are have to say themselves where they stand.
-        row = await source.fetchrow(
-            _columns(wanted | {"position"}, False), *self._arguments(wanted, first, end)
-        )
-        found = _read(row, wanted)
+        bounds = self._arguments(wanted, first, end)
+        found = _read(await source.fetchrow(_columns(wanted, False, False), *bounds), wanted)
+        size = end - first
+        resolved = found[RESOLUTIONS].count if RESOLUTIONS in found else size
+        if found[NAMES].count == size and resolved in (0, size):
+            return Rows(range(first, end), found)
+        # Some are missing: those there are have to say themselves where they stand.
+        found = _read(await source.fetchrow(_columns(wanted, False, True), *bounds), wanted)
         positions = found[NAMES].positions
         assert positions is not None
         return Rows(positions, found)
@@ -171,9 +172,9 @@ class SessionRows:
     async def _at(
         self, connection: Connection, columns: Collection[str], positions: Positions
     ) -> Rows:
-        wanted = frozenset(columns) | {"position"}
+        wanted = frozenset(columns)
         bounds = self._arguments(wanted, positions[0], positions[-1] + 1)
-        row = await connection.fetchrow(_columns(wanted, True), *bounds, positions)
+        row = await connection.fetchrow(_columns(wanted, True, True), *bounds, positions)
         return Rows(positions, _read(row, wanted))
 
     def _arguments(self, columns: Collection[str], first: int, end: int) -> list[object]:
@@ -223,8 +224,9 @@ def _tables_of(columns: Collection[str]) -> list[str]:
 
 
 @cache
-def _columns(wanted: frozenset[str], at: bool) -> str:
-    """`at`: of the positions in the last argument, in order; else of the range."""
+def _columns(wanted: frozenset[str], at: bool, placed: bool) -> str:
+    """`at`: of the positions in the last argument, in order; else of the range. `placed`: every
+    table says its positions, also those that nearly always have a row for each."""
     parts = []
     tables = _tables_of(wanted)
     argument = 3
@@ -238,8 +240,8 @@ def _columns(wanted: frozenset[str], at: bool) -> str:
         if at:
             where += f" AND position = ANY(${last}::int[])"
         made = ["count(*)"]
-        # Names are nearly always complete, and a third of the cost of reading them.
-        made.append(_POSITIONS if table != NAMES or "position" in wanted else "NULL::bytea")
+        # A third of the cost of reading names.
+        made.append(_POSITIONS if placed or table not in _COMPLETE else "NULL::bytea")
         made += [spec.columns[column] for column in sorted(spec.columns.keys() & wanted)]
         parts.append(
             f"""(SELECT {", ".join(made)} FROM (
