@@ -459,6 +459,19 @@ async def test_positions_stay_right_when_names_are_missing(query: Query, writer:
         assert row["dns_verdict"] == label(DnsVerdict, VERDICTS[row["position"]])
 
 
+async def test_positions_stay_right_when_some_names_have_no_results(
+    query: Query, writer: Writer
+) -> None:
+    made = await settled_campaign(writer)
+    await writer.connection.execute("DELETE FROM dns_results WHERE position IN (0, 4, 249)")
+    session = await session_of(query, made, columns=["name", "position", "dns_verdict"])
+    rows = await whole(query, session)
+    assert [row["position"] for row in rows] == list(range(250))
+    for n, row in enumerate(rows):
+        settled = n not in (0, 4, 249)
+        assert row["dns_verdict"] == (label(DnsVerdict, VERDICTS[n]) if settled else None)
+
+
 async def test_a_deleted_campaign_ends_its_sessions(query: Query, writer: Writer) -> None:
     made = await settled_campaign(writer)
     all_of_it = await session_of(query, made)
