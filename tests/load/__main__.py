@@ -36,6 +36,7 @@ BENCHES = (
     "dns_end_to_end",
     "stream_names",
     "stream_enriched",
+    "stream_many",
     "export_parquet",
     "page_latency",
     "page_walk",
