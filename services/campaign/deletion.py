@@ -421,9 +421,9 @@ async def _spans(connection: Connection, campaign_no: int) -> list[Span]:
     # The query service's maintainer may remove one of these, or add one, between two portions: what
     # is then missed goes at the end.
     spans += [
-        Span("segments", {"derivation_id": row[0]}, "first_position", weight=_SEGMENT_WEIGHT)
+        Span("segments", {"derivation_id": row[0]}, "first_position", weight=_weight(row[1]))
         for row in await connection.fetch(
-            "SELECT id FROM derivations WHERE campaign_no = $1 ORDER BY id", campaign_no
+            "SELECT id, kind FROM derivations WHERE campaign_no = $1 ORDER BY id", campaign_no
         )
     ]
     return [*spans, Span("events", campaign, "revision")]
@@ -436,8 +436,11 @@ _RESULTS: Mapping[int, Sequence[str]] = {
     Phase.CONTENT_ANALYSIS: ("page_analyses", "keyword_hits"),
     Phase.LEAD_EXTRACTION: ("leads",),
 }
-# A segment is up to 1 MB, stored in pieces of 2 KB.
-_SEGMENT_WEIGHT = 200
+
+
+def _weight(kind: str) -> int:
+    """Of a segment. For streams it is up to 1 MB, stored in pieces of 2 KB; for pages a row."""
+    return 1 if kind == "pages" else 200
 
 
 async def _delete_range(

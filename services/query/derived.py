@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from services.chassis.postgres import Pool
 from services.query.campaigns import Runs
-from services.query.sealed import ENRICHED, NAMES, Segment
+from services.query.sealed import ENRICHED, NAMES, PAGES, Segment
 
 NAME_ORDER = "name_order"
-KINDS = (NAME_ORDER, NAMES, ENRICHED)
+KINDS = (NAME_ORDER, NAMES, ENRICHED, PAGES)
 
 
 async def source_version(pool: Pool, no: int, kind: str) -> str | None:
@@ -63,7 +63,8 @@ async def segments_of(pool: Pool, no: int, copy_id: int, first: int, end: int) -
 def version_sql(kind: str) -> str:
     """SQL of the version of campaign `c`. Names alone depend on how many there are; results on
     which runs are shown, and on the last change to each."""
-    return f"""c.name_count::text || CASE WHEN {kind} <> '{ENRICHED}' THEN '' ELSE coalesce((
+    return f"""c.name_count::text || CASE WHEN {kind} IN ('{NAME_ORDER}', '{NAMES}') THEN ''
+    ELSE coalesce((
         SELECT string_agg(
             format(' %s:%s:%s', p.phase, p.result_run, coalesce(t.revision, 0)),
             '' ORDER BY p.phase

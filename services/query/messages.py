@@ -1,5 +1,6 @@
 """Rows as the contract's messages."""
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import ceil, floor
 from typing import Any, TypeAlias
 
@@ -19,7 +20,7 @@ from domainflow.validation.v1.dns_pb2 import (
     DnsResult,
 )
 from domainflow.validation.v1.http_pb2 import HttpResult
-from services.query.page_plan import DomainFilter
+from services.query.page_plan import DomainFilter, Facts
 
 _Fields: TypeAlias = dict[str, Any]
 
@@ -65,6 +66,30 @@ def domain_fields(row: asyncpg.Record, later: asyncpg.Record | None) -> _Fields:
             "check_time": _time(later["lead_check_time_us"]),
         }
     return fields
+
+
+def domain_wire(row: asyncpg.Record, later: asyncpg.Record | None) -> bytes:
+    """A Domain as a field of ListDomainsResponse."""
+    # Fields are made messages with the answer, at once: the stubs know nothing of that.
+    fields: Any = domain_fields(row, later)
+    return pb.ListDomainsResponse(domains=[fields]).SerializeToString()
+
+
+class _Facts:
+    """A domain as the filter asks for it, by the names that services.query.pages gives a row."""
+
+    __slots__ = ("_domain",)
+
+    def __init__(self, domain: pb.Domain) -> None:
+        self._domain = domain
+
+    def __getitem__(self, name: str) -> Any:
+        return _FACT[name](self._domain)
+
+
+def facts_of(domains: Iterable[bytes]) -> Iterator[Facts]:
+    """What a filter asks for, of each of these fields of ListDomainsResponse."""
+    return map(_Facts, pb.ListDomainsResponse.FromString(b"".join(domains)).domains)
 
 
 def fill_evidence(made: pb.Domain, row: asyncpg.Record) -> None:
@@ -140,6 +165,19 @@ def _time(microseconds: int) -> _Fields:
     return {"seconds": seconds, "nanos": rest * 1_000}
 
 
+# Null in the row where the message has nothing.
+_FACT: Mapping[str, Callable[[pb.Domain], Any]] = {
+    "name": lambda d: d.name,
+    "verdict": lambda d: d.dns.verdict or None,
+    "http_verdict": lambda d: d.http.verdict or None,
+    "score": lambda d: round(d.analysis.score * 1000) if d.HasField("analysis") else None,
+    "warnings": lambda d: (
+        sum(1 << (w - 1) for w in d.analysis.warnings) if d.HasField("analysis") else None
+    ),
+    "keywords": lambda d: [hit.keyword for hit in d.analysis.keyword_hits],
+    "lead_status": lambda d: d.lead.status or None,
+    "lead_reason": lambda d: d.lead.reason or None,
+}
 _FACTS = {None: DNS_FACT_UNSPECIFIED, False: DNS_FACT_NO, True: DNS_FACT_YES}
 # Of the other verdicts it could not be found out.
 _RESOLVING = {

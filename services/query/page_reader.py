@@ -4,12 +4,14 @@ enough."""
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise, repeat
+from itertools import chain, islice, pairwise, repeat, takewhile
 from typing import Any, Literal, TypeAlias
 
 from domainflow.query.v1.filter_pb2 import DomainFilter as FilterMessage
 from services.query.campaigns import Campaign, Runs
 from services.query.conditions import conditions_of
+from services.query.derived import Copy
+from services.query.messages import facts_of
 from services.query.page_plan import (
     MOSTLY,
     SMALL,
@@ -22,6 +24,7 @@ from services.query.page_plan import (
     Source,
     allowance,
     matches,
+    skips_chunks,
     sources,
     supposed_share,
     window,
@@ -31,6 +34,9 @@ from services.query.recent import Recent
 
 # Windows of one page, chunks that one of them passes, and chunks that are told apart by their TLDs.
 _WINDOWS, _CHUNKS, _NAMED_CHUNKS = 4, 64, 256
+# Up to so many candidates, reading all of them from a copy takes less time than asking the tables
+# which of them match.
+_FEW = 250
 # A sample: parts of the campaign, and domains of each.
 _PARTS, _EACH = 8, 12
 
@@ -48,6 +54,8 @@ class SmallSet:
     names: Sequence[str] = ()
 
 
+# A domain of a page: what the tables have of it, or a copy, as it goes over the wire.
+Found: TypeAlias = Known | bytes
 # None: the set is not small.
 SmallSets: TypeAlias = Recent[tuple[SmallSet | None]]
 
@@ -61,7 +69,7 @@ class Stretch:
     """Domains in the direction of the walk. `stopped`: the key that it goes on behind, None at the
     end. `examined`: candidates that were looked at."""
 
-    domains: Sequence[tuple[Key, Known]]
+    domains: Sequence[tuple[Key, Found]]
     stopped: Key | None
     examined: int
 
@@ -85,7 +93,11 @@ class _Window:
 
 
 class PageReader:
-    """Reads one campaign's domains of one filter in one order."""
+    """Reads one campaign's domains of one filter in one order.
+
+    With `copy`, a true copy for pages, domains come from there: nothing changes meanwhile, or the
+    copy is not true any more and the page is read anew.
+    """
 
     def __init__(
         self,
@@ -97,8 +109,10 @@ class PageReader:
         order: Order,
         sizes: Sizes,
         small_sets: SmallSets,
+        copy: Copy | None = None,
     ) -> None:
         self._pages = pages
+        self._copy = copy
         self._small_sets = small_sets
         self._no, self._name_count = campaign.no, campaign.name_count
         self._runs = runs
@@ -131,14 +145,17 @@ class PageReader:
         small = await self._small_set()
         if small is not None:
             return await self._read_small(small, start, inclusive, ascending, size)
-        need, found, examined = size + 1, list[tuple[Key, Known]](), 0
+        need, found, examined = size + 1, list[tuple[Key, Found]](), 0
         chosen = self._chosen
         if self._order is Order.NAME and start is not None:
             # From one name that begins so on all do, up to the end.
             chosen = replace(chosen, prefix="")
         share = supposed_share(chosen, self._sizes, self._source) if self._conditions else 1.0
         tables = len(self._conditions.by_table) + self._conditions.pending
-        allowed = max(allowance(self._order, self._source, tables), need)
+        if self._copy is not None and self._order in (Order.NAME, Order.SCORE):
+            # A copy has all at one place.
+            tables = 1
+        allowed = max(allowance(self._order, self._source, tables), need // max(1, tables))
         at: Key | None = start
         for _ in range(_WINDOWS):
             limit = window(need - len(found), share, allowed - examined)
@@ -146,7 +163,8 @@ class PageReader:
             inclusive = False
             examined += len(seen.positions)
             at = seen.last
-            if self._conditions and share < MOSTLY:
+            few = self._copy is not None and len(seen.positions) <= _FEW
+            if self._conditions and not few and (self._copy is not None or share < MOSTLY):
                 kept = await self._pages.matching(
                     self._no, self._runs, self._conditions, seen.positions
                 )
@@ -154,7 +172,7 @@ class PageReader:
                 if len(keys) > need - len(found):
                     keys = keys[: need - len(found)]
                     at = keys[-1]
-                found += await self._known(keys)
+                found += await self._known(keys, matching=True)
             else:
                 more = await self._known(seen.keys())
                 found, hits = found + more, len(more)
@@ -187,9 +205,26 @@ class PageReader:
         kept = await self._pages.matching(self._no, self._runs, conditions, positions)
         return max(least, size * len(kept) // max(1, len(positions)))
 
-    async def _known(self, keys: Sequence[Key]) -> list[tuple[Key, Known]]:
+    async def _known(
+        self, keys: Sequence[Key], *, matching: bool = False
+    ) -> list[tuple[Key, Found]]:
         """What is known of these, without those that do not match, or not any more: each is seen
-        as one statement saw it."""
+        as one statement saw it. `matching`: they did, and a copy does not change."""
+        if self._copy is not None and keys:
+            copied = await self._pages.packed(self._copy.id, [key.position for key in keys])
+            if copied is not None:
+                pairs: list[tuple[Key, Found]]
+                pairs = [(key, copied[key.position]) for key in keys]
+                if matching or self._everything:
+                    return pairs
+                facts = facts_of(copied[key.position] for key in keys)
+                return [
+                    pair
+                    for pair, its in zip(pairs, facts, strict=True)
+                    if matches(self._chosen, its, its)
+                ]
+            # It is being removed.
+            self._copy = None
         rows = await self._pages.domains(self._no, self._runs, [key.position for key in keys])
         known = ((key, rows.get(key.position)) for key in keys)
         if self._everything:
@@ -312,7 +347,7 @@ class PageReader:
         """All positions, but for chunks that are known to have none of the TLDs."""
         run: Span | None = span
         passed = span
-        if self._chosen.tlds:
+        if self._chosen.tlds and skips_chunks(self._sizes):
             run, passed = await self._with_tlds(span, ascending, limit)
         positions = _along(run, ascending)[:limit] if run is not None else range(0)
         if run is not None and len(positions) < run.past - run.first:
@@ -399,7 +434,8 @@ class PageReader:
         if not spans:
             return _Window([], last)
         if self._source.kind is Kind.NAMES:
-            positions = list(chain.from_iterable(_along(span, ascending) for span in spans))
+            all_of_them = chain.from_iterable(_along(span, ascending) for span in spans)
+            positions = list(islice(all_of_them, limit + 1))
             all_there, positions = len(positions) <= limit, positions[:limit]
         else:
             positions, all_there = await self._pages.from_source(
@@ -409,10 +445,9 @@ class PageReader:
             self._density = max(len(positions), 1) / covered if all_there else self._density
         majors = list[int]()
         for span in spans:
-            while len(majors) < len(positions) and (
-                span.first <= positions[len(majors)] < span.past
-            ):
-                majors.append(span.revision)
+            here = range(span.first, span.past)
+            rest = islice(positions, len(majors), None)
+            majors += [span.revision for _ in takewhile(here.__contains__, rest)]
         if not all_there:
             last = Key(majors[-1], positions[-1])
         return _Window(positions, last, majors)

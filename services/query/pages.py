@@ -7,6 +7,7 @@ filter lets through, and what is known of these. Results are those of the runs t
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +25,10 @@ from domainflow.campaign.v1.campaign_pb2 import (
 from services.chassis.postgres import Pool
 from services.query.campaigns import Campaign, Runs
 from services.query.conditions import Arguments, Conditions, matching
+from services.query.derived import Copy, true_copies
+from services.query.packed import PACK_SIZE, unpack
 from services.query.page_plan import Key, Kind, Order, Sizes, Source, after_prefix
+from services.query.sealed import PAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +273,25 @@ class Pages:
             if row["name"] is not None
         }
 
+    async def copy(self, no: int) -> Copy | None:
+        """The copy for pages that is true now."""
+        return (await true_copies(self._pool, [no], PAGES)).get(no)
+
+    async def packed(self, copy_id: int, positions: Sequence[int]) -> dict[int, bytes] | None:
+        """The domains at these positions, as a copy for pages has them on the wire; None unless
+        all are there."""
+        wanted = defaultdict[int, list[int]](list)
+        for position in positions:
+            wanted[position - position % PACK_SIZE].append(position)
+        rows = await self._pool.fetch(_PACKS, copy_id, list(wanted))
+        if len(rows) < len(wanted):
+            return None
+        found: dict[int, bytes] = {}
+        for start, payload in rows:
+            here = wanted[start]
+            found.update(zip(here, unpack(payload, [p - start for p in here]), strict=True))
+        return found if all(found.values()) else None
+
     async def domain(self, no: int, runs: Runs, position: int) -> asyncpg.Record | None:
         """All that is known of one domain."""
         statement = _domains(*_later(runs), whole=True)
@@ -438,6 +461,9 @@ SELECT position, (
     ORDER BY first_position DESC LIMIT 1
 ) AS major FROM dns_results
 WHERE campaign_no = $1 AND run = $2 AND position = ANY($3::int[])"""
+_PACKS = """
+SELECT first_position, payload FROM segments
+WHERE derivation_id = $1 AND first_position = ANY($2::bigint[])"""
 _NAMES = "SELECT position, name FROM domains WHERE campaign_no = $1 AND position = ANY($2::int[])"
 
 

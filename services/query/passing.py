@@ -1,4 +1,4 @@
-"""Lets streams answer with bytes that were put together elsewhere, beside messages."""
+"""Lets answers be bytes that were put together elsewhere, beside messages."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from domainflow.query.v1.query_service_pb2_grpc import (
 
 
 def add_query_service(service: QueryServiceServicer, server: grpc.aio.Server) -> None:
-    """As the generated function, for a service whose streams may yield bytes."""
+    """As the generated function, for a service that may answer with bytes."""
     add_QueryServiceServicer_to_server(service, _Registrar(server))  # type: ignore[arg-type]
 
 
@@ -35,13 +35,13 @@ class _Registrar:
 
 
 def _passing(handler: Any) -> Any:
-    if not handler.response_streaming:
-        return handler
-    return grpc.unary_stream_rpc_method_handler(
-        handler.unary_stream,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=_serializer(handler.response_serializer),
-    )
+    codec = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": _serializer(handler.response_serializer),
+    }
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(handler.unary_stream, **codec)
+    return grpc.unary_unary_rpc_method_handler(handler.unary_unary, **codec)
 
 
 def _serializer(serialize: Callable[[Message], bytes]) -> Callable[[Message | bytes], bytes]:

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 # Kinds of derivations with segments. NAMES: DomainBatch.names alone. ENRICHED: every column of
-# EnrichedBatch. Neither has campaign_id, domain_count or cursor.
-NAMES, ENRICHED = "names", "enriched"
+# EnrichedBatch. Neither has campaign_id, domain_count or cursor. PAGES: whole Domains (packed.py).
+NAMES, ENRICHED, PAGES = "names", "enriched", "pages"
 
-# Domains in a segment: it ends at the next position that this divides, or before, so that it fits a
-# message.
+# Domains in a segment for streams: it ends at the next position that this divides, or before, so
+# that it fits a message.
 SEGMENT_SIZE = 5_000
 
 # Below the 1 MiB that proxies buffer; the rest is for the cursor and the id. No payload is larger.

@@ -204,7 +204,8 @@ async def test_no_plan_reads_a_table_from_its_beginning_while_nothing_is_known_o
                 request = pb.ListDomainsRequest(
                     campaign_id=str(made), order=order, filter=DomainFilter(**chosen)
                 )
-                page = await service.ListDomains(request, None)  # type: ignore[arg-type]
+                answer = await service.ListDomains(request, None)  # type: ignore[arg-type]
+                page = pb.ListDomainsResponse.FromString(answer)
                 if page.next_page_token:
                     request.page_token = page.next_page_token
                     await service.ListDomains(request, None)  # type: ignore[arg-type]

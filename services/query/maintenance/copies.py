@@ -1,4 +1,5 @@
-"""Copies of campaigns that are over, as streams send them: made piece by piece, and removed."""
+"""Copies of campaigns that are over, as streams and pages send them: made piece by piece, and
+removed."""
 
 import logging
 import time
@@ -10,17 +11,17 @@ import asyncpg
 from services.query.derived import Copy, source_version, version_sql
 from services.query.maintenance.job import CampaignGone, Hands, hold_campaign
 from services.query.maintenance.segments import read_campaign, read_segments
-from services.query.sealed import ENRICHED, NAMES, SEGMENT_SIZE, Segment
+from services.query.sealed import ENRICHED, NAMES, PAGES, SEGMENT_SIZE, Segment
 
 log = logging.getLogger(__name__)
 
-SEALED = (NAMES, ENRICHED)
+SEALED = (NAMES, ENRICHED, PAGES)
 # Names from which on a campaign is worth a copy: a smaller one is read from the tables in 0.1 s.
 LEAST_NAMES = 50_000
 # Seconds of reading that are one piece.
 PIECE = 0.3
-# Segments removed in one transaction: up to 10 MB.
-REMOVED_AT_ONCE = 20
+# Segments removed in one transaction, by kind: up to 10 MB.
+REMOVED_AT_ONCE = {NAMES: 20, ENRICHED: 20, PAGES: 5_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,14 @@ class _Copy:
 
 
 class Sealing:
-    """Copies names, then all columns, of campaigns of which no phase is to come or to go on.
+    """Copies names, all columns, then whole domains for pages, of campaigns of which no phase is to
+    come or to go on.
 
     A copy belongs to one version of the tables. When it has changed meanwhile, the copy is left to
     `UntrueCopies` and another one is begun.
     """
 
-    name = "copies for streams"
+    name = "copies of what is over"
     period = 5.0
 
     def __init__(self, *, least_names: int = LEAST_NAMES, piece: float = PIECE) -> None:
@@ -57,7 +59,7 @@ class Sealing:
         if copy is None:
             return
         campaign = await read_campaign(hands.reads, campaign_no)
-        if copy.kind == ENRICHED and Copy(copy.id, copy.version).runs != campaign.runs:
+        if copy.kind != NAMES and Copy(copy.id, copy.version).runs != campaign.runs:
             # A rerun took over since the version was asked for: it is another one now.
             return
         began = time.monotonic()
@@ -113,8 +115,8 @@ class UntrueCopies:
 
     async def work(self, hands: Hands, campaign_no: int) -> None:
         connection = hands.connection
-        found: int | None = await connection.fetchval(
-            f"SELECT id FROM ({_UNTRUE}) u WHERE campaign_no = $3 LIMIT 1",
+        found = await connection.fetchrow(
+            f"SELECT id, kind FROM ({_UNTRUE}) u WHERE campaign_no = $3 LIMIT 1",
             SEALED,
             self._sealing,
             campaign_no,
@@ -122,10 +124,11 @@ class UntrueCopies:
         if found is None:
             return
         # Nobody is to begin with it while it becomes less.
-        await connection.execute(_UNFINISH, found)
-        left = await connection.fetchval(_REMOVE_SEGMENTS, found, REMOVED_AT_ONCE)
-        if not left:
-            await connection.execute("DELETE FROM derivations WHERE id = $1", found)
+        copy_id, kind = found
+        await connection.execute(_UNFINISH, copy_id)
+        removed = await connection.fetchval(_REMOVE_SEGMENTS, copy_id, REMOVED_AT_ONCE[kind])
+        if not removed:
+            await connection.execute("DELETE FROM derivations WHERE id = $1", copy_id)
             log.info("removed a copy of the campaign with the number %d", campaign_no)
 
     async def leave_off(self) -> None:
@@ -191,7 +194,7 @@ _UNFINISH = """
 UPDATE derivations SET finish_time = NULL WHERE id = $1 AND finish_time IS NOT NULL"""
 
 _UNTRUE = f"""
-SELECT d.id, d.campaign_no FROM derivations d JOIN campaigns c ON c.no = d.campaign_no
+SELECT d.id, d.kind, d.campaign_no FROM derivations d JOIN campaigns c ON c.no = d.campaign_no
 WHERE d.kind = ANY($1::text[]) AND c.delete_time IS NULL
   AND (NOT $2::boolean OR d.source_version <> {version_sql("d.kind")})"""
 # From the end: what is left can still be gone on with.

@@ -1,11 +1,14 @@
-"""Reads domains the way streams do, and makes segments of them."""
+"""Reads domains the way streams and pages do, and makes segments of them."""
 
 from services.chassis.postgres import Pool
 from services.query.batches import ALL, NAMES_ONLY, domain_payload, enriched_payload
 from services.query.campaigns import Campaign, read_campaigns
 from services.query.columns import ColumnStore
 from services.query.maintenance.job import CampaignGone
-from services.query.sealed import NAMES, SEGMENT_SIZE, Segment
+from services.query.messages import domain_wire
+from services.query.packed import PACK_SIZE, pack
+from services.query.pages import Pages
+from services.query.sealed import NAMES, PAGES, SEGMENT_SIZE, Segment
 
 
 class NamesMissing(Exception):
@@ -24,10 +27,12 @@ async def read_campaign(pool: Pool, no: int) -> Campaign:
 async def read_segments(
     pool: Pool, campaign: Campaign, kind: str, first: int, end: int
 ) -> list[Segment]:
-    """Positions first..end-1 as segments of this kind that each fit a message.
+    """Positions first..end-1 as segments of this kind, those for streams as they fit a message.
 
     Raises CampaignGone and NamesMissing.
     """
+    if kind == PAGES:
+        return await _packed(pool, campaign, first, end)
     paths, payload = (NAMES_ONLY, domain_payload) if kind == NAMES else (ALL, enriched_payload)
     columns = await ColumnStore(pool).columns(campaign.no, campaign.runs, first, end, paths)
     if columns is None:
@@ -38,3 +43,16 @@ async def read_segments(
         Segment(piece.positions[0], len(piece.positions), payload(piece))
         for piece in columns.fitting(SEGMENT_SIZE)
     ]
+
+
+async def _packed(pool: Pool, campaign: Campaign, first: int, end: int) -> list[Segment]:
+    found = await Pages(pool).domains(campaign.no, campaign.runs, range(first, end))
+    if len(found) != end - first:
+        await read_campaign(pool, campaign.no)
+        raise NamesMissing(f"only {len(found)} of positions {first} to {end - 1}")
+    segments = []
+    for start in range(first, end, PACK_SIZE):
+        positions = range(start, min(start + PACK_SIZE, end))
+        payload = pack([domain_wire(*found[position]) for position in positions])
+        segments.append(Segment(start, len(positions), payload))
+    return segments

@@ -1,0 +1,206 @@
+"""ListDomains out of copies for pages: what the tables say, and never what they said before."""
+
+import random
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domainflow.query.v1 import query_service_pb2 as pb
+from domainflow.query.v1.filter_pb2 import DomainFilter
+from services.query.campaigns import read_campaigns
+from services.query.derived import source_version
+from services.query.maintenance.segments import read_segments
+from services.query.packed import PACK_SIZE, pack, unpack
+from services.query.sealed import PAGES
+from tests.query.conftest import Analysis, Made, Query, Writer
+from tests.query.test_filters import ORDERS, any_filter, campaign_of_two_runs
+
+RESOLVED, NXDOMAIN = 1, 2
+LARGE = 2_003
+
+
+async def copy(query: Query, writer: Writer, made: Made) -> int:
+    """As the maintainer does it."""
+    campaign = (await read_campaigns(query.pool, [made.id]))[made.id]
+    copied: int = await writer.connection.fetchval(
+        """INSERT INTO derivations (campaign_no, kind, source_version, name_count)
+        VALUES ($1, $2, $3, $4) RETURNING id""",
+        made.no,
+        PAGES,
+        await source_version(query.pool, made.no, PAGES),
+        campaign.name_count,
+    )
+    await writer.connection.executemany(
+        "INSERT INTO segments VALUES ($1, $2, $3, $4)",
+        [
+            (copied, each.first_position, each.name_count, each.payload)
+            for each in await read_segments(query.pool, campaign, PAGES, 0, campaign.name_count)
+        ],
+    )
+    await writer.connection.execute(
+        "UPDATE derivations SET finish_time = now() WHERE id = $1", copied
+    )
+    return copied
+
+
+async def settle_down(query: Query, writer: Writer, made: Made) -> None:
+    """Let the service see that there is a copy, and that nothing changes."""
+    await writer._event(made)
+    for _ in range(3):
+        await query.stub.ListDomains(pb.ListDomainsRequest(campaign_id=str(made)))
+
+
+async def mark(writer: Writer, made: Made) -> None:
+    """Change rows behind everybody's back, so that whatever is read of them shows."""
+    for table in ("http_results", "page_analyses", "leads", "dns_results"):
+        await writer.connection.execute(
+            f"UPDATE {table} SET check_time_us = 999 WHERE campaign_no = $1", made.no
+        )
+
+
+async def walked(query: Query, made: Made, **asked: Any) -> list[pb.Domain]:
+    """All pages, there and back; on the way back they are the same."""
+    request = pb.ListDomainsRequest(campaign_id=str(made), **asked)
+    pages, found = [], list[pb.Domain]()
+    while True:
+        page = await query.stub.ListDomains(request)
+        pages.append(list(page.domains))
+        found += page.domains
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    back = list[pb.Domain]()
+    while page.previous_page_token:
+        request.page_token = page.previous_page_token
+        page = await query.stub.ListDomains(request)
+        back = [*page.domains, *back]
+    assert [*back, *pages[-1]] == found or len(pages) == 1
+    return found
+
+
+async def test_pages_of_a_copy_are_those_of_the_tables(query: Query, writer: Writer) -> None:
+    dice = random.Random(20261122)
+    made = await campaign_of_two_runs(writer, dice)
+    cases: list[dict[str, Any]] = [
+        {
+            "filter": any_filter(dice) if n % 8 else DomainFilter(),
+            "order": dice.choice(ORDERS),
+            "descending": dice.random() < 0.5,
+            "page_size": dice.choice([20, 60]),
+        }
+        for n in range(60)
+    ]
+    expected = [await walked(query, made, **case) for case in cases]
+    assert len({len(found) for found in expected}) > 15
+
+    await copy(query, writer, made)
+    await settle_down(query, writer, made)
+    await mark(writer, made)
+
+    for case, domains in zip(cases, expected, strict=True):
+        assert await walked(query, made, **case) == domains, case
+
+
+async def test_many_candidates_are_asked_of_the_tables_and_read_from_the_copy(
+    query: Query, writer: Writer
+) -> None:
+    made = await writer.campaign([f"name-{n}.{'org' if n % 9 else 'com'}" for n in range(LARGE)])
+    await writer.order_names(made, block=400)
+    await writer.plan(made, LARGE, LARGE)
+    await writer.settle(made, 0, [RESOLVED if n % 50 else NXDOMAIN for n in range(LARGE)])
+    await writer.settle_http(made, dict.fromkeys(range(0, LARGE, 2), 1))
+    await writer.settle_analysis(made, {n: Analysis(n % 1_000) for n in range(0, LARGE, 2)})
+    cases: list[dict[str, Any]] = [
+        {"filter": chosen, "order": order}
+        for order in ORDERS
+        for chosen in (
+            DomainFilter(name_contains="77"),
+            DomainFilter(tlds=["com"], dns_verdicts=[RESOLVED]),
+            DomainFilter(http_verdicts=[1], min_score=0.5),
+        )
+    ]
+    expected = [await walked(query, made, **case) for case in cases]
+
+    await copy(query, writer, made)
+    await settle_down(query, writer, made)
+    await mark(writer, made)
+
+    for case, domains in zip(cases, expected, strict=True):
+        found = await walked(query, made, **case)
+        assert [d.position for d in found] == [d.position for d in domains]
+        assert found == domains, case
+
+
+async def test_a_change_of_results_shows_at_once(query: Query, writer: Writer) -> None:
+    made = await writer.campaign(30)
+    await writer.plan(made, 30, 10)
+    for first in range(0, 30, 10):
+        await writer.settle(made, first, [RESOLVED] * 10)
+    await copy(query, writer, made)
+    await settle_down(query, writer, made)
+
+    async with writer.connection.transaction():
+        await writer.connection.execute(
+            """UPDATE chunks SET state = 'ready', outcome_counts = NULL
+               WHERE campaign_no = $1 AND phase = 2 AND first_position = 10""",
+            made.no,
+        )
+        await writer.connection.execute(
+            "DELETE FROM dns_results WHERE campaign_no = $1 AND position BETWEEN 10 AND 19", made.no
+        )
+        await writer.connection.execute("SELECT append_event($1, '')", made.no)
+    for _ in range(3):
+        open_ones = [d.position for d in await walked(query, made) if not d.dns.verdict]
+        assert open_ones == list(range(10, 20))
+
+    await writer.settle(made, 10, [NXDOMAIN] * 10)
+    for _ in range(3):
+        gone = [d.position for d in await walked(query, made) if d.dns.verdict == NXDOMAIN]
+        assert gone == list(range(10, 20))
+
+
+async def test_pages_of_a_copy_that_is_being_removed_come_from_the_tables(
+    query: Query, writer: Writer
+) -> None:
+    made = await writer.campaign(100)
+    await writer.plan(made, 100, 100)
+    await writer.settle(made, 0, [RESOLVED] * 100)
+    copied = await copy(query, writer, made)
+    await settle_down(query, writer, made)
+    await mark(writer, made)
+    assert not any(d.dns.check_time.nanos == 999_000 for d in await walked(query, made))
+
+    await writer.connection.execute(
+        "DELETE FROM segments WHERE derivation_id = $1 AND first_position >= 48", copied
+    )
+
+    found = await walked(query, made, page_size=40)
+    assert [d.position for d in found] == list(range(100))
+    assert [d.position for d in found if d.dns.check_time.nanos != 999_000] == list(range(40))
+
+
+async def test_a_walk_keeps_to_its_run_and_not_to_the_copy(query: Query, writer: Writer) -> None:
+    made = await writer.campaign(60)
+    await writer.plan(made, 60, 60)
+    await writer.settle(made, 0, [RESOLVED] * 60)
+    request = pb.ListDomainsRequest(campaign_id=str(made), page_size=30)
+    request.page_token = (await query.stub.ListDomains(request)).next_page_token
+    await writer.plan(made, 60, 60, run=2)
+    await writer.settle(made, 0, [NXDOMAIN] * 60, run=2)
+    await copy(query, writer, made)
+    await settle_down(query, writer, made)
+
+    second = await query.stub.ListDomains(request)
+    anew = await walked(query, made)
+
+    assert {d.dns.verdict for d in second.domains} == {RESOLVED}
+    assert {d.dns.verdict for d in anew} == {NXDOMAIN}
+
+
+@given(st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=PACK_SIZE))
+def test_what_is_packed_is_unpacked(domains: list[bytes]) -> None:
+    payload = pack(domains)
+    assert unpack(payload, range(len(domains))) == domains
+    assert unpack(payload, [len(domains) - 1, 0]) == [domains[-1], domains[0]]
+    assert not any(unpack(payload, range(len(domains), PACK_SIZE)))
