@@ -23,20 +23,20 @@ from services.query.page_plan import (
     Sizes,
     Source,
     allowance,
-    matches,
     skips_chunks,
     sources,
     supposed_share,
+    tests_of,
     window,
 )
-from services.query.pages import Known, Pages, Span
+from services.query.pages import Copied, Known, Pages, Span
 from services.query.recent import Recent
 
 # Windows of one page, chunks that one of them passes, and chunks that are told apart by their TLDs.
 _WINDOWS, _CHUNKS, _NAMED_CHUNKS = 4, 64, 256
 # Up to so many candidates, reading all of them from a copy takes less time than asking the tables
 # which of them match.
-_FEW = 250
+_FEW = 150
 # A sample: parts of the campaign, and domains of each.
 _PARTS, _EACH = 8, 12
 
@@ -78,12 +78,13 @@ class Stretch:
 class _Window:
     """Candidates in the direction of the walk; `last`: how far they reach, None: to the end.
 
-    `majors` of their keys, where they are not all 0.
+    `majors` of their keys, where they are not all 0; `copied`: what was read of a copy with them.
     """
 
     positions: Sequence[int]
     last: Key | None
     majors: Sequence[int] | None = None
+    copied: Copied | None = None
 
     def keys(self, kept: Container[int] | None = None) -> list[Key]:
         """The keys of all candidates, or of those that are kept."""
@@ -113,12 +114,13 @@ class PageReader:
     ) -> None:
         self._pages = pages
         self._copy = copy
+        self._revision: int | None = None
         self._small_sets = small_sets
         self._no, self._name_count = campaign.no, campaign.name_count
         self._runs = runs
         self._message = message
         self._chosen = chosen
-        self._everything = chosen == DomainFilter()
+        self._tests = tests_of(chosen)
         self._order = order
         self._sizes = sizes
         self._sources = sources(chosen, sizes)
@@ -133,6 +135,11 @@ class PageReader:
         self._block, self._chunks = 400, 4
         # Candidates a position of the settled chunks.
         self._density = self._source.size / max(1, sizes.settled)
+
+    @property
+    def revision(self) -> int | None:
+        """The campaign's revision when the last statement was done, if that one said so."""
+        return self._revision
 
     async def read(
         self, start: Key | None, *, inclusive: bool, ascending: bool, size: int
@@ -174,7 +181,7 @@ class PageReader:
                     at = keys[-1]
                 found += await self._known(keys, matching=True)
             else:
-                more = await self._known(seen.keys())
+                more = await self._known(seen.keys(), copied=seen.copied)
                 found, hits = found + more, len(more)
             share = max(0.001, (hits + 0.5) / (len(seen.positions) + 1))
             if len(found) >= need:
@@ -197,39 +204,42 @@ class PageReader:
         else:
             edges = [count * part // _PARTS for part in range(_PARTS + 1)]
             spans = [Span(*edge) for edge in pairwise(edges)]
-            positions, _ = await self._pages.from_source(
+            sample = await self._pages.from_source(
                 self._no, self._runs, source, spans, limit=_PARTS * _EACH, each=_EACH
             )
+            positions = sample.positions
             if not source.counted:
                 size = sum(_extrapolated(positions, span) for span in spans)
         kept = await self._pages.matching(self._no, self._runs, conditions, positions)
         return max(least, size * len(kept) // max(1, len(positions)))
 
     async def _known(
-        self, keys: Sequence[Key], *, matching: bool = False
+        self, keys: Sequence[Key], *, copied: Copied | None = None, matching: bool = False
     ) -> list[tuple[Key, Found]]:
         """What is known of these, without those that do not match, or not any more: each is seen
-        as one statement saw it. `matching`: they did, and a copy does not change."""
+        as one statement saw it. `copied`: what was read of a copy already; `matching`: they did,
+        and a copy does not change."""
         if self._copy is not None and keys:
-            copied = await self._pages.packed(self._copy.id, [key.position for key in keys])
+            positions = [key.position for key in keys]
+            copied = copied or await self._pages.packed(self._no, self._copy.id, positions)
             if copied is not None:
+                self._revision = copied.revision
                 pairs: list[tuple[Key, Found]]
-                pairs = [(key, copied[key.position]) for key in keys]
-                if matching or self._everything:
+                pairs = [(key, copied.domains[key.position]) for key in keys]
+                if matching or not self._conditions:
                     return pairs
-                facts = facts_of(copied[key.position] for key in keys)
+                facts = facts_of(copied.domains[key.position] for key in keys)
                 return [
                     pair
                     for pair, its in zip(pairs, facts, strict=True)
-                    if matches(self._chosen, its, its)
+                    if all(test(its, its) for test in self._tests)
                 ]
             # It is being removed.
             self._copy = None
         rows = await self._pages.domains(self._no, self._runs, [key.position for key in keys])
         known = ((key, rows.get(key.position)) for key in keys)
-        if self._everything:
-            return [(key, each) for key, each in known if each]
-        return [(key, each) for key, each in known if each and matches(self._chosen, *each)]
+        tests = self._tests
+        return [(key, e) for key, e in known if e and all(test(*e) for test in tests)]
 
     async def _small_set(self) -> SmallSet | None:
         """All domains of the filter in their order, when they are few.
@@ -255,12 +265,12 @@ class PageReader:
                 continue
             if source.size > most and source.counted:
                 continue
-            positions, all_there = await self._pages.from_source(
+            found = await self._pages.from_source(
                 self._no, self._runs, source, everywhere, limit=most + 1
             )
-            if all_there:
+            if found.all_there:
                 conditions = conditions_of(_rest(self._message, source, Order.POSITION))
-                kept = await self._pages.matching(self._no, self._runs, conditions, positions)
+                kept = await self._pages.matching(self._no, self._runs, conditions, found.positions)
                 return await self._in_order(kept)
         return None
 
@@ -304,22 +314,25 @@ class PageReader:
     async def _window(
         self, at: Key | None, inclusive: bool, ascending: bool, limit: int
     ) -> _Window:
+        self._revision = None
         if self._order is Order.NAME:
             return await self._by_name(at, inclusive, ascending, limit)
         if at is not None and inclusive:
             # Behind the one ahead of it.
             at = Key(at.major, at.position + (-1 if ascending else 1))
         if self._order is Order.SCORE:
-            keys = await self._pages.by_score(
+            scored = await self._pages.by_score(
                 self._no,
                 self._runs.analysis,
                 self._chosen.scores,
                 at,
                 limit=limit,
                 ascending=ascending,
+                copy_id=self._copy_id(limit),
             )
-            last = keys[-1] if len(keys) == limit else None
-            return _Window([key.position for key in keys], last, [key.major for key in keys])
+            last = None if scored.all_there else scored.keys[-1]
+            majors = [key.major for key in scored.keys]
+            return _Window(scored.positions, last, majors, scored.copied)
         if self._order is Order.SETTLE_TIME:
             return await self._by_settlement(at, ascending, limit)
         first, past = 0, self._name_count
@@ -338,10 +351,22 @@ class PageReader:
             all_there = len(positions) < limit
             positions = positions[:limit]
         else:
-            positions, all_there = await self._pages.from_source(
-                self._no, self._runs, self._source, [span], limit=limit, ascending=ascending
+            found = await self._pages.from_source(
+                self._no,
+                self._runs,
+                self._source,
+                [span],
+                limit=limit,
+                ascending=ascending,
+                copy_id=self._copy_id(limit),
             )
+            last = None if found.all_there else found.keys[-1]
+            return _Window(found.positions, last, copied=found.copied)
         return _Window(positions, None if all_there else Key(0, positions[-1]))
+
+    def _copy_id(self, limit: int) -> int | None:
+        """The copy that so many candidates are to be read of together with where they are."""
+        return self._copy.id if self._copy is not None and limit <= _FEW else None
 
     async def _along_names(self, span: Span, ascending: bool, limit: int) -> _Window:
         """All positions, but for chunks that are known to have none of the TLDs."""
@@ -393,25 +418,26 @@ class PageReader:
     async def _by_name(
         self, at: Key | None, inclusive: bool, ascending: bool, limit: int
     ) -> _Window:
-        asked = 2 + limit // self._block
-        blocks = await self._pages.name_blocks(
+        found, block = await self._pages.by_name(
             self._no,
             self._chosen.prefix,
             None if at is None else at.position,
-            limit=asked,
+            # One more to see whether there is one, and the position itself.
+            limit=limit + 2,
+            blocks=2 + limit // self._block,
             ascending=ascending,
+            copy_id=self._copy_id(limit),
         )
-        positions = list(chain.from_iterable(blocks))
-        if blocks:
-            self._block = max(1, max(map(len, blocks)))
+        self._block = block or self._block
+        positions = found.positions
         if at is not None:
-            try:
-                positions = positions[positions.index(at.position) + (not inclusive) :]
-            except ValueError:
-                raise KeyGone from None
-        end = len(blocks) < asked and len(positions) <= limit
+            if positions[:1] != [at.position]:
+                raise KeyGone
+            positions = positions[not inclusive :]
+        end = found.all_there and len(positions) <= limit
         positions = positions[:limit]
-        return _Window(positions, None if end or not positions else Key(0, positions[-1]))
+        last = None if end or not positions else Key(0, positions[-1])
+        return _Window(positions, last, copied=found.copied)
 
     async def _by_settlement(self, at: Key | None, ascending: bool, limit: int) -> _Window:
         asked, self._chunks = self._chunks, _CHUNKS
@@ -433,14 +459,22 @@ class PageReader:
                 last = None
         if not spans:
             return _Window([], last)
+        copied = None
         if self._source.kind is Kind.NAMES:
             all_of_them = chain.from_iterable(_along(span, ascending) for span in spans)
             positions = list(islice(all_of_them, limit + 1))
             all_there, positions = len(positions) <= limit, positions[:limit]
         else:
-            positions, all_there = await self._pages.from_source(
-                self._no, self._runs, self._source, spans, limit=limit, ascending=ascending
+            found = await self._pages.from_source(
+                self._no,
+                self._runs,
+                self._source,
+                spans,
+                limit=limit,
+                ascending=ascending,
+                copy_id=self._copy_id(limit),
             )
+            positions, all_there, copied = found.positions, found.all_there, found.copied
             covered = sum(span.past - span.first for span in spans)
             self._density = max(len(positions), 1) / covered if all_there else self._density
         majors = list[int]()
@@ -450,7 +484,7 @@ class PageReader:
             majors += [span.revision for _ in takewhile(here.__contains__, rest)]
         if not all_there:
             last = Key(majors[-1], positions[-1])
-        return _Window(positions, last, majors)
+        return _Window(positions, last, majors, copied)
 
     def _may_have(self, chunk: Span) -> bool:
         """Whether the chunk may have domains with the verdicts that are asked for."""

@@ -8,7 +8,7 @@ filter lets through, and what is known of these. Results are those of the runs t
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -48,6 +48,28 @@ class Known(NamedTuple):
 
     first: asyncpg.Record
     later: asyncpg.Record | None
+
+
+class Copied(NamedTuple):
+    """Domains as a copy for pages has them on the wire, by position, and the campaign's revision at
+    that moment, None where it is being deleted."""
+
+    domains: Mapping[int, bytes]
+    revision: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Domains in order. `all_there`: there are no more. `copied`: what the copy that was asked for
+    has of them, None unless it has all."""
+
+    keys: Sequence[Key]
+    all_there: bool
+    copied: Copied | None = None
+
+    @property
+    def positions(self) -> list[int]:
+        return [key.position for key in self.keys]
 
 
 class Pages:
@@ -92,9 +114,10 @@ class Pages:
         limit: int,
         ascending: bool = True,
         each: int | None = None,
-    ) -> tuple[list[int], bool]:
-        """Positions that the index of `source` has within the spans, span by span, and whether
-        these are all: not more than `limit`, nor than `each` of a span.
+        copy_id: int | None = None,
+    ) -> Candidates:
+        """What the index of `source` has within the spans, span by span: not more than `limit`, nor
+        than `each` of a span.
 
         Not of NAMES and PENDING, which are no index: their domains are all those of a range.
         """
@@ -104,21 +127,32 @@ class Pages:
             first, past = map(arguments.number, (spans[0].first, spans[0].past))
             size = arguments.number(limit)
             statement = _merged(source, run, first, past, size, ascending, arguments)
+            order = f"position {_WAY[ascending]}"
         else:
             firsts = arguments.number([span.first for span in spans])
             pasts = arguments.number([span.past for span in spans])
             size, part = arguments.number(limit), arguments.number(each or limit)
             inner = _merged(source, run, "s.first", "s.past", part, ascending, arguments)
             # Spans come one by one: those behind a full page are not read.
-            statement = f"""SELECT position
+            order = f"n, position {_WAY[ascending]}"
+            statement = f"""SELECT position, n
                 FROM unnest({firsts}::int[], {pasts}::int[]) WITH ORDINALITY s (first, past, n),
                     LATERAL ({inner}) found
-                ORDER BY n, position {_WAY[ascending]} LIMIT {size}"""
-        found: list[int] | None = await self._pool.fetchval(
-            f"SELECT array_agg(position) FROM ({statement}) page", *arguments.values
-        )
+                ORDER BY {order} LIMIT {size}"""
+        if copy_id is not None:
+            rows, copied = await self._with_copy(no, copy_id, statement, order, arguments)
+            found = [row["position"] for row in rows]
+        else:
+            found, copied = (
+                await self._pool.fetchval(
+                    f"SELECT array_agg(position) FROM ({statement}) page", *arguments.values
+                )
+                or [],
+                None,
+            )
         # A domain with two of the keywords comes once.
-        return list(dict.fromkeys(found or ())), len(found or ()) < limit
+        keys = [Key(0, position) for position in dict.fromkeys(found)]
+        return Candidates(keys, len(found) < limit, copied)
 
     async def open_spans(
         self, no: int, run: int, first: int, past: int, *, limit: int, ascending: bool
@@ -167,50 +201,93 @@ class Pages:
         *,
         limit: int,
         ascending: bool,
-    ) -> list[Key]:
+        copy_id: int | None = None,
+    ) -> Candidates:
         """Domains with such a score behind `key`, in order of score and position."""
-        arguments: list[object] = [no, run, *scores, limit]
+        arguments = Arguments(no)
+        run_number, lowest, highest = map(arguments.number, (run, *scores))
         bound = ""
         if key is not None:
-            bound = f"AND (score, position) {'>' if ascending else '<'} ($6::smallint, $7::int)"
-            arguments += key
-        way = _WAY[ascending]
-        row = await self._pool.fetchrow(
-            f"""SELECT array_agg(score) AS scores, array_agg(position) AS positions FROM (
-                SELECT score, position FROM page_analyses
-                WHERE campaign_no = $1 AND run = $2 AND score >= $3 AND score <= $4 {bound}
-                ORDER BY score {way}, position {way} LIMIT $5
-            ) page""",
-            *arguments,
-        )
-        assert row is not None
-        if row["scores"] is None:
-            return []
-        return [Key(*each) for each in zip(row["scores"], row["positions"], strict=True)]
+            major, position = map(arguments.number, key)
+            sign = ">" if ascending else "<"
+            bound = f"AND (score, position) {sign} ({major}::smallint, {position}::int)"
+        order = f"score {_WAY[ascending]}, position {_WAY[ascending]}"
+        statement = f"""SELECT score, position FROM page_analyses
+            WHERE campaign_no = $1 AND run = {run_number} AND score >= {lowest}
+                AND score <= {highest} {bound}
+            ORDER BY {order} LIMIT {arguments.number(limit)}"""
+        if copy_id is not None:
+            rows, copied = await self._with_copy(no, copy_id, statement, order, arguments)
+        else:
+            rows, copied = await self._pool.fetch(statement, *arguments.values), None
+        keys = [Key(row["score"], row["position"]) for row in rows]
+        return Candidates(keys, len(keys) < limit, copied)
 
-    async def name_blocks(
-        self, no: int, prefix: str, from_position: int | None, *, limit: int, ascending: bool
-    ) -> list[list[int]]:
-        """Positions in order of name, by the block: from the block that holds a position on, or
-        from one end. Only blocks that may have names that begin with `prefix`."""
+    async def by_name(
+        self,
+        no: int,
+        prefix: str,
+        from_position: int | None,
+        *,
+        limit: int,
+        blocks: int,
+        ascending: bool,
+        copy_id: int | None = None,
+    ) -> tuple[Candidates, int]:
+        """Domains in order of name, from a position on, with it, or from one end: as many of them
+        as these many blocks have. Only blocks that may have names that begin with `prefix`. And how
+        many domains a block has, if it was seen.
+
+        Where the position is not there any more, it is not the first one.
+        """
         arguments = Arguments(no)
-        bounds = []
+        bounds, start = [], "NULL::int"
         if prefix:
             # The block that the prefix begins in begins before it.
             bounds.append(f"block >= {_block_of(arguments.number(prefix) + '::text')}")
             bounds.append(f"first_name < {arguments.number(after_prefix(prefix))}")
+        way, sign = _WAY[ascending], ">=" if ascending else "<="
         if from_position is not None:
-            name = f"""(SELECT name FROM domains
-                WHERE campaign_no = $1 AND position = {arguments.number(from_position)})"""
-            bounds.append(f"block {'>=' if ascending else '<='} {_block_of(name)}")
+            position = arguments.number(from_position) + "::int"
+            block = _block_of(
+                f"(SELECT name FROM domains WHERE campaign_no = $1 AND position = {position})"
+            )
+            bounds.append(f"block {sign} {block}")
+            # Null: behind that block.
+            start = f"array_position(positions, {position})"
         where = "".join(f" AND {bound}" for bound in bounds)
+        order = f"block {way}, n {way}"
+        statement = f"""SELECT block, n, position, size FROM (
+                SELECT block, positions, cardinality(positions) AS size, {start} AS start
+                FROM name_orders WHERE campaign_no = $1 {where}
+                ORDER BY block {way} LIMIT {arguments.number(blocks)}
+            ) b, LATERAL unnest(positions) WITH ORDINALITY u (position, n)
+            WHERE start IS NULL OR n {sign} start
+            ORDER BY {order} LIMIT {arguments.number(limit)}"""
+        if copy_id is not None:
+            rows, copied = await self._with_copy(no, copy_id, statement, order, arguments)
+        else:
+            rows, copied = await self._pool.fetch(statement, *arguments.values), None
+        keys = [Key(0, row["position"]) for row in rows]
+        seen = len({row["block"] for row in rows})
+        size = max((row["size"] for row in rows), default=0)
+        return Candidates(keys, len(keys) < limit and seen < blocks, copied), size
+
+    async def _with_copy(
+        self, no: int, copy_id: int, statement: str, order: str, arguments: Arguments
+    ) -> tuple[list[asyncpg.Record], Copied | None]:
+        """The rows of a statement in this order, and what a copy for pages has of them: a statement
+        of its own for that would take a third of the page's time."""
+        copy = arguments.number(copy_id)
         rows = await self._pool.fetch(
-            f"""SELECT block, positions FROM name_orders WHERE campaign_no = $1 {where}
-            ORDER BY block {_WAY[ascending]} LIMIT {arguments.number(limit)}""",
+            f"""SELECT page.*, payload, {_REVISION.format("$1")} AS revision
+            FROM ({statement}) page LEFT JOIN segments s
+                ON derivation_id = {copy} AND first_position = position - position % {PACK_SIZE}
+            ORDER BY {order}""",
             *arguments.values,
         )
-        # Descending, each block is turned round too.
-        return [row["positions"] if ascending else row["positions"][::-1] for row in rows]
+        payloads = {_start(row["position"]): row["payload"] for row in rows}
+        return rows, _copied(payloads, [row["position"] for row in rows], rows)
 
     async def matching(
         self, no: int, runs: Runs, conditions: Conditions, positions: Sequence[int]
@@ -277,26 +354,39 @@ class Pages:
         """The copy for pages that is true now."""
         return (await true_copies(self._pool, [no], PAGES)).get(no)
 
-    async def packed(self, copy_id: int, positions: Sequence[int]) -> dict[int, bytes] | None:
-        """The domains at these positions, as a copy for pages has them on the wire; None unless
-        all are there."""
-        wanted = defaultdict[int, list[int]](list)
-        for position in positions:
-            wanted[position - position % PACK_SIZE].append(position)
-        rows = await self._pool.fetch(_PACKS, copy_id, list(wanted))
-        if len(rows) < len(wanted):
-            return None
-        found: dict[int, bytes] = {}
-        for start, payload in rows:
-            here = wanted[start]
-            found.update(zip(here, unpack(payload, [p - start for p in here]), strict=True))
-        return found if all(found.values()) else None
+    async def packed(self, no: int, copy_id: int, positions: Sequence[int]) -> Copied | None:
+        """What a copy for pages has of the domains at these positions; None unless it has all."""
+        starts = dict.fromkeys(map(_start, positions))
+        rows = await self._pool.fetch(_PACKS, no, copy_id, list(starts))
+        return _copied({start: payload for start, payload, _ in rows}, positions, rows)
 
     async def domain(self, no: int, runs: Runs, position: int) -> asyncpg.Record | None:
         """All that is known of one domain."""
         statement = _domains(*_later(runs), whole=True)
         row = await self._pool.fetchrow(statement, no, [position], *runs)
         return row if row and row["name"] is not None else None
+
+
+def _start(position: int) -> int:
+    """Where the segment begins that has this position."""
+    return position - position % PACK_SIZE
+
+
+def _copied(
+    payloads: Mapping[int, bytes | None], positions: Sequence[int], rows: Sequence[asyncpg.Record]
+) -> Copied | None:
+    """The domains at these positions out of segments, by the first position of each."""
+    places = defaultdict[int, list[int]](list)
+    for position in positions:
+        places[_start(position)].append(position % PACK_SIZE)
+    found: dict[int, bytes] = {}
+    for start, here in places.items():
+        payload = payloads.get(start)
+        if payload is None:
+            return None
+        for place, domain in zip(here, unpack(payload, here), strict=True):
+            found[start + place] = domain
+    return Copied(found, rows[0]["revision"]) if rows and all(found.values()) else None
 
 
 # Positions a domain up to which domains are near each other.
@@ -461,9 +551,10 @@ SELECT position, (
     ORDER BY first_position DESC LIMIT 1
 ) AS major FROM dns_results
 WHERE campaign_no = $1 AND run = $2 AND position = ANY($3::int[])"""
-_PACKS = """
-SELECT first_position, payload FROM segments
-WHERE derivation_id = $1 AND first_position = ANY($2::bigint[])"""
+_REVISION = "(SELECT revision FROM campaigns WHERE no = {} AND delete_time IS NULL)"
+_PACKS = f"""
+SELECT first_position, payload, {_REVISION.format("$1")} AS revision FROM segments
+WHERE derivation_id = $2 AND first_position = ANY($3::bigint[])"""
 _NAMES = "SELECT position, name FROM domains WHERE campaign_no = $1 AND position = ANY($2::int[])"
 
 

@@ -88,6 +88,11 @@ class Reads:
                 return read
         return await self._begin_on_primary(campaign_id, least)
 
+    def begun(self, campaign: Campaign) -> Read:
+        """A read of the primary that found the campaign like this."""
+        freshness = pb.Freshness(source=pb.READ_SOURCE_PRIMARY, revision=campaign.revision)
+        return Read(self._primary, freshness, campaign)
+
     def _is_near(self) -> bool:
         """Whether the replica is fresh enough, or all there is."""
         if self._replica is None:
