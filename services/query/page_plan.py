@@ -192,7 +192,9 @@ SMALL = 3_000
 SMALL_WHILE_SETTLING = 400
 # Candidates that a page looks at, for 1.5 ms at most: a lookup that is near the one before costs
 # 1.2 us, one at a place of its own 3 to 8 us, a name that is read along the way 0.3 us.
-_NEAR, _FAR, _ALONG = 800, 100, 2_000
+_NEAR, _FAR, _ALONG = 500, 100, 1_500
+# Domains of which there is one in so many, or fewer, are each at a place of their own.
+_SPARSE = 8
 # Names a chunk, about. More of a top-level domain than that have some in every chunk.
 _CHUNK = 5_000
 # Shares that no counter knows: supposed for the size of the first window only.
@@ -310,12 +312,12 @@ def skips_chunks(sizes: Sizes) -> bool:
     return sizes.tld_names is None or sizes.tld_names * _CHUNK < sizes.names
 
 
-def allowance(order: Order, source: Source, tables: int) -> int:
+def allowance(order: Order, source: Source, sizes: Sizes, tables: int) -> int:
     """How many candidates one page may look at, each in so many tables."""
-    if order in (Order.NAME, Order.SCORE):
-        return _FAR // max(1, tables)
     if source.kind is Kind.NAMES or source.kind is Kind.PENDING:
-        return _ALONG
+        return _ALONG if order in (Order.POSITION, Order.SETTLE_TIME) else _FAR // max(1, tables)
+    if order in (Order.NAME, Order.SCORE) or source.size * _SPARSE < sizes.names:
+        return _FAR // max(1, tables)
     return _NEAR // max(1, tables)
 
 

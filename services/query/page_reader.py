@@ -159,10 +159,11 @@ class PageReader:
             chosen = replace(chosen, prefix="")
         share = supposed_share(chosen, self._sizes, self._source) if self._conditions else 1.0
         tables = len(self._conditions.by_table) + self._conditions.pending
-        if self._copy is not None and self._order in (Order.NAME, Order.SCORE):
+        allowed = allowance(self._order, self._source, self._sizes, tables)
+        if self._copy is not None and allowed <= _FEW:
             # A copy has all at one place.
-            tables = 1
-        allowed = max(allowance(self._order, self._source, tables), need // max(1, tables))
+            allowed, tables = allowed * max(1, tables), 1
+        allowed = max(allowed, need // max(1, tables))
         at: Key | None = start
         for _ in range(_WINDOWS):
             limit = window(need - len(found), share, allowed - examined)
@@ -186,7 +187,8 @@ class PageReader:
             share = max(0.001, (hits + 0.5) / (len(seen.positions) + 1))
             if len(found) >= need:
                 return Stretch(found[:size], found[size - 1][0], examined)
-            if at is None or examined >= allowed:
+            # What is left is too little for another window.
+            if at is None or examined * 2 >= allowed:
                 break
         return Stretch(found[:size], at, examined)
 

@@ -65,7 +65,7 @@ def test_no_window_is_larger_than_a_page_may_look_at(
     need: int, share: float, order: Order, tables: int, kind: Kind
 ) -> None:
     source = next(s for s in sources(DomainFilter(keywords=("a",)), SIZES) if s.kind is kind)
-    allowed = allowance(order, source, tables)
+    allowed = allowance(order, source, SIZES, tables)
     assert 0 < allowed <= 8_000
     assert 0 < window(need, share, allowed) <= allowed
 
