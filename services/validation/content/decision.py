@@ -1,0 +1,281 @@
+"""Whether a name is a lead, and the one reason why. Pure: facts in, decision out.
+
+The first of these that holds decides:
+
+ 1. SUPPRESSED: on the suppression list. First, because it is about the name and not about what the
+    network said today: the answer is the same in every run, nothing of the name is retried, and no
+    score makes it a lead.
+ 2. DEAD_LETTER, DNS_TIMEOUT, DNS_ERROR, then the same of HTTP: it could not be found out.
+ 3. PARKED: marked as parked, or the confidence reaches `parked_confidence_floor`.
+ 4. NO_KEYWORDS: keywords were looked for and none was found, or there was nothing to score.
+ 5. THIN_CONTENT: no sign of structure where one is required.
+ 6. QUALIFIED: the score reaches `match_score`.
+ 7. THIN_CONTENT: fewer bytes than `min_content_bytes`. A good score is believed on a short page, a
+    middling one is not.
+ 8. QUALIFIED: the score reaches `low_score_grace`.
+ 9. LOW_SCORE.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from math import isfinite
+
+from services.chassis.errors import FieldViolation
+from services.validation.dns.verdict import Verdict as DnsVerdict
+
+# Of domainflow.validation.v1.HttpVerdict.
+_HTTP_OK, _HTTP_TIMEOUT, _HTTP_DEAD_LETTER = 1, 2, 21
+
+
+class LeadStatus(IntEnum):
+    """The numbers are those of domainflow.validation.v1.LeadStatus."""
+
+    QUALIFIED = 1
+    REJECTED = 2
+    ERROR = 3
+    TIMEOUT = 4
+
+
+class LeadReason(IntEnum):
+    """The numbers are those of domainflow.validation.v1.LeadReason."""
+
+    QUALIFIED = 1
+    LOW_SCORE = 2
+    NO_KEYWORDS = 3
+    PARKED = 4
+    THIN_CONTENT = 5
+    SUPPRESSED = 6
+    DNS_ERROR = 7
+    DNS_TIMEOUT = 8
+    HTTP_ERROR = 9
+    HTTP_TIMEOUT = 10
+    DEAD_LETTER = 11
+
+
+class Stage(IntEnum):
+    """How far a name got in one phase."""
+
+    PASSED = 1
+    FAILED = 2
+    TIMED_OUT = 3
+    # The check itself failed as often as it was tried.
+    DEAD_LETTER = 4
+
+
+STATUS_OF: Mapping[LeadReason, LeadStatus] = {
+    LeadReason.QUALIFIED: LeadStatus.QUALIFIED,
+    LeadReason.LOW_SCORE: LeadStatus.REJECTED,
+    LeadReason.NO_KEYWORDS: LeadStatus.REJECTED,
+    LeadReason.PARKED: LeadStatus.REJECTED,
+    LeadReason.THIN_CONTENT: LeadStatus.REJECTED,
+    LeadReason.SUPPRESSED: LeadStatus.REJECTED,
+    LeadReason.DNS_ERROR: LeadStatus.ERROR,
+    LeadReason.DNS_TIMEOUT: LeadStatus.TIMEOUT,
+    LeadReason.HTTP_ERROR: LeadStatus.ERROR,
+    LeadReason.HTTP_TIMEOUT: LeadStatus.TIMEOUT,
+    LeadReason.DEAD_LETTER: LeadStatus.ERROR,
+}
+
+_OF_DNS = {
+    Stage.FAILED: LeadReason.DNS_ERROR,
+    Stage.TIMED_OUT: LeadReason.DNS_TIMEOUT,
+    Stage.DEAD_LETTER: LeadReason.DEAD_LETTER,
+}
+_OF_HTTP = {
+    Stage.FAILED: LeadReason.HTTP_ERROR,
+    Stage.TIMED_OUT: LeadReason.HTTP_TIMEOUT,
+    Stage.DEAD_LETTER: LeadReason.DEAD_LETTER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What makes a lead. `check` says what is wrong with one."""
+
+    # Score from which on a page is a lead: 0.05-0.95.
+    match_score: float = 0.27
+    # Score from which on a page that is not thin is a lead as well: 0-0.6, at most match_score.
+    low_score_grace: float = 0.24
+    # Bytes after decoding below which a page is thin: 256-2,097,152.
+    min_content_bytes: int = 1_024
+    # Confidence from which on a page counts as parked: 0-1.
+    parked_confidence_floor: float = 0.45
+    # Whether a page has to have signs of structure (a heading, a link into the site).
+    require_structural_signals: bool = True
+
+
+# Field -> smallest and largest value.
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "match_score": (0.05, 0.95),
+    "low_score_grace": (0.0, 0.6),
+    "min_content_bytes": (256, 2 * 1024 * 1024),
+    "parked_confidence_floor": (0.0, 1.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PageFacts:
+    """What the analysis knows of a name's page."""
+
+    # Bytes after decoding.
+    content_bytes: int
+    # From 0 to 1; None where nothing was scored.
+    score: float | None
+    # Hits of all keywords; None where none were looked for.
+    keyword_count: int | None = None
+    is_parked: bool = False
+    # From 0 to 1.
+    parked_confidence: float = 0.0
+    has_structure: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a name when it is decided on."""
+
+    dns: Stage
+    http: Stage
+    # None where no page was analysed: after DNS or HTTP failed, or because the analysis did.
+    page: PageFacts | None = None
+    suppressed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The decision on one name."""
+
+    reason: LeadReason
+    # In words, with the figures that decided.
+    detail: str
+
+    @property
+    def status(self) -> LeadStatus:
+        return STATUS_OF[self.reason]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Where the names went that were decided on. analysed is the sum of the others."""
+
+    analysed: int
+    qualified: int
+    # LOW_SCORE, PARKED, THIN_CONTENT and SUPPRESSED.
+    rejected: int
+    no_keyword: int
+    # DNS_ERROR, HTTP_ERROR and DEAD_LETTER.
+    error: int
+    timeout: int
+
+
+def dns_stage(verdict: int) -> Stage:
+    """Of a DnsVerdict. A name passes when it resolves; a wildcard's answer is not its own."""
+    if verdict == DnsVerdict.RESOLVED:
+        return Stage.PASSED
+    if verdict == DnsVerdict.TIMEOUT:
+        return Stage.TIMED_OUT
+    return Stage.DEAD_LETTER if verdict == DnsVerdict.DEAD_LETTER else Stage.FAILED
+
+
+def http_stage(verdict: int) -> Stage:
+    """Of an HttpVerdict."""
+    if verdict == _HTTP_OK:
+        return Stage.PASSED
+    if verdict == _HTTP_TIMEOUT:
+        return Stage.TIMED_OUT
+    return Stage.DEAD_LETTER if verdict == _HTTP_DEAD_LETTER else Stage.FAILED
+
+
+def check(thresholds: Thresholds, path: str) -> Iterator[FieldViolation]:
+    """What is wrong with thresholds that stand at `path`: every bad field by its name."""
+    bad = set()
+    for field, (least, most) in _RANGES.items():
+        value = getattr(thresholds, field)
+        # Not a number is in no range.
+        if not least <= value <= most:
+            bad.add(field)
+            yield FieldViolation(f"{path}.{field}", f"has to be from {least:g} to {most:,g}")
+    if not bad & {"match_score", "low_score_grace"}:
+        if thresholds.low_score_grace > thresholds.match_score:
+            yield FieldViolation(
+                f"{path}.low_score_grace",
+                f"is more than match_score, {thresholds.match_score:g}",
+            )
+
+
+def decide(facts: Facts, thresholds: Thresholds) -> Decision:
+    """The decision, whatever the facts."""
+    if facts.suppressed:
+        return Decision(LeadReason.SUPPRESSED, "on the suppression list")
+    if facts.dns != Stage.PASSED:
+        return Decision(_OF_DNS[facts.dns], f"DNS: {_WORDS[facts.dns]}")
+    if facts.http != Stage.PASSED:
+        return Decision(_OF_HTTP[facts.http], f"HTTP: {_WORDS[facts.http]}")
+    if facts.page is None:
+        return Decision(LeadReason.DEAD_LETTER, f"analysis: {_WORDS[Stage.DEAD_LETTER]}")
+    return _of_page(facts.page, thresholds)
+
+
+_WORDS = {
+    Stage.FAILED: "failed",
+    Stage.TIMED_OUT: "timed out",
+    Stage.DEAD_LETTER: "the check failed as often as it was tried",
+}
+
+
+def _of_page(page: PageFacts, thresholds: Thresholds) -> Decision:
+    floor = thresholds.parked_confidence_floor
+    if page.is_parked or page.parked_confidence >= floor:
+        return Decision(LeadReason.PARKED, f"parked with confidence {page.parked_confidence:.2f}")
+    if page.keyword_count == 0:
+        return Decision(LeadReason.NO_KEYWORDS, "none of the keywords was found")
+    score = page.score
+    if score is None or not isfinite(score):
+        return Decision(LeadReason.NO_KEYWORDS, "there was nothing to score")
+    if thresholds.require_structural_signals and not page.has_structure:
+        return Decision(LeadReason.THIN_CONTENT, "has no heading and no link into the site")
+    if score >= thresholds.match_score:
+        return Decision(
+            LeadReason.QUALIFIED, f"score {score:.3f} is at least {thresholds.match_score:g}"
+        )
+    if page.content_bytes < thresholds.min_content_bytes:
+        return Decision(
+            LeadReason.THIN_CONTENT,
+            f"{page.content_bytes:,} bytes are fewer than {thresholds.min_content_bytes:,}, and"
+            f" score {score:.3f} is below {thresholds.match_score:g}",
+        )
+    if score >= thresholds.low_score_grace:
+        return Decision(
+            LeadReason.QUALIFIED,
+            f"score {score:.3f} is at least {thresholds.low_score_grace:g} on"
+            f" {page.content_bytes:,} bytes",
+        )
+    return Decision(
+        LeadReason.LOW_SCORE, f"score {score:.3f} is below {thresholds.low_score_grace:g}"
+    )
+
+
+def audit(counts: Mapping[int, int]) -> Audit:
+    """From names by reason. Every reason belongs to exactly one column, so the equation
+
+        analysed = qualified + rejected + no keyword + error + timeout
+
+    holds whatever the counts are. Raises ValueError for a number that is no reason (it would be
+    counted nowhere) and for a negative count.
+    """
+    columns = dict.fromkeys(_COLUMNS, 0)
+    for number, count in counts.items():
+        reason = LeadReason(number)
+        if count < 0:
+            raise ValueError(f"{count} names cannot be {reason.name}")
+        columns[_column(reason)] += count
+    return Audit(analysed=sum(columns.values()), **columns)
+
+
+_COLUMNS = ("qualified", "rejected", "no_keyword", "error", "timeout")
+
+
+def _column(reason: LeadReason) -> str:
+    if reason is LeadReason.NO_KEYWORDS:
+        return "no_keyword"
+    return STATUS_OF[reason].name.lower()

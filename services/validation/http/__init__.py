@@ -1,0 +1,1 @@
+"""Fetching pages: what is asked, through whom, and what came of it."""
