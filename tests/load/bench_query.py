@@ -15,8 +15,6 @@ of parts 4 and 5 does not hold.
 import argparse
 import asyncio
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -31,9 +29,10 @@ from rich.console import Console
 from rich.table import Table
 
 from domainflow.query.v1.query_service_pb2_grpc import QueryServiceStub
-from tests.load.__main__ import ROOT, _commit, _import_path, amount, machine, verdict
+from tests.load.__main__ import ROOT, _commit, amount, machine, verdict
 from tests.load.bare_server import bare_server
 from tests.load.comparison import Finding, Judgement, Measurement, best_of, compare, kept
+from tests.load.copying import make_copies
 from tests.load.dataset import TIERS, dataset
 from tests.load.latency_plot import draw
 from tests.load.query_parts import PARTS, STRICT, Bench, by_offset
@@ -48,7 +47,7 @@ async def measure(tier: str, baseline: dict[str, Any]) -> dict[str, Any]:
     console = Console(stderr=True)
     begun = time.monotonic()
     data = await asyncio.to_thread(dataset, tier)
-    await asyncio.to_thread(_maintain, data.database_url)
+    await asyncio.to_thread(make_copies, data.database_url)
     console.print(f"{data.large_count:,} names after {time.monotonic() - begun:.0f} s")
     measured: dict[str, Measurement] = {}
     async with AsyncExitStack() as stack:
@@ -83,16 +82,6 @@ async def measure(tier: str, baseline: dict[str, Any]) -> dict[str, Any]:
         "measurements": list(measured.values()),
         "by_offset": offsets,
     }
-
-
-def _maintain(database_url: str) -> None:
-    """What the suite's maintainer has done some time after a campaign has finished."""
-    subprocess.run(
-        [sys.executable, "-m", "services.query", "maintain", "--once"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": _import_path(), "DATABASE_URL": database_url},
-        check=True,
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

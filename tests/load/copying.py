@@ -51,8 +51,9 @@ def copy_seconds(database_url: str, query: str) -> float:
     return time.perf_counter() - begun
 
 
-def make_copies(database_url: str) -> None:
-    """Sealed copies of all campaigns that are worth one, by the maintainer itself."""
+def make_copies(database_url: str, *, seal: bool = True) -> None:
+    """All that the suite's maintainer has done some time after campaigns have finished; without
+    `seal` no copies of them."""
     subprocess.run(
         [sys.executable, "-m", "services.query", "maintain", "--once"],
         cwd=ROOT,
@@ -62,6 +63,7 @@ def make_copies(database_url: str) -> None:
                 [str(ROOT), str(ROOT / "gen/python"), os.environ.get("PYTHONPATH", "")]
             ),
             "DATABASE_URL": database_url,
+            "QUERY_SEAL": "on" if seal else "off",
         },
         check=True,
     )

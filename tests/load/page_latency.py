@@ -1,5 +1,6 @@
 """Milliseconds of one ListDomains page of 100 over gRPC: every order with every field of the
-filter, at different depths of two million domains and in both directions.
+filter, at different depths of two million domains and in both directions, from copies for pages;
+and every order without a filter from the tables, as while a campaign runs.
 
 The yardstick is the first page without a filter in order of position, in the same run.
 """
@@ -11,6 +12,7 @@ from uuid import UUID
 
 from domainflow.query.v1 import query_service_pb2 as pb
 from domainflow.query.v1.filter_pb2 import DomainFilter
+from tests.load.copying import make_copies
 from tests.load.dataset import HTTP_NOT_FOUND, KEYWORDS, RARE_VERDICT, RESOLVED, dataset
 from tests.load.query_server import QueryServer, query_server
 
@@ -60,17 +62,41 @@ FILTERS: dict[str, dict[str, Any]] = {
 
 def run() -> list[dict[str, Any]]:
     data = dataset()
+    make_copies(data.database_url, seal=False)
     with query_server(data.database_url) as server:
-        return measure(server, data.large)
+        results = from_tables(server, data.large)
+    make_copies(data.database_url)
+    with query_server(data.database_url) as server:
+        return [*measure(server, data.large), *results]
+
+
+def from_tables(server: QueryServer, campaign_id: UUID) -> list[dict[str, Any]]:
+    """As `measure`, without filters, while there is no copy for pages: one result an order."""
+    yardstick = _first_pages(server, campaign_id)
+    return [
+        _result(
+            f"page_latency, {order}, from the tables",
+            [
+                taken
+                for _, request in _begins(server, campaign_id, order, "none")
+                for taken in _timed(server, request, PAGES)
+            ],
+            yardstick,
+        )
+        for order in ORDERS
+    ]
+
+
+def _first_pages(server: QueryServer, campaign_id: UUID) -> float:
+    # The first pages after a start meet cold caches: not what is measured.
+    _timed(server, _request(campaign_id, "position", "none"), PAGES)
+    return _p95(_timed(server, _request(campaign_id, "position", "none"), PAGES))
 
 
 def measure(server: QueryServer, campaign_id: UUID) -> list[dict[str, Any]]:
     """One result an order and filter, of all depths and both directions together, and one a depth
     of the plain walk."""
-    # The first pages after a start meet cold caches: not what is measured.
-    _timed(server, _request(campaign_id, "position", "none"), PAGES)
-    first = sorted(_timed(server, _request(campaign_id, "position", "none"), PAGES))
-    yardstick = _p95(first)
+    yardstick = _first_pages(server, campaign_id)
     results: list[dict[str, Any]] = []
     for order in ORDERS:
         for chosen in FILTERS:
