@@ -1,8 +1,10 @@
 """ListDomains out of copies for pages: what the tables say, and never what they said before."""
 
+import asyncio
 import random
 from typing import Any
 
+import asyncpg
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from services.query.derived import source_version
 from services.query.maintenance.segments import read_segments
 from services.query.packed import PACK_SIZE, pack, unpack
 from services.query.sealed import PAGES
+from tests.eventually import eventually
 from tests.query.conftest import Analysis, Made, Query, Writer
 from tests.query.test_filters import ORDERS, any_filter, campaign_of_two_runs
 
@@ -57,6 +60,14 @@ async def mark(writer: Writer, made: Made) -> None:
         await writer.connection.execute(
             f"UPDATE {table} SET check_time_us = 999 WHERE campaign_no = $1", made.no
         )
+
+
+async def listed(query: Query, request: pb.ListDomainsRequest) -> pb.ListDomainsResponse:
+    return await query.stub.ListDomains(request)
+
+
+async def waits_for_a_lock(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    assert await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
 
 
 async def walked(query: Query, made: Made, **asked: Any) -> list[pb.Domain]:
@@ -178,6 +189,40 @@ async def test_pages_of_a_copy_that_is_being_removed_come_from_the_tables(
     found = await walked(query, made, page_size=40)
     assert [d.position for d in found] == list(range(100))
     assert [d.position for d in found if d.dns.check_time.nanos != 999_000] == list(range(40))
+
+
+async def test_a_page_is_of_one_moment_also_where_a_copy_stops_being_true_meanwhile(
+    query: Query, writer: Writer, database_url: str
+) -> None:
+    made = await writer.campaign(30)
+    await writer.plan(made, 30, 10)
+    for first in range(0, 30, 10):
+        await writer.settle(made, first, [RESOLVED] * 10)
+    await copy(query, writer, made)
+    request = pb.ListDomainsRequest(
+        campaign_id=str(made), filter=DomainFilter(dns_verdicts=[NXDOMAIN])
+    )
+    # From the second time on that the campaign is found the same, there may be a copy of it.
+    await query.stub.ListDomains(request)
+
+    watching = await asyncpg.connect(database_url)
+    async with writer.connection.transaction():
+        await writer.connection.execute("LOCK segments IN ACCESS EXCLUSIVE MODE")
+        reading = asyncio.create_task(listed(query, request))
+        await eventually(lambda: waits_for_a_lock(watching))
+        await writer.connection.execute(
+            """UPDATE chunks SET state = 'ready', outcome_counts = NULL
+               WHERE campaign_no = $1 AND phase = 2 AND first_position = 10""",
+            made.no,
+        )
+        await writer.connection.execute(
+            "DELETE FROM dns_results WHERE campaign_no = $1 AND position BETWEEN 10 AND 19", made.no
+        )
+        await writer.settle(made, 10, [NXDOMAIN] * 10)
+    page = await reading
+    await watching.close()
+
+    assert {d.dns.verdict for d in page.domains} <= {NXDOMAIN}
 
 
 async def test_a_walk_keeps_to_its_run_and_not_to_the_copy(query: Query, writer: Writer) -> None:
