@@ -91,11 +91,12 @@ class Prefixed:
 
     def wire(self) -> bytes | None:
         """The names as bytes of the wire; None where one of them is too long for that."""
-        if not self.raw.isascii():
-            return None
         # No name has the tag's character in it, so the first one ends where the first tag is.
         first = self.raw.find(chr(self.tag))
         length = len(self.raw) if first < 0 else first
+        # Lengths above 127 take two bytes; as one character they are not ASCII.
+        if length > 127 or not self.raw.isascii():
+            return None
         return bytes((self.tag, length)) + self.raw.encode()
 
     def split(self) -> list[str]:

@@ -67,6 +67,20 @@ async def nobody_is_connected_for_work(query: Query, writer: Writer) -> None:
         await writer.connection.fetchval("SELECT 1")
 
 
+@pytest.mark.parametrize("length", [127, 128, 253])
+async def test_names_come_whole_however_long_they_are(
+    query: Query, writer: Writer, length: int
+) -> None:
+    longest = "a" * (length - 8) + ".example"
+    lists = [[longest], [longest, "b.example"], ["b.example", longest], ["b.example"]]
+    made = [await writer.campaign(each) for each in lists]
+    # Those of each alone, and of several that are read together.
+    for chosen in ([0], [1], [2], [0, 1, 2, 3]):
+        request = pb.StreamDomainsRequest(campaign_ids=[str(made[n]) for n in chosen])
+        batches, _ = await streamed(query, request)
+        assert [list(batch.names) for batch in batches] == [lists[n] for n in chosen]
+
+
 async def test_campaigns_come_one_after_the_other_in_the_order_asked_for(
     query: Query, writer: Writer
 ) -> None:
