@@ -17,7 +17,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import grpc
@@ -223,7 +223,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             async with self._answer(method, context, "streams"):
                 async with aclosing(behaviour(check(request), context)) as messages:
                     async for message in messages:
-                        await context.write(message)
+                        with _to_whom_is_there():
+                            await context.write(message)
 
         return stream
 
@@ -252,7 +253,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 retry_after=random.uniform(0.5, 1.5),
                 limit=self._limits[kind],
             )
-            await context.abort_with_status(to_status(refusal))
+            await _abort(context, refusal)
         self._in_progress[kind] += 1
         if kind == "streams":
             self._streams.add(task)
@@ -266,14 +267,29 @@ class CallGuard(grpc.aio.ServerInterceptor):
                     leaving = PartUnavailable(
                         "the server is going away; resume elsewhere", retry_after=0.1, part=method
                     )
-                    await context.abort_with_status(to_status(leaving))
+                    await _abort(context, leaving)
                 except grpc.aio.BaseError:
                     raise
                 except Exception as error:
-                    await context.abort_with_status(to_status(_as_refusal(error)))
+                    await _abort(context, _as_refusal(error))
         finally:
             self._in_progress[kind] -= 1
             self._streams.discard(task)
+
+
+@contextmanager
+def _to_whom_is_there() -> Iterator[None]:
+    """What cannot be sent, because the caller is gone, ends the call as his hang-up would."""
+    try:
+        yield
+    except grpc.aio.InternalError:
+        # gRPC lets it pass only when it has heard of the hang-up before, and logs an error if not.
+        raise asyncio.CancelledError from None
+
+
+async def _abort(context: Context, refusal: ServiceError) -> None:
+    with _to_whom_is_there():
+        await context.abort_with_status(to_status(refusal))
 
 
 def _as_refusal(error: Exception) -> ServiceError:

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from domainflow.campaign.v1 import campaign_service_pb2 as campaign_pb
 from domainflow.campaign.v1 import campaign_service_pb2_grpc as campaign_grpc
+from domainflow.campaign.v1.event_pb2 import Event
 from domainflow.validation.v1 import validation_service_pb2 as pb
 from domainflow.validation.v1 import validation_service_pb2_grpc as pb_grpc
 from services.chassis.contract import SERVICES
@@ -146,6 +147,48 @@ async def test_streams_are_counted_apart_and_freed_by_a_hang_up() -> None:
         await eventually(admitted)
 
     assert refusal.reason == "TOO_MANY_CALLS"
+
+
+class Endless(Scripted):
+    """Its stream sends large messages without a pause."""
+
+    asked_for: int = 0
+
+    async def WatchCampaigns(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self.inside += 1
+        try:
+            event = Event(campaign_id="x" * 100_000)
+            while True:
+                self.asked_for += 1
+                yield campaign_pb.WatchCampaignsResponse(event=event)
+        finally:
+            self.inside -= 1
+
+    async def is_held_up(self) -> None:
+        """A message is on its way that nobody takes."""
+        seen = 0
+
+        async def nothing_more() -> None:
+            nonlocal seen
+            before, seen = seen, self.asked_for
+            assert before == seen
+
+        await eventually(nothing_more)
+
+
+async def test_a_hang_up_in_the_middle_of_a_message_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    endless = Endless()
+    async with guarded(endless) as channel:
+        for _ in range(5):
+            call = watch(channel)
+            await call.read()
+            await endless.is_held_up()
+            call.cancel()
+            await endless.has_inside(0)
+
+    assert [record.getMessage() for record in caplog.records if record.levelno > 30] == []
 
 
 async def test_what_nobody_expected_is_internal_and_keeps_its_text_to_itself() -> None:
