@@ -277,13 +277,18 @@ class Pages:
         self, no: int, copy_id: int, statement: str, order: str, arguments: Arguments
     ) -> tuple[list[asyncpg.Record], Copied | None]:
         """The rows of a statement in this order, and what a copy for pages has of them: a statement
-        of its own for that would take a third of the page's time."""
+        of its own for that would take a third of the page's time.
+
+        Never a join: of a copy that is younger than the statistics of other copies one segment is
+        expected, and all are read (40 ms of 200,000 domains).
+        """
         copy = arguments.number(copy_id)
         rows = await self._pool.fetch(
-            f"""SELECT page.*, payload, {_REVISION.format("$1")} AS revision
-            FROM ({statement}) page LEFT JOIN segments s
-                ON derivation_id = {copy} AND first_position = position - position % {PACK_SIZE}
-            ORDER BY {order}""",
+            f"""SELECT page.*, (
+                SELECT payload FROM segments WHERE derivation_id = {copy}
+                    AND first_position = page.position - page.position % {PACK_SIZE}
+            ) AS payload, {_REVISION.format("$1")} AS revision
+            FROM ({statement}) page ORDER BY {order}""",
             *arguments.values,
         )
         payloads = {_start(row["position"]): row["payload"] for row in rows}
