@@ -55,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
     add("--authority", action="store_true", help="serve the delegations, too (Linux)")
     add("--tls", action="store_true", help="answer over TLS, too, as the first DNS server does")
     add("--https", action="store_true", help="and over HTTPS: /dns-query and /resolve")
+    add("--web", action="store_true", help="serve the pages, too, on all of 127.0.0.0/8 (Linux)")
+    add("--web-port", type=int, default=0, help="port for plain HTTP, 0 to choose one")
+    add("--web-tls-port", type=int, default=0, help="port for HTTP over TLS, 0 to choose one")
     add("--fold-case", action="store_true", help="echo names in lower case")
     add("--die-with-parent", action="store_true", help="end when the starting process ends (Linux)")
     return flags
@@ -129,6 +132,20 @@ async def serve(options: argparse.Namespace) -> None:
             if options.https:
                 over_https = dns_transports.SandboxDnsOverHttps(first, shown, host=options.host)
                 said["https"] = _text((await stack.enter_async_context(over_https)).address)
+        if options.web:
+            from .web_server import NETWORK, SandboxWeb, SandboxWebSettings
+
+            pages = SandboxWebSettings(
+                http_port=options.web_port, https_port=options.web_tls_port, seed=options.seed
+            )
+            web = await stack.enter_async_context(SandboxWeb(pages))
+            said["web"] = {
+                "http_port": web.http_port,
+                "https_port": web.https_port,
+                "closed_port": web.closed_port,
+                "network": NETWORK,
+                "ca_pem": web.ca,
+            }
         sys.stdout.write(json.dumps(said) + "\n")
         sys.stdout.flush()
         await stop.wait()
