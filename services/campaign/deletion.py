@@ -358,14 +358,20 @@ async def _begin(
            WHERE no = ANY($1)""",
         numbers,
     )
-    # Rows are not counted, but the ledger knows how many there should be; not of keywords.
+    # Rows are not counted, but the ledger knows how many there should be; not of keywords. Segments
+    # of a copy are of one size: a copy for pages has one for every eight names.
     await connection.execute(
         """INSERT INTO deletions (campaign_no, campaign_id, row_count)
            SELECT k.no, k.id, k.name_count + k.revision + coalesce(c.chunks, 0)
                + coalesce(c.results, 0)
                + (SELECT count(*) FROM tld_totals WHERE campaign_no = k.no)
                + (SELECT count(*) FROM name_orders WHERE campaign_no = k.no)
-               + (SELECT count(*) FROM segments s JOIN derivations d ON d.id = s.derivation_id
+               + (SELECT coalesce(sum(last.first_position / first.name_count + 1), 0)
+                  FROM derivations d,
+                      LATERAL (SELECT name_count FROM segments WHERE derivation_id = d.id
+                          ORDER BY first_position LIMIT 1) first,
+                      LATERAL (SELECT first_position FROM segments WHERE derivation_id = d.id
+                          ORDER BY first_position DESC LIMIT 1) last
                   WHERE d.campaign_no = k.no)
                + CASE WHEN u.finished IS FALSE THEN u.accepted_count ELSE 0 END
            FROM campaigns k
