@@ -53,7 +53,7 @@ class Settings:
     """Environment of the role `maintain`; names in upper case."""
 
     database_url: str
-    # "off": no copies of finished campaigns for streams; those that are there are removed.
+    # "off": no copies of finished campaigns; those that are there are removed.
     query_seal: str = "on"
     # Hours between two comparisons of a campaign's counters with its rows, while they change.
     query_counter_check_hours: float = INTERVAL / timedelta(hours=1)

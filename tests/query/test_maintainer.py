@@ -28,6 +28,7 @@ from services.query.maintenance.job import CampaignGone, Hands, Job, hold_campai
 from services.query.maintenance.name_order import BLOCK_SIZE, NameOrder
 from services.query.maintenance.retention import OldFigures, Orphans
 from services.query.maintenance.tld_backfill import TldBackfill
+from services.query.packed import unpack
 from services.query.sealed import SEGMENT_SIZE, Segment, tiles
 from tests.eventually import eventually
 from tests.meters import measured
@@ -195,6 +196,19 @@ async def sealed(pool: Pool, made: Made, kind: str) -> bytes:
     return b"".join(segment.payload for segment in stored)
 
 
+async def paged(pool: Pool, made: Made) -> list[tuple[int, str, int]]:
+    """Position, name and DNS verdict of every domain in the copy for pages."""
+    await sealed(pool, made, "pages")
+    (copy,) = await copies(pool, made, "pages")
+    found = [
+        domain
+        for segment in await segments(pool, copy["id"])
+        for domain in unpack(segment.payload, range(segment.name_count))
+    ]
+    domains = pb.ListDomainsResponse.FromString(b"".join(found)).domains
+    return [(domain.position, domain.name, domain.dns.verdict) for domain in domains]
+
+
 async def test_campaign_that_is_over_is_copied(writer: Writer, pool: Pool, hands: Hands) -> None:
     made = await finished(writer)
 
@@ -207,6 +221,7 @@ async def test_campaign_that_is_over_is_copied(writer: Writer, pool: Pool, hands
     assert list(batch.positions) == list(range(12_000))
     assert list(batch.dns_verdicts) == [1 + n % 3 for n in range(12_000)]
     assert set(batch.http_verdicts) == {0}
+    assert await paged(pool, made) == [(n, names[n], 1 + n % 3) for n in range(12_000)]
     (copy,) = await copies(pool, made, "enriched")
     starts = [segment.first_position for segment in await segments(pool, copy["id"])]
     assert starts == [0, SEGMENT_SIZE, 2 * SEGMENT_SIZE]
@@ -681,6 +696,7 @@ async def test_killed_in_the_middle_of_every_job_it_does_them_again(
     assert names == [f"name-{n}.example" for n in range(50_000)]
     batch = stream_pb2.EnrichedBatch.FromString(await sealed(pool, made, "enriched"))
     assert list(batch.dns_verdicts) == [1 + n % 3 for n in range(50_000)]
+    assert await paged(pool, made) == [(n, names[n], 1 + n % 3) for n in range(50_000)]
     assert await pool.fetchval("SELECT sum(settled_count) FROM tld_totals") == 50_000
     assert await checks(pool) == {made.no: 0}
     assert await pool.fetchval("SELECT count(*) FROM query_performance") == 0
