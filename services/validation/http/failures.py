@@ -1,0 +1,113 @@
+"""What an error of aiohttp or the system says about the other side: a verdict and words. Errors
+that are this machine's own are raised instead: they say nothing about a name."""
+
+import asyncio
+import errno
+import re
+import ssl
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+
+from services.validation.http.verdict import Verdict, nearer
+
+# What asking a server may raise about the server.
+ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, UnicodeError)
+# A response that was not begun or broke off.
+_SAYS = {
+    errno.ECONNREFUSED: (Verdict.CONNECTION_REFUSED, "connection refused"),
+    errno.ECONNRESET: (Verdict.CONNECTION_RESET, "connection reset"),
+    errno.ECONNABORTED: (Verdict.CONNECTION_RESET, "connection aborted"),
+    errno.EPIPE: (Verdict.CONNECTION_RESET, "connection closed"),
+    errno.ENOTCONN: (Verdict.CONNECTION_RESET, "connection closed"),
+    errno.ETIMEDOUT: (Verdict.TIMEOUT, "connection timed out"),
+    errno.EHOSTUNREACH: (Verdict.UNREACHABLE, "no route to host"),
+    errno.ENETUNREACH: (Verdict.UNREACHABLE, "network unreachable"),
+    errno.EHOSTDOWN: (Verdict.UNREACHABLE, "host down"),
+    errno.ENETDOWN: (Verdict.UNREACHABLE, "network down"),
+    errno.EAFNOSUPPORT: (Verdict.UNREACHABLE, "no IPv6 here"),
+    errno.EADDRNOTAVAIL: (Verdict.UNREACHABLE, "no local address to connect from"),
+    errno.EACCES: (Verdict.UNREACHABLE, "a firewall forbids it"),
+    errno.EPERM: (Verdict.UNREACHABLE, "a firewall forbids it"),
+}
+_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_NUMBERS = re.compile(r"\[Errno (\d+)\]")
+
+
+class MachineExhausted(Exception):
+    """This machine has no socket, port or memory left for a request; nothing is known about the
+    name."""
+
+
+def classify(error: BaseException) -> tuple[Verdict, str]:
+    """Raises MachineExhausted."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return Verdict.PROXY_ERROR, f"the proxy answered {error.status}"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return Verdict.PROXY_ERROR, f"the proxy: {_of_system(error.os_error)[1]}"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return Verdict.TLS_CERTIFICATE, distrust_of(error)
+    if secured := _tls_error(error):
+        return Verdict.TLS_HANDSHAKE, _tls_words(secured)
+    if isinstance(error, asyncio.TimeoutError):
+        return Verdict.TIMEOUT, "timed out"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return Verdict.CONNECTION_RESET, "connection closed without an answer"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return _of_system(error.os_error)
+    if isinstance(error, OSError):
+        return _of_system(error)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        cause = error.__cause__
+        if isinstance(cause, OSError) or "ConnectionReset" in str(error):
+            return Verdict.CONNECTION_RESET, "connection cut in the body"
+        return Verdict.PROTOCOL_ERROR, _words(error)
+    if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
+        return Verdict.PROTOCOL_ERROR, f"no HTTP: {_words(error)}"
+    return Verdict.PROTOCOL_ERROR, _words(error)
+
+
+def distrust_of(error: aiohttp.ClientConnectorCertificateError) -> str:
+    """Why no trusted authority vouches for a certificate, in OpenSSL's words."""
+    cause = error.certificate_error
+    return str(getattr(cause, "verify_message", "") or cause)[:200]
+
+
+def _tls_error(error: BaseException) -> ssl.SSLError | None:
+    """With TLS 1.3 a server may refuse after the handshake, in place of an answer."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    seen = error if isinstance(error, ssl.SSLError) else error.__cause__
+    return seen if isinstance(seen, ssl.SSLError) else None
+
+
+def _tls_words(error: ssl.SSLError) -> str:
+    reason = getattr(error, "reason", None)
+    return str(reason).lower().replace("_", " ") if reason else _words(error)
+
+
+def _of_system(error: OSError) -> tuple[Verdict, str]:
+    """Of several addresses that failed, the one that came nearest speaks."""
+    if error.errno is not None:
+        return _of_number(error.errno, error)
+    best: tuple[Verdict, str] | None = None
+    for number in _NUMBERS.findall(str(error)):
+        found = _of_number(int(number), error)
+        if best is None or nearer(found[0], best[0]):
+            best = found
+    if best is not None:
+        return best
+    if isinstance(error, ConnectionError):
+        return Verdict.CONNECTION_RESET, "connection closed"
+    return Verdict.UNREACHABLE, _words(error)
+
+
+def _of_number(number: int, error: OSError) -> tuple[Verdict, str]:
+    if number in _OURS:
+        raise MachineExhausted(str(error)) from error
+    return _SAYS.get(number, (Verdict.UNREACHABLE, _words(error)))
+
+
+def _words(error: BaseException) -> str:
+    message = getattr(error, "message", "") or str(error) or type(error).__name__
+    return " ".join(str(message).split())[:200]

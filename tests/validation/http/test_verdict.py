@@ -1,0 +1,98 @@
+"""Statuses and failures to verdicts."""
+
+import errno
+
+import aiohttp
+import pytest
+
+from domainflow.validation.v1.http_pb2 import HttpVerdict
+from services.validation.http.failures import MachineExhausted, classify
+from services.validation.http.verdict import Verdict, falls_back, nearer, of_status
+
+ALLOWED = frozenset(range(200, 300))
+
+
+def test_the_verdicts_are_those_of_the_contract():
+    contract = {
+        name.removeprefix("HTTP_VERDICT_"): number for name, number in HttpVerdict.items() if number
+    }
+
+    assert {verdict.name: verdict.value for verdict in Verdict} == contract
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        (200, Verdict.OK),
+        (204, Verdict.OK),
+        (401, Verdict.UNAUTHORIZED),
+        (403, Verdict.FORBIDDEN),
+        (404, Verdict.NOT_FOUND),
+        (410, Verdict.GONE),
+        (429, Verdict.RATE_LIMITED),
+        (451, Verdict.UNAVAILABLE_FOR_LEGAL_REASONS),
+        (500, Verdict.SERVER_ERROR),
+        (503, Verdict.SERVER_ERROR),
+        (599, Verdict.SERVER_ERROR),
+        (300, Verdict.STATUS_NOT_ALLOWED),
+        (304, Verdict.STATUS_NOT_ALLOWED),
+        (418, Verdict.STATUS_NOT_ALLOWED),
+        (999, Verdict.STATUS_NOT_ALLOWED),
+    ],
+)
+def test_a_status_has_its_verdict(status, verdict):
+    assert of_status(status, ALLOWED) is verdict
+
+
+def test_an_allowed_status_is_a_page_whatever_it_means():
+    assert of_status(403, frozenset({403})) is Verdict.OK
+    assert of_status(200, frozenset({403})) is Verdict.STATUS_NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("number", "verdict"),
+    [
+        (errno.ECONNREFUSED, Verdict.CONNECTION_REFUSED),
+        (errno.ECONNRESET, Verdict.CONNECTION_RESET),
+        (errno.EPIPE, Verdict.CONNECTION_RESET),
+        (errno.ETIMEDOUT, Verdict.TIMEOUT),
+        (errno.EHOSTUNREACH, Verdict.UNREACHABLE),
+        (errno.ENETUNREACH, Verdict.UNREACHABLE),
+        (errno.EADDRNOTAVAIL, Verdict.UNREACHABLE),
+        (errno.EPERM, Verdict.UNREACHABLE),
+        (errno.EPROTO, Verdict.UNREACHABLE),
+    ],
+)
+def test_an_error_of_the_system_has_its_verdict(number, verdict):
+    assert classify(OSError(number, "said"))[0] is verdict
+    assert classify(aiohttp.ClientOSError(number, "said"))[0] is verdict
+
+
+def test_of_several_addresses_the_one_that_came_nearest_speaks():
+    error = OSError(
+        "Multiple exceptions: [Errno 101] Network is unreachable, [Errno 111] Connect call failed"
+    )
+
+    assert classify(error)[0] is Verdict.CONNECTION_REFUSED
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
+def test_what_this_machine_lacks_is_no_verdict(number):
+    with pytest.raises(MachineExhausted):
+        classify(OSError(number, "said"))
+
+
+def test_another_scheme_is_tried_after_failures_to_connect_only():
+    tried = {verdict for verdict in Verdict if falls_back(verdict)}
+
+    assert Verdict.TLS_HANDSHAKE in tried
+    assert tried.isdisjoint(
+        {Verdict.OK, Verdict.NOT_FOUND, Verdict.RATE_LIMITED, Verdict.EXCLUDED}
+        | {Verdict.ADDRESS_NOT_ALLOWED, Verdict.TLS_CERTIFICATE, Verdict.TOO_MANY_REDIRECTS}
+    )
+
+
+def test_a_server_that_spoke_says_more_than_one_that_did_not():
+    assert nearer(Verdict.TLS_HANDSHAKE, Verdict.CONNECTION_REFUSED)
+    assert not nearer(Verdict.UNREACHABLE, Verdict.TIMEOUT)
+    assert not nearer(Verdict.TIMEOUT, Verdict.TIMEOUT)
