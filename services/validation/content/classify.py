@@ -111,9 +111,12 @@ def classify(
     of its delegation when they are known: without them their rules stay silent. Phrases in the
     text count in thin pages only, so that an article about parking is no parked page.
     """
-    head = f"{page.title}\n{' '.join(it.text for it in page.headings[:3])[:600]}".lower()
+    title = page.title.lower()
+    headings = " ".join(it.text for it in page.headings[:3])[:600].lower()
+    head = f"{title}\n{headings}"
     is_thin = len(page.text) < thresholds.thin_text
-    body = page.text[:_LOOKED_AT].lower() if is_thin else ""
+    # Never empty for a thin page, so that it also tells whether the page is thin.
+    body = f" {page.text[:_LOOKED_AT].lower()}" if is_thin else ""
     name = name.lower().rstrip(".")
 
     sale = _sale(page, head, body, name)
@@ -121,9 +124,9 @@ def classify(
     findings = [
         _finding(PageKind.PARKED, [*parked, *sale]),
         _finding(PageKind.FOR_SALE, sale),
-        _finding(PageKind.DEFAULT_PAGE, _default(page, head, body)),
+        _finding(PageKind.DEFAULT_PAGE, _default(head, body)),
         _finding(PageKind.UNDER_CONSTRUCTION, _construction(page, head, body)),
-        _finding(PageKind.SOFT_NOT_FOUND, _not_found(page, head, body)),
+        _finding(PageKind.SOFT_NOT_FOUND, _not_found(page, title, headings, body)),
         _finding(PageKind.LOGIN, _login(page, head, body)),
     ]
     if not page.text and not page.title:
@@ -184,7 +187,8 @@ def _first(phrases: Iterable[str], text: str, name: str = "") -> str:
 
 def _sale(page: Document, head: str, body: str, name: str) -> list[Signal]:
     if phrase := _first(SALE_PHRASES, head, name):
-        return [Signal("sale_phrase_in_title", 0.6, phrase)]
+        # A long page of that title may be about selling names.
+        return [Signal("sale_phrase_in_title", 0.6 if body else 0.308, phrase)]
     if body and (phrase := _first(SALE_PHRASES, body, name)):
         return [Signal("sale_phrase_in_text", 0.35, phrase)]
     if phrase := _first(SALE_PHRASES, page.description.lower(), name):
@@ -231,20 +235,21 @@ def _parked(
         if mark in scripts or mark in hosts:
             signals.append(Signal("parking_script", weight, mark))
             break
-    if phrase := next((it for it, _ in PARKED_PHRASES[:8] if it in head), ""):
-        signals.append(Signal("parked_phrase_in_title", 0.5, phrase))
+    said = [it for it in PARKED_PHRASES if it[0] in head]
+    if said and is_thin:
+        phrase, weight = max(said, key=lambda it: it[1])
+        signals.append(Signal("parked_phrase_in_title", weight, phrase))
     elif "parked" in page.title.lower():
         signals.append(Signal("parked_in_title", 0.231, "parked"))
-    for phrase, weight in PARKED_PHRASES:
-        if phrase in body:
-            signals.append(Signal("parked_phrase_in_text", weight, phrase))
-            break
+    elif said := [it for it in PARKED_PHRASES if it[0] in body]:
+        phrase, weight = max(said, key=lambda it: it[1])
+        signals.append(Signal("parked_phrase_in_text", weight, phrase))
     if is_thin and page.anchor_share > 0.5 and signals:
         signals.append(Signal("thin_text_of_links", 0.2, f"{page.anchor_share:.2f}"))
     return signals
 
 
-def _default(page: Document, head: str, body: str) -> list[Signal]:
+def _default(head: str, body: str) -> list[Signal]:
     signals = []
     if phrase := _first(DEFAULT_PHRASES, head):
         signals.append(Signal("default_phrase_in_title", 0.7, phrase))
@@ -266,15 +271,13 @@ def _construction(page: Document, head: str, body: str) -> list[Signal]:
     return signals
 
 
-def _not_found(page: Document, head: str, body: str) -> list[Signal]:
+def _not_found(page: Document, title: str, headings: str, body: str) -> list[Signal]:
     signals = []
-    title = page.title.lower()
     if title.strip(" .!") in ("404", "not found", "error", "oops"):
         signals.append(Signal("not_found_title", 0.6, title))
     elif phrase := _first(NOT_FOUND_PHRASES, title):
         signals.append(Signal("not_found_phrase_in_title", 0.7, phrase))
-    heads = head[len(page.title) :]
-    if phrase := _first(NOT_FOUND_PHRASES, heads):
+    if phrase := _first(NOT_FOUND_PHRASES, headings):
         signals.append(Signal("not_found_phrase_in_heading", 0.5, phrase))
     if phrase := _first(NOT_FOUND_PHRASES, body):
         short = len(page.text) < 500
@@ -283,7 +286,7 @@ def _not_found(page: Document, head: str, body: str) -> list[Signal]:
 
 
 def _login(page: Document, head: str, body: str) -> list[Signal]:
-    if not body and page.text:
+    if not body:
         return []
     signals = []
     if page.has_password_field:

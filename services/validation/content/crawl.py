@@ -98,6 +98,7 @@ _NOT_PAGES = re.compile(
     re.IGNORECASE,
 )
 _SEPARATORS = re.compile(r"[\s/_.,&|+:;!?()\"'-]+")
+_MAX_WORDS = 4
 _MAX_LINKS = 1_000
 
 
@@ -170,10 +171,10 @@ def subject_of(link: Link) -> Subject:
     """What a link's path or text says its page is about."""
     path = unquote(link.url.partition("//")[2].partition("/")[2].partition("?")[0]).lower()
     best = Subject.OTHER
-    for text in (path[:300], link.text[:100].lower()):
+    for text in [*path[:300].split("/"), link.text[:100].lower()]:
         words = [it for it in _SEPARATORS.split(text.rpartition(".htm")[0] or text) if it]
-        # A sentence or an article's path mentions many things.
-        if len(words) > 12:
+        # A sentence or the name of an article mentions many things.
+        if len(words) > _MAX_WORDS:
             continue
         for start in range(len(words)):
             for length in range(1, min(_LONGEST, len(words) - start) + 1):

@@ -126,8 +126,10 @@ def decode(body: bytes, *, content_type: str = "", hint: str = "") -> tuple[str,
     if name := _declared(body[:PRESCAN_SIZE]):
         return _text(body, name), Encoding(name, EncodingSource.META)
     try:
-        text, _ = codecs.utf_8_decode(body, "strict", False)
-        return text, Encoding("utf-8", EncodingSource.CONTENT)
+        text, read = codecs.utf_8_decode(body, "strict", False)
+        # A cut sequence after nothing but ASCII may as well be a letter of another encoding.
+        if read == len(body) or not text.isascii():
+            return text, Encoding("utf-8", EncodingSource.CONTENT)
     except UnicodeDecodeError:
         pass
     if name := encoding_of_label(hint):

@@ -145,5 +145,7 @@ def _bounded(value: object, depth: int) -> object:
 
 def _clean(text: str) -> str:
     """In one line, without what no table takes: NUL, lone surrogates."""
-    text = " ".join(text[: 2 * MAX_STRING].replace("\0", "").split())[:MAX_STRING]
-    return text if text.isascii() else text.encode("utf-8", "ignore").decode("utf-8")
+    text = text[: 2 * MAX_STRING].replace("\0", "")
+    if not text.isascii():
+        text = text.encode("utf-8", "ignore").decode("utf-8")
+    return " ".join(text.split())[:MAX_STRING].rstrip()

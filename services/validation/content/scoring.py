@@ -11,7 +11,7 @@ _DAY = 86_400
 _KILOBYTE = 1_024
 
 
-class Warning(IntEnum):
+class PageWarning(IntEnum):
     """The numbers are those of domainflow.validation.v1.PageWarning."""
 
     KEYWORD_STUFFING = 1
@@ -96,7 +96,7 @@ class Breakdown:
     score: int
     components: tuple[Component, ...]
     penalties: tuple[Penalty, ...]
-    warnings: tuple[Warning, ...]
+    warnings: tuple[PageWarning, ...]
     profile_version: int
 
 
@@ -182,17 +182,17 @@ def scorer(profile: ScoringProfile, *, now: int) -> Callable[[tuple[int, ...]], 
     return score_of
 
 
-def warnings_of(features: Features, profile: ScoringProfile) -> tuple[Warning, ...]:
+def warnings_of(features: Features, profile: ScoringProfile) -> tuple[PageWarning, ...]:
     """What is odd about the page, in the order of their numbers."""
     found = []
     if features.stuffing_penalty > 0:
-        found.append(Warning.KEYWORD_STUFFING)
+        found.append(PageWarning.KEYWORD_STUFFING)
     if features.repetition_index > profile.repetition_above * 1_000:
-        found.append(Warning.REPETITION)
+        found.append(PageWarning.REPETITION)
     if features.anchor_share > profile.anchor_share_above * 1_000:
-        found.append(Warning.MOSTLY_LINKS)
+        found.append(PageWarning.MOSTLY_LINKS)
     if features.flags & Flag.TRUNCATED:
-        found.append(Warning.TRUNCATED)
+        found.append(PageWarning.TRUNCATED)
     return tuple(found)
 
 
