@@ -34,7 +34,11 @@ def test_tags_stand_between_texts() -> None:
         ("</ b><i>", ["", "i"]),
         ("<![CDATA[<b>]]><i>", ["", "i"]),
         ("<br/><hr />", ["br", "hr"]),
-        ("<i", ["i"]),
+        ("<i", [""]),
+        ("<b><a href='x>", ["b", ""]),
+        ("<b></b", ["b", ""]),
+        ("<i x='>'>", ["i"]),
+        ("<script x", [""]),
         ("<scripty><i></scripty>", ["scripty", "i", "/scripty"]),
     ],
 )
