@@ -13,7 +13,6 @@ from services.query.campaigns import Runs
 from services.query.sealed import ENRICHED, NAMES, PAGES, Segment
 
 NAME_ORDER = "name_order"
-KINDS = (NAME_ORDER, NAMES, ENRICHED, PAGES)
 
 
 async def source_version(pool: Pool, no: int, kind: str) -> str | None:

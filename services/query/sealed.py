@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 # Kinds of derivations with segments. NAMES: DomainBatch.names alone. ENRICHED: every column of
 # EnrichedBatch. Neither has campaign_id, domain_count or cursor. PAGES: whole Domains (packed.py).
+# Copies outlive the version that made them: whoever changes what is in one gives it another name.
 NAMES, ENRICHED, PAGES = "names", "enriched", "pages"
 
 # Domains in a segment for streams: it ends at the next position that this divides, or before, so
