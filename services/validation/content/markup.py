@@ -246,7 +246,9 @@ class _Reader:
         tokens = tokens_of(html)
         spaces = list(map(_INLINE.get, tokens.names, repeat(" ")))
         self._read(tokens, spaces)
-        text = "".join(chain(tokens.texts[:1], chain(*zip(spaces, tokens.texts[1:], strict=True))))
+        text = "".join(
+            chain(tokens.texts[:1], chain.from_iterable(zip(spaces, tokens.texts[1:], strict=True)))
+        )
         text = _fold_long(text)
         metas = self._metas
         outline = " ".join(tokens.names)
@@ -544,6 +546,8 @@ def _between(tokens: Tokens, spaces: Sequence[str], start: int, end: int) -> str
         text = texts[end]
     else:
         text = texts[start + 1] + "".join(
-            chain(*zip(spaces[start + 1 : end], texts[start + 2 : end + 1], strict=True))
+            chain.from_iterable(
+                zip(spaces[start + 1 : end], texts[start + 2 : end + 1], strict=True)
+            )
         )
     return fold(text, MAX_TEXT)
