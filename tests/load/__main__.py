@@ -34,6 +34,7 @@ BENCHES = (
     "dns_accuracy_1m",
     "dns_real_servers",
     "dns_end_to_end",
+    "keywords",
     "stream_names",
     "stream_enriched",
     "stream_many",
