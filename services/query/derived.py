@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from services.chassis.postgres import Pool
 from services.query.campaigns import Runs
-from services.query.sealed import ENRICHED, NAMES, PAGES, Segment
+from services.query.sealed import NAMES, Segment
 
 NAME_ORDER = "name_order"
 
