@@ -122,11 +122,12 @@ async def export(
                 count = await writing
                 await reading
             except BaseException:
-                # Whichever failed ends the others, and what has come is kept.
-                reading.cancel()
-                await asyncio.wait([reading])
+                # Whichever failed ends the others, and what has come is kept: also by whoever
+                # presses Ctrl-C once more.
                 for part in parts:
                     part.drop()
+                reading.cancel()
+                await _ended(reading)
                 for part in parts:
                     part.keep()
                 raise
@@ -146,14 +147,14 @@ def _write(parts: Sequence[Part], schema: bytes, asked: Asked, path: Path) -> in
 
 
 async def _ended(task: "asyncio.Task[Any]") -> None:
-    """Wait for a thread that cannot be cancelled, and is about to notice that nobody wants it."""
+    """Wait for what is about to notice that nobody wants it, such as a thread, which cannot be
+    cancelled. A cancellation meanwhile changes nothing: one has brought us here."""
     while not task.done():
-        try:
+        with suppress(asyncio.CancelledError):
             await asyncio.wait([task])
-        except asyncio.CancelledError:
-            continue
-    # Seen: if it says anything but that it was dropped, it has been raised already.
-    task.exception()
+    if not task.cancelled():
+        # Seen: if it says anything but that it was dropped, it has been raised already.
+        task.exception()
 
 
 async def _keep(parts: Sequence[Part], enough: asyncio.Event) -> None:

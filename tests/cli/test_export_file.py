@@ -29,6 +29,7 @@ from domainflow.query.v1 import read_session_pb2 as pb
 from domainflow.query.v1.filter_pb2 import DomainFilter
 from services.cli import assembly, kept, session_export
 from services.cli.__main__ import app
+from services.cli.retry import Patience
 from services.cli.rows_bar import RowsBar
 from services.query.read_sessions import COLUMNS
 from tests.cli.test_commands import CAMPAIGN
@@ -346,6 +347,41 @@ def test_writing_ends_in_the_middle_of_a_part_when_nobody_wants_it(tmp_path: Pat
     part.drop()
     with pytest.raises(kept.Dropped):
         next(batches)
+
+
+@pytest.mark.parametrize("between", range(4))
+async def test_who_presses_ctrl_c_twice_has_not_to_wait_either(
+    serve: Any, tmp_path: Path, between: int
+) -> None:
+    """The second one comes while the first one still ends the streams."""
+    sessions, folder = Sessions(100, 25), kept.Kept(tmp_path / "rows")
+    sessions.open_to = 0
+    asked = session_export.Asked([CAMPAIGN], ["name"], DomainFilter(), "csv", streams=2)
+    with folder.held():
+        async with grpc.aio.insecure_channel(serve(rows=sessions)) as channel:
+            exporting = asyncio.create_task(
+                session_export.export(
+                    query_service_pb2_grpc.QueryServiceStub(channel),
+                    asked,
+                    folder,
+                    resume=False,
+                    restart=False,
+                    bar=lambda total, estimated: RowsBar(Console(quiet=True), total),
+                    patience=lambda shown: Patience(),
+                )
+            )
+            await begun(folder.folder, 1)
+            exporting.cancel()
+            for _ in range(between):
+                await asyncio.sleep(0)
+            exporting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await exporting
+        plan = folder.plan()
+        assert plan is not None
+        # Of each stream that is read, the message that came.
+        assert sum(part.rows for part in folder.parts(plan)) > 0
+    assert not folder.output.exists()
 
 
 def test_one_command_at_a_time_has_the_folder_of_an_export(tmp_path: Path) -> None:
