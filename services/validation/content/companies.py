@@ -32,6 +32,7 @@ _FORM = re.compile(
     r"|S\.r\.l\.?|S\.R\.L\.?|Srl|SRL|S\.p\.A\.?|SpA|S\.L\.U?\.?|B\.V\.|BV|N\.V\.|NV"
     r"|A/S|ApS|AB|AS|Oyj?|[Ss]p\. z o\.o\.|s\.r\.o\.|a\.s\.|Kft\.?|Zrt\.?|d\.o\.o\.)(?!\w)"
 )
+_SHOUTED = re.compile(r" [A-Z]{2}")
 _EAST_ASIAN = re.compile(
     r"[^\s\x00-\x7f、。・|\uff1a]{1,20}(?:株式会社|有限公司)|株式会社[^\s、。・|\uff1a]{2,20}"
 )
@@ -67,6 +68,7 @@ _COPYRIGHT_TAIL = re.compile(
     r"(?<!\b[A-Z])\.(?: |\Z)|,(?! ?(?:inc|ltd|llc|s\.|gmbh|l\.l))"
     r"|\ball rights|\balle rechte|\btous droits|\btodos los|\btutti i|\bwszelkie|\bpowered"
     r"|\bdesign(?:ed)? |\bmade (?:with|by)|\b(?:19|20)\d\d\b|\bimpressum|\bimprint|\bdatenschutz"
+    r"|\bcopyright|\bpermission|\bthis |\blast |\bversion|\brelease|\blicen[sc]"
     r"|\bprivacy|\bterms|\bcookie|\bsite by|\bwebsite|\bagb\b",
     re.IGNORECASE,
 )
@@ -185,6 +187,9 @@ def _with_form(part: str) -> Iterator[tuple[int, int, str]]:
     for count, match in enumerate(_FORM.finditer(part)):
         if count >= _FORMS:
             break
+        if _SHOUTED.match(part, match.end()):
+            # "ENTIRE RISK AS TO".
+            continue
         name = _before_form(part, match.start(), match.group().strip())
         if name:
             yield max(match.end() - len(name), 0), match.end(), name
@@ -204,6 +209,9 @@ def _before_form(part: str, at: int, form: str) -> str:
         bare = word.strip("\"'„“»«(")
         if not bare or bare.lower() in _NOT_NAMES or word.endswith((":", ";", "!", "?")):
             break
+        if not _LETTERS.search(bare) and len(bare) > 3 and bare not in _CONNECTORS:
+            # Years, a post code.
+            break
         if bare not in _CONNECTORS:
             if not (bare[0].isupper() or bare[0].isdigit() or not bare[0].isascii()):
                 break
@@ -216,7 +224,7 @@ def _before_form(part: str, at: int, form: str) -> str:
         words.pop(0)
     if not words or not any(_LETTERS.match(each) and each[0].isupper() for each in words):
         return ""
-    return f"{' '.join(words).rstrip(',')} {form}"
+    return f"{' '.join(words)} {form}"
 
 
 def _copyrights(text: str, lower: str, owner: Owner) -> Iterator[Sighting]:
@@ -238,6 +246,12 @@ def _copyright(text: str, at: int, mark: str, owner: Owner) -> Iterator[Sighting
     rest = line[head.end() :] if head else line
     tail = _COPYRIGHT_TAIL.search(rest)
     name = rest[: tail.start()] if tail else rest
+    form = _FORM.search(name)
+    if form:
+        # Addresses follow.
+        name = name[: form.end()]
+    if name.partition(" ")[0] in _CONNECTORS:
+        return
     start = at + (head.end() if head else 0)
     if not _has_capital(name):
         # "Name © 2026".
@@ -248,7 +262,7 @@ def _copyright(text: str, at: int, mark: str, owner: Owner) -> Iterator[Sighting
             return
     if len(name.split()) <= 8:
         yield from _sighting(
-            name, Found.COPYRIGHT, owner, 0.55 + 0.1 * bool(_FORM.search(name)), start=start,
+            name, Found.COPYRIGHT, owner, 0.55 + 0.1 * bool(form), start=start,
             end=start + len(name),
         )  # fmt: skip
 

@@ -146,6 +146,10 @@ def _contact(sighting: Sighting, text: str, source_url: str) -> Contact:
         around = snippet(text, sighting.start, sighting.end)
     else:
         around = clean(sighting.context)
+        place = text.find(sighting.value) if around == sighting.value else -1
+        if place >= 0:
+            # A link that says no more than the text does.
+            around = snippet(text, place, place + len(sighting.value))
     return Contact(
         kind=sighting.kind,
         value=sighting.value[:MAX_VALUE],

@@ -42,7 +42,7 @@ _REFERENCE = re.compile(r"&(?:#0{0,4}64|#x0{0,4}40|commat);")
 _DOT = re.compile(
     r"[ \t]{0,2}(?:[\[({<][ \t]{0,2}(?:dot|punkt|point|punto|ponto|d|\.)[ \t]{0,2}[\])}>]"
     r"|&#46;|&#x2e;|&period;|[-_|*](?:dot|punkt)[-_|*])[ \t]{0,2}"
-    r"|[ \t](?:dot|punkt|point|punto|ponto)[ \t]",
+    r"|[ \t](?:dot|punkt)[ \t]",
     re.IGNORECASE,
 )
 

@@ -34,18 +34,23 @@ _MEASURED = re.compile(
     r" ?(?:€|\$|£|¥|%|°|,\d|:\d|(?:eur|usd|gbp|chf|kg|km|cm|mm|px|kb|mb|gb|kwh|ml|mg|pcs|st[ck])\b)"
 )
 _NORTH_AMERICAN = re.compile(r"(?:1[ .-])?\(?[2-9]\d\d\)?[ .-] ?[2-9]\d\d[ .-]\d{4}\Z")
+# "01 42 68 53 00": how phones are written there.
+_PAIRS = re.compile(r"\d\d(?:[ .]\d\d){3,}\Z")
+_IN_PAIRS = frozenset({"FR", "BE", "CH", "LU", "DK", "NO", "MA", "DZ", "TN"})
 _FICTION = re.compile(r"\+1\d{3}55501\d\d\Z")
-# The word that is nearest to the number counts.
+# The word that is nearest to the number counts. At the beginning of a word: not "syscall".
 _LABEL = re.compile(
-    r"(?P<fax>fax)"
-    r"|(?P<phone>tel|t[ée]l[ée]?ph|telefon|fon\b|phone|call|mobil|handy|cell|whats|hotline|ring"
-    r"|móvil|rufnummer|anruf|durchwahl|тел|моб|電話|电话|☎|☏|✆|📞|📱|\b[tpm][.:])"
-    r"|(?P<other>ust|umsatz|steuer|vat|tax|iban|bic|blz|konto|account|hr[ab]\b|register|regist"
-    r"|isbn|issn|ean|gtin|sku|artikel|art\.|item|model|order|bestell|auftrag|kunden|invoice"
-    r"|rechnung|siret|siren|rcs|nif\b|cif\b|kvk|krs|nip|regon|inn\b|ogrn|company n|version"
-    r"|lat\b|lng\b|lon\b|uid|ref\b|license|licence|zip\b|plz|postfach|box|doi|\bid\b|gmt|utc"
-    r"|copyright|©|\$|€|£|#)"
+    r"(?P<fax>(?:tele)?fax)"
+    r"|(?<!\w)(?P<phone>tel\b|t[ée]l[ée]?ph|telefon|fon\b|phone|mobil|handy|cell(?:phone|ular)?\b"
+    r"|call(?: us| me| now| today| at| on)\b|call ?:|whatsapp|hotline|móvil|rufnummer|ruf:|anruf"
+    r"|durchwahl|тел|моб|[tpm][.:])|(?P<sign>電話|电话|☎|☏|✆|📞|📱)"
+    r"|(?<!\w)(?P<other>ust|umsatz|steuer|vat\b|tax|iban|bic|blz|konto|account|hr[ab]\b|regist"
+    r"|isbn|issn|ean\b|gtin|sku|artikel|art\.|item|model|order|bestell|auftrag|kunden|invoice"
+    r"|rechnung|siret|siren|rcs|nif\b|cif\b|kvk|krs|nip\b|regon|inn\b|ogrn|company n|version"
+    r"|lat\b|lng\b|lon\b|uid|ref\b|license|licence|zip\b|plz|postfach|box|doi|id\b|gmt|utc"
+    r"|bug|issue|copyright)|(?P<mark>©|\$|€|£|#|==|0x)"
 )
+_KINDS = {"fax": "fax", "phone": "phone", "sign": "phone", "other": "other", "mark": "other"}
 _LABEL_WINDOW = 28
 _SEPARATOR = re.compile(r" {2,}| ?/ ?| [-\u2012-\u2015] ")
 _TEL = re.compile(r"(?:tel|callto|sms):(?://)?", re.IGNORECASE)
@@ -165,7 +170,7 @@ def _label(lower: str, start: int, plus: bool) -> str:
     window = lower[max(start - _LABEL_WINDOW, 0) : start]
     kind = ""
     for match in _LABEL.finditer(window.rpartition("\n")[2] or window):
-        kind = match.lastgroup or ""
+        kind = _KINDS[match.lastgroup or ""]
     # A "+" is never part of a registration number.
     return "" if plus and kind == "other" else kind
 
@@ -175,9 +180,15 @@ def _is_candidate(
 ) -> bool:
     """Whether it can be a number at all, before it is parsed."""
     before, after = text[start - 1 : start], text[end : end + 1]
-    if (before.isalnum() and not label) or before in tuple("=_#@/\\%$€£¥&") or after.isalpha():
+    if before.isalnum() and (before.isascii() or not label):
         return False
-    if before in ("-", ".", ",") and text[start - 2 : start - 1].isdigit():
+    if before in tuple("=_#@/\\%$€£¥&") or (after.isalpha() and after.isascii()):
+        return False
+    if before in ("-", ".", ",") and (
+        text[start - 2 : start - 1].isdigit() or text[start - 2 : start - 1] == before
+    ):
+        return False
+    if group.count(")") > group.count("(") + (before == "("):
         return False
     if _MEASURED.match(lower, end) or after in tuple("@=_"):
         return False
@@ -204,8 +215,12 @@ def _written(
 ) -> tuple[str, int, float] | None:
     """Value, characters of the group that are the number, and confidence."""
     shape = not label and not plus
-    if shape and group[0] == "0" and (not regions or group.isdigit()):
-        return None
+    if shape and group[0] == "0":
+        # Digits alone, and a dump of bytes, are somebody's phone where nothing says so but rarely.
+        if not regions or group.isdigit() or not group[1].isdigit():
+            return None
+        if _PAIRS.match(group) and regions[0] not in _IN_PAIRS:
+            return None
     american = _NORTH_AMERICAN.match(group.lstrip("(")) is not None
     if american and not plus and not regions:
         regions = ("US",)

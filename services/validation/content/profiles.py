@@ -152,12 +152,12 @@ def canonical_profile(url: str) -> str:
 
 def in_link(target: str, label: str, owner: Owner) -> Iterator[Sighting]:
     """The profile that a link of the page leads to."""
-    yield from _sighting(target, Found.LINK, label or target, owner, 0.7)
+    yield from _sighting(target, Found.LINK, label or target, owner, 0.6)
 
 
 def in_data(target: str, context: str, owner: Owner) -> Iterator[Sighting]:
     """The profile that a sameAs of structured data names."""
-    yield from _sighting(target, Found.STRUCTURED, context, owner, 0.85)
+    yield from _sighting(target, Found.STRUCTURED, context, owner, 0.78)
 
 
 def _sighting(
@@ -170,7 +170,7 @@ def _sighting(
     if handle in _MAKERS and handle != owner.label:
         return
     if min(len(owner.label), len(handle)) > 2 and (owner.label in handle or handle in owner.label):
-        confidence += 0.12
+        confidence += 0.2
     if "linkedin.com/in/" in profile or "xing.com/profile/" in profile:
         # Of a person, perhaps of the author of an article.
         confidence -= 0.15

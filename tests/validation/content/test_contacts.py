@@ -155,6 +155,8 @@ def test_addresses_of_every_kind_are_found(text, address):
         "sales at other.com",
         "concert @ venue.com",
         "case (a) www.firma.de",
+        "may stop at any point in time",
+        "printed at each point it is",
         "@@@@",
         "@",
     ],
@@ -240,10 +242,12 @@ def test_the_site_s_own_address_comes_first_and_machines_come_last():
         ("Tel.: \uff10\uff13\uff10 901820", "+4930901820"),
         ("Tel. +49 30 901820 / +49 30 901821", "+4930901820"),
         ("(212) 736-5000", "+12127365000"),
+        ("01 42 68 53 00", "+33142685300"),
     ],
 )
 def test_phones_are_found_in_texts(text, number):
-    page = {"url": "https://firma.com"} if number.startswith("+1") else {}
+    tld = {"+1": "com", "+3": "fr"}.get(number[:2], "de")
+    page = {"url": f"https://firma.{tld}"}
 
     assert phones(f"Kontakt\n{text}\n", **page)[0] == number
 
@@ -282,6 +286,13 @@ def test_phones_are_found_in_texts(text, number):
         "1920x1080",
         "12 345 678 900 kWh",
         "Boston, MA 02110-1301",
+        "unhandled syscall: 247 445668",
+        "a string of 0000..0777 (0..511)",
+        "(arm64) 359645 fixed",
+        "24156e2...5391653",
+        "bug 0301 445668",
+        "0 255603",
+        "<Buffer 02 01 04 03 06 05 08 07>",
         "110",
         "+",
         "+49",
@@ -368,6 +379,8 @@ def test_a_link_comes_before_the_text_and_a_fax_last():
         ("We are Northern Light Ltd, a maker of lamps", "Northern Light Ltd"),
         ("Ragione sociale: Luce S.r.l.", "Luce S.r.l."),
         ("Spółka Jasna sp. z o.o. w Krakowie", "Spółka Jasna sp. z o.o."),
+        ("(c) 1989 Free Software Foundation, Inc. 51 Street", "Free Software Foundation, Inc."),
+        ("Copyright © 2014 The Open Group", "The Open Group"),
         ("О нас: ООО «Ромашка», Москва", "ООО «Ромашка»"),  # noqa: RUF001
         ("会社名 株式会社青空\n", "株式会社青空"),
     ],
@@ -386,6 +399,8 @@ def test_companies_are_found_in_texts(text, name):
         "this AG and that SE",
         "Copyright",
         "the limited LLC",
+        "THE ENTIRE RISK AS TO THE QUALITY",
+        "Copyright (C) 2002, and GNU",
         "",
     ],
 )
