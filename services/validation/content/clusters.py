@@ -20,8 +20,8 @@ MAX_WORDS = 1_000
 SHINGLE = 3
 # Bytes of a sketch, one for each of 16 smallest hashes.
 SKETCH_SIZE = 16
-# Equal bytes from which on pages are near: of pages that differ in one piece of a tenth 97 % are, of
-# 4,300 pairs of unrelated ones none.
+# Equal bytes from which on pages are near: of pages that differ in one piece of a tenth 97 % are,
+# of 4,300 pairs of unrelated ones none.
 NEAR = 10
 BANDS = 8
 # Pages with fewer words are near when words and tags are equal: too few to be similar.

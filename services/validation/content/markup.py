@@ -25,7 +25,7 @@ MAX_LINK_TEXT = 200
 MAX_ANCHORS = 3_000
 MAX_URL = 2_048
 MAX_HOSTS = 200
-MAX_CONTACT_URLS = 200
+MAX_CONTACT_LINKS = 200
 MAX_SCRIPT_TEXT = 50_000
 MAX_OUTLINE = 200_000
 # Objects of structured data.
@@ -54,19 +54,27 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One page. Every text is folded: no line ends, no NUL, one space between words."""
+    """One page. Every text but `lines` and `script_text` is folded: no line ends, no NUL, one space
+    between words."""
 
     title: str
     # BCP 47, such as "de" or "pt-BR"; empty when the page does not say.
     language: str
     # What a reader sees, without scripts and styles; at most 500,000 characters.
     text: str
+    # The same characters at the same offsets, but a line feed where a block ends.
+    lines: str
     description: str
+    # As <meta property="og:site_name"> has it.
+    site_name: str
     headings: tuple[Heading, ...]
     # In order of the page, each URL once, at most 1,000.
     links: tuple[Link, ...]
-    # mailto:, tel:, sms:, whatsapp:, skype: as written, at most 200.
-    contact_urls: tuple[str, ...]
+    # mailto:, tel:, sms:, whatsapp:, skype: and protected e-mail: target as written and text of the
+    # link, at most 200.
+    contact_links: tuple[tuple[str, str], ...]
+    # Values of data-cfemail: addresses that a script of Cloudflare shows; at most 200.
+    protected: tuple[str, ...]
     # Share of the text's characters that are inside links, 0 to 1.
     anchor_share: float
     # Directives of <meta name="robots">, lower case.
@@ -131,6 +139,7 @@ _COMMON_REFERENCES = (
 _RESOURCES = {"img", "iframe", "frame"}
 _CONTACT_SCHEMES = ("mailto:", "tel:", "sms:", "whatsapp:", "skype:", "callto:")
 _HREF = re.compile(r"""[ \t\n\r\f/"']href(?:="([^"&]*+)")?""", re.IGNORECASE)
+_PROTECTED = re.compile(r"data-cfemail=[\"']?([0-9a-fA-F]{6,600})\b")
 _URL_NOISE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]")
 _STRIPPED = dict.fromkeys(map(ord, "\t\n\r"))
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*+:")
@@ -182,8 +191,8 @@ def _fold_long(text: str) -> str:
             text = text.replace(reference, character)
         if "&" in text:
             text = unescape(text)
-    # Decoded bytes and references have no surrogates.
-    return " ".join(text.replace("\0", "").split())
+    # Decoded bytes and references have neither surrogates nor NUL.
+    return " ".join(text.split())
 
 
 def language_tag(value: str) -> str:
@@ -231,7 +240,7 @@ class _Reader:
         self._canonical = ""
         self._headings: list[Heading] = []
         self._links: dict[str, Link] = {}
-        self._contact_urls: dict[str, None] = {}
+        self._contact_links: dict[str, str] = {}
         self._resources: dict[str, None] = {}
         self._json_ld: list[Mapping[str, object]] = []
         self._scripts: list[str] = []
@@ -243,13 +252,16 @@ class _Reader:
         self._cut = False
 
     def document(self, html: str, body: bytes, encoding: Encoding) -> Document:
+        html = html.replace("\0", "")
         tokens = tokens_of(html)
-        spaces = list(map(_INLINE.get, tokens.names, repeat(" ")))
+        # Ends of blocks are marked by what no page has any more.
+        spaces = list(map(_INLINE.get, tokens.names, repeat(" \0 ")))
         self._read(tokens, spaces)
         text = "".join(
             chain(tokens.texts[:1], chain.from_iterable(zip(spaces, tokens.texts[1:], strict=True)))
         )
-        text = _fold_long(text)
+        blocks = list(filter(None, map(str.strip, _fold_long(text).split("\0"))))
+        text = " ".join(blocks)
         metas = self._metas
         outline = " ".join(tokens.names)
         size = len(text)
@@ -261,12 +273,15 @@ class _Reader:
             title=fold(self._title or "", MAX_TITLE),
             language=next(filter(None, map(language_tag, self._languages)), ""),
             text=text[:MAX_TEXT].rstrip(),
+            lines="\n".join(blocks)[:MAX_TEXT].rstrip(),
+            site_name=fold(metas.get("og:site_name", ""), MAX_HEADING),
             description=fold(
                 metas.get("description") or metas.get("og:description") or "", MAX_DESCRIPTION
             ),
             headings=tuple(self._headings),
             links=tuple(self._links.values()),
-            contact_urls=tuple(self._contact_urls),
+            contact_links=tuple(self._contact_links.items()),
+            protected=tuple(_PROTECTED.findall(html)[:200]) if "data-cfemail" in html else (),
             anchor_share=round(min(1.0, self._anchor_size / size), 3) if size else 0.0,
             robots=tuple(
                 fold(it, 50) for it in metas.get("robots", "").lower()[:500].split(",") if it
@@ -425,9 +440,11 @@ class _Reader:
         reference, nofollow = _href(source)
         if not reference:
             return
-        if reference.lstrip()[:9].lower().startswith(_CONTACT_SCHEMES):
-            if len(self._contact_urls) < MAX_CONTACT_URLS:
-                self._contact_urls[fold(reference, MAX_URL)] = None
+        is_contact = reference.lstrip()[:9].lower().startswith(_CONTACT_SCHEMES)
+        if is_contact or "email-protection#" in reference:
+            if len(self._contact_links) < MAX_CONTACT_LINKS:
+                target = fold(reference, MAX_URL)
+                self._contact_links[target] = self._contact_links.get(target) or shown
             return
         url = self._absolute(reference)
         known = self._links.get(url)
@@ -550,4 +567,4 @@ def _between(tokens: Tokens, spaces: Sequence[str], start: int, end: int) -> str
                 zip(spaces[start + 1 : end], texts[start + 2 : end + 1], strict=True)
             )
         )
-    return fold(text, MAX_TEXT)
+    return fold(text.replace("\0", ""), MAX_TEXT)

@@ -112,11 +112,24 @@ def test_a_picture_speaks_for_its_link() -> None:
 
 def test_ways_to_reach_somebody_are_kept_apart() -> None:
     document = page(
-        '<a href="mailto:a@b.c">x</a><a href="TEL:+1">y</a><a href="mailto:a@b.c">z</a>'
+        """<a href="mailto:a@b.c"></a><a href="TEL:+1">y</a><a href="mailto:a@b.c">z</a>
+        <a href="/cdn-cgi/l/email-protection#0a1b"><b data-cfemail="0a1b2c3d">hidden</b></a>"""
     )
 
-    assert document.contact_urls == ("mailto:a@b.c", "TEL:+1")
+    assert document.contact_links == (
+        ("mailto:a@b.c", "z"),
+        ("TEL:+1", "y"),
+        ("/cdn-cgi/l/email-protection#0a1b", "hidden"),
+    )
+    assert document.protected == ("0a1b2c3d",)
     assert document.links == ()
+
+
+def test_lines_are_the_text_with_the_ends_of_blocks() -> None:
+    document = page("<p>Hello <b>dear</b>\n reader</p><div> <p>\0 bye </div>now<br>here")
+
+    assert document.text == "Hello dear reader bye now here"
+    assert document.lines == "Hello dear reader\nbye\nnow\nhere"
 
 
 @pytest.mark.parametrize(
@@ -249,6 +262,7 @@ def test_any_bytes_give_a_bounded_page(body: bytes) -> None:
 def assert_bounded(document: Document) -> None:
     assert len(document.title) <= 500
     assert len(document.text) <= markup.MAX_TEXT
+    assert document.lines.replace("\n", " ") == document.text
     assert len(document.links) <= markup.MAX_LINKS
     assert len(document.json_ld) + len(document.microdata) <= 2 * markup.MAX_ITEMS
     assert 0 <= document.anchor_share <= 1
