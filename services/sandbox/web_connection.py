@@ -183,6 +183,8 @@ class Connection(asyncio.Protocol):
         if behaviour is Web.MUTE or behaviour is Web.TLS_STALL:
             self._deaf = True
         elif behaviour is Web.RESET or (behaviour is Web.HTTPS_ONLY and not self.tls):
+            if behaviour is Web.RESET and known.variant(2):
+                self.send(b"HTTP/1.1 200 OK\r\nContent-Type: te")
             self.reset()
         elif behaviour is Web.NOT_HTTP:
             self.send(_NOT_HTTP[known.variant(len(_NOT_HTTP))])
@@ -395,15 +397,15 @@ class TlsConnection(Connection):
         variant = known.variant(3) if known else 0
         if behaviour is Web.TLS_STALL:
             self._deaf = True
-        elif behaviour is Web.TLS_REFUSED or (behaviour is Web.PLAIN_ONLY and variant == 0):
+        elif behaviour in (Web.TLS_REFUSED, Web.PLAIN_ONLY) and variant == 0:
+            self.reset()
+        elif behaviour is Web.TLS_REFUSED or (behaviour is Web.PLAIN_ONLY and variant == 1):
             tls_refused = behaviour is Web.TLS_REFUSED
             super().send(_ALERT + (_PROTOCOL_VERSION if tls_refused else _UNRECOGNIZED_NAME))
             super().close()
-        elif behaviour is Web.PLAIN_ONLY and variant == 1:
+        elif behaviour is Web.PLAIN_ONLY:
             super().send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
             super().close()
-        elif behaviour is Web.PLAIN_ONLY or (behaviour is Web.RESET and variant):
-            self.reset()
         else:
             context = self._server.certificates.context(known.name if known else "", behaviour)
             self._secure = context.wrap_bio(self._incoming, self._outgoing, server_side=True)

@@ -60,11 +60,11 @@ class Web(IntEnum):
     ENDLESS_CHAIN = 20
     # To an address that is not a public one.
     MOVED_PRIVATE = 21
-    # To a name that does not exist.
+    # To a name that does not exist, whatever the port.
     MOVED_NOWHERE = 22
     # To a port where nobody listens. A name by itself cannot refuse: one listener serves them all.
     REFUSED = 23
-    # The connection is reset: at the ClientHello, or after the request.
+    # The connection is reset after the request, or in the middle of the headers.
     RESET = 24
     # The connection is accepted, the request read, and nothing comes.
     MUTE = 25
@@ -83,7 +83,8 @@ class Web(IntEnum):
     WRONG_HOST = 33
     # Nobody answers the ClientHello; nor the request in plain.
     TLS_STALL = 34
-    # The ClientHello is answered by an alert: protocol version, as from TLS 1.0 only.
+    # The ClientHello is answered by an alert, protocol version, as where there is TLS 1.0 only; or
+    # by a reset.
     TLS_REFUSED = 35
     # Plain only; the other port resets, answers in plain, or knows no such name.
     PLAIN_ONLY = 36
@@ -240,6 +241,8 @@ class Fetching:
     robots: bool = True
     # Whether it comes again when Retry-After is over.
     retry: bool = True
+    # Whether the port where nobody listens is one of its ports: tried last, and allowed.
+    closed_port: bool = True
 
 
 DEFAULT = Fetching()
@@ -269,6 +272,11 @@ class WebTruth(NamedTuple):
             return TLS_CERTIFICATE
         if not fetching.retry and behaviour in _FIRST_VERDICTS:
             return _FIRST_VERDICTS[behaviour]
+        if behaviour is Web.REFUSED and not fetching.closed_port:
+            return ADDRESS_NOT_ALLOWED
+        if behaviour is Web.MOVED_NOWHERE and fetching.closed_port:
+            # The name itself is there, on other ports, and that comes nearer.
+            return CONNECTION_REFUSED
         return VERDICTS.get(behaviour, OK)
 
     @property
@@ -298,15 +306,16 @@ class WebTruth(NamedTuple):
             return f"template-{self.variant(TEMPLATES)}"
         return f"wildcard-{self.number >> 192:x}" if self.wild and self.has_page else ""
 
-    @property
-    def status(self) -> int:
-        """Of the last response for whoever follows redirects and comes again; 0 for none.
-
-        Where they lead too far, that of the one that is not followed.
-        """
-        if self.behaviour in (Web.CHAIN, Web.MOVED_TO_WWW) or self.behaviour in _FIRST_VERDICTS:
-            return 200
-        return self.first_status
+    def status(self, fetching: Fetching = DEFAULT) -> int:
+        """Of the last response, 0 for none; where redirects lead too far, of the last of them."""
+        behaviour = self.behaviour
+        if self.verdict(fetching) in (EXCLUDED, TLS_CERTIFICATE) or (
+            behaviour is Web.MOVED_NOWHERE and fetching.closed_port
+        ):
+            return 0
+        if behaviour in _FIRST_VERDICTS:
+            return 200 if fetching.retry else self.first_status
+        return 200 if behaviour in (Web.CHAIN, Web.MOVED_TO_WWW) else self.first_status
 
     @property
     def first_status(self) -> int:

@@ -68,10 +68,10 @@ def server_name(data: bytes) -> str | None:
             return None
         hello += data[at + 5 : end]
         at = end
+        if hello[:1] != b"\x01":
+            return ""
         if len(hello) >= 4 and len(hello) >= 4 + int.from_bytes(hello[1:4], "big"):
             break
-    if hello[0] != 1:
-        return ""
     # Version and random, session, cipher suites, compression methods.
     at = 4 + 34
     at += 1 + int.from_bytes(hello[at : at + 1], "big")
