@@ -78,8 +78,7 @@ async def side_by_side(
     maker = asyncio.create_task(begin_all())
     maker.add_done_callback(lambda _: begun.put_nowait(None))
     try:
-        while (task := await begun.get()) is not None:
-            going: asyncio.Task[S] | None = task
+        while (going := await begun.get()) is not None:
             while going is not None:
                 result = await going
                 running.discard(going)
@@ -89,7 +88,6 @@ async def side_by_side(
                 yield result
                 # Not kept while the next one is waited for.
                 del result
-            del task
         await maker
     finally:
         for each in (maker, *running):

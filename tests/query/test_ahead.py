@@ -1,6 +1,7 @@
 """Reading ahead of a consumer, where what is read next may depend on what was found."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -80,6 +81,26 @@ async def test_the_next_chain_is_begun_but_not_gone_on_with_while_the_first_goes
         assert [each for each in chains.made if each[0] > 0] == [(1, 0)]
     await items.aclose()
     assert chains.ended
+
+
+async def test_what_was_taken_is_not_kept_while_its_chain_goes_on() -> None:
+    class Heavy:
+        def __init__(self, left: int) -> None:
+            self.then = partial(make, left - 1) if left else None
+
+    async def make(left: int) -> Heavy:
+        return Heavy(left)
+
+    async def work() -> AsyncGenerator[Coroutine[Any, Any, Heavy], None]:
+        yield make(3)
+
+    items = side_by_side(work(), 2)
+    taken: list[weakref.ref[Heavy]] = []
+    async for item in items:
+        assert [each() for each in taken] == [None] * len(taken)
+        taken.append(weakref.ref(item))
+        del item
+    assert len(taken) == 4
 
 
 async def test_closing_ends_all_that_is_running() -> None:
