@@ -145,12 +145,10 @@ def _given(text: str, regions: Sequence[str], found: Found, context: str) -> Sig
         "[a-zA-Z]{3}", text
     ):
         return None
-    number, is_certain = _parse(text, regions)
+    number, rank = _parse(text, regions)
     if number is not None:
         value = phonenumbers.format_number(number, PhoneNumberFormat.E164)
-        confidence = 0.92 if is_certain else 0.85
-        if not phonenumbers.is_valid_number(number):
-            confidence -= 0.35
+        confidence = 0.57 if rank < 0 else 0.92 if rank == 0 else 0.85
     else:
         value = _NOT_DIGIT.sub("", text)
         confidence = 0.4
@@ -229,8 +227,8 @@ def _written(
         regions = [each for each in regions if phonenumbers.country_code_for_region(each) == 1]
     for length in _lengths(group):
         text = f"+{group[:length]}" if plus else group[:length]
-        number, is_certain = _parse(text, regions)
-        if number is None or not phonenumbers.is_valid_number(number):
+        number, rank = _parse(text, regions)
+        if number is None or rank < 0:
             continue
         value = phonenumbers.format_number(number, PhoneNumberFormat.E164)
         if _is_filler(value):
@@ -238,7 +236,7 @@ def _written(
         if label == "fax":
             return value, length, _FAX
         confidence = 0.85 if label and plus else 0.75 if label or plus else 0.5
-        return value, length, confidence if plus or is_certain else confidence - 0.05
+        return value, length, confidence if plus or rank == 0 else confidence - 0.05
     digits = _NOT_DIGIT.sub("", group)
     if label == "phone" and not plus and not regions and len(digits) <= MAX_DIGITS:
         return None if _is_filler(digits) else (digits, len(group), 0.3)
@@ -255,9 +253,9 @@ def _lengths(group: str) -> Iterator[int]:
             return
 
 
-def _parse(text: str, regions: Sequence[str]) -> tuple[PhoneNumber | None, bool]:
-    """The number, and whether its country is the likeliest one: valid in the first region that it
-    is valid in, else possible in the first one that it is possible in."""
+def _parse(text: str, regions: Sequence[str]) -> tuple[PhoneNumber | None, int]:
+    """The number in the first region that it is valid in, and how many come before that; else, with
+    -1, in the first one whose numbers have its length."""
     possible = None
     international = text.lstrip(" (").startswith("+")
     if text.startswith("00") and not international:
@@ -269,10 +267,10 @@ def _parse(text: str, regions: Sequence[str]) -> tuple[PhoneNumber | None, bool]
         except phonenumbers.NumberParseException:
             continue
         if phonenumbers.is_valid_number(number):
-            return number, index == 0
+            return number, index
         if possible is None and phonenumbers.is_possible_number(number):
             possible = number
-    return possible, True
+    return possible, -1
 
 
 def _is_filler(value: str) -> bool:
