@@ -503,11 +503,11 @@ async def _remove(connection: Connection, campaign_no: int) -> None:
     # The query service's maintainer holds this row until what it has added is committed. Whoever
     # waits for us finds no campaign, and adds nothing.
     await connection.execute("SELECT FROM campaigns WHERE no = $1 FOR UPDATE", campaign_no)
-    await connection.execute(
-        """DELETE FROM segments WHERE derivation_id IN (
-               SELECT id FROM derivations WHERE campaign_no = $1)""",
-        campaign_no,
-    )
+    # One by one: joined, where there are few copies, the segments of all campaigns would be read.
+    for copy in await connection.fetch(
+        "SELECT id FROM derivations WHERE campaign_no = $1", campaign_no
+    ):
+        await connection.execute("DELETE FROM segments WHERE derivation_id = $1", copy[0])
     for table in _DERIVED:
         await connection.execute(f"DELETE FROM {table} WHERE campaign_no = $1", campaign_no)
     await connection.execute("DELETE FROM campaigns WHERE no = $1", campaign_no)
