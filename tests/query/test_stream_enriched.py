@@ -353,6 +353,26 @@ async def test_the_next_campaign_is_searched_before_the_first_one_is_sent(
         assert found == ids
 
 
+async def test_of_campaigns_read_together_only_the_deleted_one_is_not_reached(
+    query: Query, writer: Writer
+) -> None:
+    """The deletion begins when all of them are looked up, and none is read."""
+    ids = [str(await campaign_with_everything(writer)) for _ in range(3)]
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with writer.connection.transaction():
+        await writer.connection.execute("LOCK TABLE domains IN ACCESS EXCLUSIVE MODE")
+        reading = asyncio.create_task(streamed(query, pb.StreamEnrichedRequest(campaign_ids=ids)))
+        while not await writer.connection.fetchval(waiting):
+            pass
+        await writer.connection.execute(
+            "UPDATE campaigns SET delete_time = now() WHERE id = $1::uuid", ids[1]
+        )
+    batches, summary = await reading
+    assert [batch.campaign_id for batch in batches] == [ids[0], ids[2]]
+    assert [batch.domain_count for batch in batches] == [SIZE, SIZE]
+    assert list(summary.unreachable) == [ids[1]]
+
+
 async def all_of(call: Any) -> list[Any]:
     return [message async for message in call]
 
