@@ -7,9 +7,9 @@ end in the network of whoever asks. Forms that hold an IPv4 address are judged b
 """
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from ipaddress import (
     IPv4Address,
@@ -89,16 +89,14 @@ IPV4_SPECIAL_PURPOSE = _blocks("iana_ipv4_special_purpose.csv")
 IPV6_SPECIAL_PURPOSE = _blocks("iana_ipv6_special_purpose.csv")
 
 
+def judge_of(policy: AddressPolicy) -> Callable[[str], str | None]:
+    """`judge` with a policy, that remembers: names of one campaign share addresses (hosting,
+    parking). 0.1 us instead of 20."""
+    return lru_cache(maxsize=16_384)(partial(judge, policy=policy))
+
+
 def judge(address: str, policy: AddressPolicy = PUBLIC_ONLY) -> str | None:
     """Why an address (text form, no brackets) may not be connected to, or None if it may."""
-    if policy is PUBLIC_ONLY:
-        return _judge(address, policy)
-    return _judge.__wrapped__(address, policy)
-
-
-# Names of one campaign share addresses: hosting and parking. 0.2 us instead of 20.
-@lru_cache(maxsize=16_384)
-def _judge(address: str, policy: AddressPolicy) -> str | None:
     if "%" in address:
         return f"{address} names a zone of this machine"
     try:

@@ -75,11 +75,11 @@ def facts(connection: Connection, host: str, now: datetime) -> TlsFacts:
 
 def covers(names: list[str], host: str) -> bool:
     """Whether one of a certificate's names is the host (RFC 9525): a star stands for the whole
-    leftmost label."""
-    host = host.lower()
-    wild = "*." + host.partition(".")[2]
+    leftmost label, and not for all names of a top-level domain."""
+    parent = host.lower().partition(".")[2]
     literal = ":" in host or host.replace(".", "").isdigit()
-    return any(name == host or (name == wild and not literal) for name in names)
+    wild = "*." + parent if "." in parent and not literal else host
+    return host.lower() in names or wild in names
 
 
 def _names(certificate: x509.Certificate) -> list[str]:

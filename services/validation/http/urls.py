@@ -25,8 +25,9 @@ class BadUrl(ValueError):
 class Target:
     """What to ask whom."""
 
-    # Without credentials and fragment.
+    # Without credentials and fragment, and its text.
     url: URL
+    text: str
     scheme: str
     # A name in A-labels, lower case, without the trailing dot; or an address without brackets.
     host: str
@@ -37,9 +38,13 @@ class Target:
 
 def of_name(scheme: str, name: str, port: int, path: str = "/") -> Target:
     """The page of a name, as stored (see services.chassis.domain_name). Raises BadUrl."""
-    if port == DEFAULT_PORTS[scheme]:
-        return parse(f"{scheme}://{name}{path}")
-    return parse(f"{scheme}://{name}:{port}{path}")
+    shown = name if port == DEFAULT_PORTS[scheme] else f"{name}:{port}"
+    text = f"{scheme}://{shown}{path}"
+    if path != "/" or len(name) > 253 or not _LABELS.match(name) or _NUMERIC.match(name):
+        return parse(text)
+    # What every fetch begins with: nothing of it is left to escape or to check.
+    url = URL.build(scheme=scheme, authority=shown, path=path, encoded=True)
+    return Target(url, text, scheme, name, port, False)
 
 
 def parse(text: str) -> Target:
@@ -93,7 +98,7 @@ def _checked(url: URL) -> Target:
         url = url.with_user(None)
     if url.raw_fragment:
         url = url.with_fragment(None)
-    return Target(url, url.scheme, host.rstrip("."), port, literal)
+    return Target(url, str(url), url.scheme, host.rstrip("."), port, literal)
 
 
 def _is_literal(host: str) -> bool:

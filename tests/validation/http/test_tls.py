@@ -215,7 +215,7 @@ async def test_a_server_that_wants_a_certificate_of_ours_is_told(fetcher):
         (["*.site.example"], "www.site.example", True),
         (["*.site.example"], "site.example", False),
         (["*.site.example"], "a.b.site.example", False),
-        (["*.example"], "site.example", True),
+        (["*.example"], "site.example", False),
         (["w*.site.example"], "www.site.example", False),
         (["*.0.0.1"], "127.0.0.1", False),
         (["127.0.0.1"], "127.0.0.1", True),
