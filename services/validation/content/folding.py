@@ -134,9 +134,9 @@ def fold_text(text: str) -> FoldedText:
     """Fold a page. Half a millisecond for 250 KB in few alphabets; linear for any text."""
     original = text.encode("utf-8", "replace")
     folded = original.translate(_FOLD_ASCII)
-    others = _distinct(original.translate(None, _ASCII).decode())
-    if not others:
+    if len(original) == len(text):
         return FoldedText(original, folded, None, False, False)
+    others = _distinct(original.translate(None, _ASCII).decode())
     has_marks = any(map(joins, others))
     if has_marks and not unicodedata.is_normalized("NFC", text):
         return _compose(original, folded, others)
