@@ -142,8 +142,12 @@ class Bulk:
             nos = [campaign.no for _, campaign in found]
             copies: dict[int, Copy] = {}
             if self.copies:
-                copies = await true_copies(self.read.pool, nos, self.copies)
-            counts = await outcome_counts(self.read.pool, nos) if self.counted else {}
+                async with self.turn():
+                    copies = await true_copies(self.read.pool, nos, self.copies)
+            counts: dict[int, dict[tuple[int, int], Sequence[int]]] = {}
+            if self.counted:
+                async with self.turn():
+                    counts = await outcome_counts(self.read.pool, nos)
             for index, campaign in found:
                 position, end = self.span(campaign)
                 reach = Reach(index, campaign, position, end, campaign.runs)
@@ -162,7 +166,8 @@ class Bulk:
         found: list[tuple[int, Campaign]] = []
         for start in range(first, end, LOOKED_UP):
             ids = [UUID(each) for each in self.campaign_ids[start : min(start + LOOKED_UP, end)]]
-            existing = await read_campaigns(self.read.pool, ids)
+            async with self.turn():
+                existing = await read_campaigns(self.read.pool, ids)
             for index, campaign_id in enumerate(ids, start):
                 if campaign_id in existing:
                     found.append((index, existing[campaign_id]))

@@ -138,6 +138,24 @@ async def test_pages_do_not_wait_behind_streams(query: Query, writer: Writer) ->
     assert max(s.performance.queue_duration.ToMicroseconds() for s in summaries) > 0
 
 
+async def test_streams_that_look_campaigns_up_leave_connections_to_pages_too(
+    query: Query, writer: Writer
+) -> None:
+    made = [await writer.campaign(20) for _ in range(2)]
+    request = pb.StreamDomainsRequest(campaign_ids=map(str, made), dns_verdicts=[1])
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with writer.connection.transaction():
+        # Which verdicts are how many is asked before anything is searched.
+        await writer.connection.execute("LOCK TABLE ledger_totals IN ACCESS EXCLUSIVE MODE")
+        streams = [asyncio.create_task(_summary(query, request)) for _ in range(6)]
+        for _ in range(20):
+            while await writer.connection.fetchval(waits) < query.pool.get_max_size() - 2:
+                pass
+            page = pb.GetDomainRequest(campaign_id=str(made[0]), position=7)
+            assert (await query.stub.GetDomain(page)).domain.position == 7
+    assert [summary.domain_count for summary in await asyncio.gather(*streams)] == [0] * 6
+
+
 async def test_the_duration_is_that_of_the_whole_call(query: Query, writer: Writer) -> None:
     request = pb.StreamDomainsRequest(campaign_ids=[str(await writer.campaign(1))])
     async with writer.connection.transaction():
