@@ -166,7 +166,7 @@ def _distinct(chars: str) -> set[str]:
 
 def _swap(text: str, swapped: dict[str, str]) -> str:
     if len(swapped) > _MOST_REPLACEMENTS:
-        return text.translate(str.maketrans(swapped))
+        return text.translate({ord(char): lower for char, lower in swapped.items()})
     for char, lower in swapped.items():
         text = text.replace(char, lower)
     return text
@@ -200,7 +200,8 @@ def _shift(
     original: bytes, folded: bytes, uneven: set[str], marks: frozenset[str]
 ) -> tuple[bytes, Shifts]:
     """Replace in `folded`, which has the original's length, what is `uneven`."""
-    parts, position, length = [], 0, 0
+    parts: list[bytes] = []
+    position = length = 0
     folded_starts, folded_ends, starts, ends = [], [], [], []
     inside: list[int] = []
     for begin, end, new in _replacements(original, uneven, marks):
