@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -84,6 +85,15 @@ def _die_with_parent() -> None:
             sys.exit("the starting process has ended")
 
 
+def _allow_descriptors(enough: int) -> None:
+    """Let the process have so many, or as many as it may."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY:
+        enough = min(enough, most)
+    if limit != resource.RLIM_INFINITY and limit < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
+
+
 async def serve(options: argparse.Namespace) -> None:
     """Serve until told to stop."""
     stop = asyncio.Event()
@@ -138,6 +148,7 @@ async def serve(options: argparse.Namespace) -> None:
             pages = SandboxWebSettings(
                 http_port=options.web_port, https_port=options.web_tls_port, seed=options.seed
             )
+            _allow_descriptors(pages.limit + 1000)
             web = await stack.enter_async_context(SandboxWeb(pages))
             said["web"] = {
                 "http_port": web.http_port,

@@ -181,12 +181,12 @@ def _contacts(spoken: Language, domain: str, roll: Callable[[int], int]) -> tupl
                  Form.JSON_LD)  # fmt: skip
         found.append(Contact(EMAIL, f"{local}@{domain}", forms[roll(len(forms))]))
     if roll(5) < 3:
-        # Reserved for films and books, in each of these countries.
+        # Reserved for films and books, in each of these countries; those of the United States are
+        # taken for examples by whoever looks for phone numbers.
         prefix, digits = {
             "de": ("+493023125", 3),
             "fr": ("+33199001", 3),
-            "en": ("+442079460", 3),
-        }.get(spoken.tags[0], ("+120255501", 2))
+        }.get(spoken.tags[0], ("+442079460", 3))
         number = f"{prefix}{roll(10**digits):0{digits}}"
         found.append(Contact(PHONE, number, (Form.LINK, Form.TEXT, Form.JSON_LD)[roll(3)]))
     if roll(10) < 7:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import aiohttp
 import brotli
@@ -435,7 +435,7 @@ async def test_some_end_before_their_end(server: SandboxWeb, tls: bool) -> None:
 async def test_what_nobody_reads_is_not_kept_ready(server: SandboxWeb) -> None:
     known = one(Web.ENDLESS)
     async with connected(server, known, tls=False) as (_, writer):
-        writer.transport.pause_reading()
+        cast(asyncio.Transport, writer.transport).pause_reading()
         writer.write(request(known))
 
         async def paused() -> None:

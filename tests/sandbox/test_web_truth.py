@@ -234,7 +234,7 @@ def test_keywords_that_nobody_sees_are_on_some_pages() -> None:
 
 
 def test_titles_and_languages_are_what_the_page_says() -> None:
-    said = Counter()
+    said: Counter[str] = Counter()
     for known in OWN[:700]:
         page = known.page
         assert page is not None
