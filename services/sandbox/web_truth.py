@@ -164,7 +164,7 @@ ENDLESS_WAITS = ("", "86400", "nonsense", "-1")
 PRIVATE_HOSTS = (
     "169.254.169.254", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1", "127.0.0.1",
     "0.0.0.0", "[::1]", "[::ffff:169.254.169.254]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]",
-    "[fe80::1]", "[fd00::1]", "2130706433", "a.root-servers.sandbox",
+    "[fe80::1]", "[fd00::1]", "a.root-servers.sandbox",
 )  # fmt: skip
 # Does not exist: its first label is too long.
 NOWHERE = "moved-to-another-place-entirely.example"
