@@ -11,6 +11,7 @@ import errno
 import functools
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
@@ -139,7 +140,8 @@ class Dial:
         self.fresh = False
         # Why an address was refused at the last moment.
         self.refusal = ""
-        # Of the connection: the other end, and times of the loop's clock; 0.0 until then.
+        # Of the connection: the other end, and times of the performance counter (a loop's clock may
+        # count milliseconds); 0.0 until then.
         self.address = ""
         self.connected_at = 0.0
         self.first_byte_at = 0.0
@@ -147,12 +149,14 @@ class Dial:
         self.tls: TlsConnection | None = None
 
     def connected(self, connection: Connection, now: float) -> None:
-        self.connected_at = now
+        self.connected_at = time.perf_counter()
         self.clock.move(min(now + self.first_byte_timeout, self.latest))
         transport = connection.transport
         if transport is None:
             return
-        if peer := transport.get_extra_info("peername"):
+        if len(self.addresses) == 1:
+            self.address = self.addresses[0]
+        elif peer := transport.get_extra_info("peername"):
             self.address = peer[0]
         secured = transport.get_extra_info("ssl_object")
         if secured is not None:
@@ -176,7 +180,14 @@ class _Pinned(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         return [
-            ResolveResult(hostname=host, host=address, port=port, family=0, proto=0, flags=0)
+            {
+                "hostname": host,
+                "host": address,
+                "port": port,
+                "family": 0,
+                "proto": 0,
+                "flags": 0,
+            }
             for address in dialled.get().addresses
         ]
 
@@ -210,7 +221,7 @@ class _Responses(ResponseHandler):
         dial = self._dial
         if dial is not None:
             if not dial.first_byte_at:
-                dial.first_byte_at = self._loop.time()
+                dial.first_byte_at = time.perf_counter()
             dial.head_size += len(data)
         super().data_received(data)
         if self._dial is not None and self._dial.head_size > self._dial.head_limit:

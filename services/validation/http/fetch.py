@@ -140,8 +140,9 @@ class _Exchange:
         "truncation",
     )
 
-    def __init__(self, began: float) -> None:
-        self.began = began
+    def __init__(self) -> None:
+        # Of the performance counter.
+        self.began = 0.0
         # None while all is well.
         self.failure: Verdict | None = None
         self.reason = ""
@@ -414,29 +415,34 @@ class Fetcher:
         read the body if its status is one of `read`, and up to `limit` bytes of it."""
         origin = target.scheme, target.host, target.port
         if known := run.failed.get(origin):
-            return _Exchange(self._loop.time()).fail(*known)
-        exchange = _Exchange(self._loop.time())
+            return _Exchange().fail(*known)
+        exchange = _Exchange()
         addresses = await self._addresses(run, target, exchange)
         if exchange.failure is not None:
             return exchange
-        waiting = self._loop.time()
-        settings, host, first = run.settings, ("host", target.host), ("address", addresses[0])
-        await self._turns.take(host, at_once=settings.host_concurrency, rate=settings.host_rate)
+        settings, turns, waiting = run.settings, self._turns, self._loop.time()
+        host, first = ("host", target.host), ("address", addresses[0])
+        if settings.host_rate or not turns.enter(host, settings.host_concurrency):
+            await turns.take(host, at_once=settings.host_concurrency, rate=settings.host_rate)
         try:
-            await self._turns.take(
-                first, at_once=settings.address_concurrency, rate=settings.address_rate
-            )
+            at_once, rate = settings.address_concurrency, settings.address_rate
+            if rate or not turns.enter(first, at_once):
+                await turns.take(first, at_once=at_once, rate=rate)
             try:
                 run.deadline += self._loop.time() - waiting
-                for _ in range(3):
-                    exchange = _Exchange(self._loop.time())
-                    again = await self._ask(run, target, addresses, exchange, limit, read, cookie)
-                    if not again:
+                tries = 3
+                while await self._ask(run, target, addresses, exchange, limit, read, cookie):
+                    exchange = _Exchange()
+                    tries -= 1
+                    if not tries:
+                        exchange.fail(
+                            Verdict.CONNECTION_RESET, "connections were cut again and again"
+                        )
                         break
             finally:
-                self._turns.give(first)
+                turns.give(first)
         finally:
-            self._turns.give(host)
+            turns.give(host)
         if exchange.failure is not None and falls_back(exchange.failure) and not exchange.status:
             run.failed[origin] = exchange.failure, exchange.reason
         return exchange
@@ -503,9 +509,9 @@ class Fetcher:
             headers = headers.copy()
             headers["Cookie"] = cookie
         token = None
-        exchange.began = self._loop.time()
+        exchange.began = time.perf_counter()
         try:
-            connected_by = min(run.deadline, exchange.began + settings.connect_timeout)
+            connected_by = min(run.deadline, self._loop.time() + settings.connect_timeout)
             with Clock(self._loop, connected_by) as clock:
                 dial = exchange.dial = Dial(
                     addresses,

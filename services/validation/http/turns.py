@@ -31,14 +31,19 @@ class Turns:
         self._queues: dict[Hashable, _Queue] = {}
         self._sweep_at = 4096
 
+    def enter(self, key: Hashable, at_once: int) -> bool:
+        """Whether the turn is there at once; whoever hears yes calls `give`."""
+        queue = self._queues.get(key) or self._queue(key)
+        if queue.at_once >= at_once or queue.waiters:
+            return False
+        queue.at_once += 1
+        return True
+
     async def take(self, key: Hashable, *, at_once: int, rate: float = 0.0) -> None:
         """Wait until fewer than `at_once` are there and `rate` a second (0: any) allows one more.
         Whoever returns from here calls `give`."""
-        queue = self._queue(key)
-        if queue.at_once >= at_once or queue.waiters:
-            await self._wait(key, queue, at_once)
-        else:
-            queue.at_once += 1
+        if not self.enter(key, at_once):
+            await self._wait(key, self._queue(key), at_once)
         if rate:
             try:
                 if delay := self.reserve(key, rate):

@@ -43,7 +43,7 @@ def of_name(scheme: str, name: str, port: int, path: str = "/") -> Target:
     if path != "/" or len(name) > 253 or not _LABELS.match(name) or _NUMERIC.match(name):
         return parse(text)
     # What every fetch begins with: nothing of it is left to escape or to check.
-    url = URL.build(scheme=scheme, authority=shown, path=path, encoded=True)
+    url = URL.build(scheme=scheme, host=name, port=port, path=path, encoded=True)
     return Target(url, text, scheme, name, port, False)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import random
 import socket
 import struct
 import tracemalloc
@@ -888,6 +889,35 @@ async def test_whoever_speaks_before_he_is_asked_is_no_http_server(fetcher):
         fetch = await fetcher.fetch(NAME, plain(port, first_byte_timeout=2))
 
     assert fetch.verdict in (Verdict.PROTOCOL_ERROR, Verdict.CONNECTION_RESET)
+
+
+async def test_no_response_however_damaged_is_an_error(fetcher):
+    seed = 20261122
+    chance = random.Random(seed)
+    coded = gzip.compress(b"<p>hello</p>" * 50)
+    whole = [
+        page(b"<p>hello</p>", headers=("Set-Cookie: a=b", "Retry-After: soon")),
+        page(coded, headers=("Content-Encoding: gzip",)),
+        page(coded, headers=("Content-Encoding: br",)),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n",
+        redirect("//\u00e4[::1]:99/%zz?#", headers=("Set-Cookie: =;=,;Path",)),
+    ]
+
+    async def answer(head, writer):
+        said = bytearray(chance.choice(whole))
+        for _ in range(chance.randint(1, 6)):
+            at = chance.randrange(len(said))
+            said[at : at + chance.randint(0, 3)] = chance.randbytes(chance.randint(0, 3))
+        return bytes(said)
+
+    async with serving(answer) as site:
+        settings = plain(
+            site.port, connect_timeout=1, first_byte_timeout=1, total_timeout=1, max_redirects=2
+        )
+        for _ in range(300):
+            fetch = await fetcher.fetch(NAME, settings)
+            assert fetch.verdict in Verdict, seed
+            assert (fetch.verdict is Verdict.OK) == (fetch.reason == ""), (seed, fetch)
 
 
 def closed_port() -> int:
