@@ -67,7 +67,8 @@ def _fold_bytes(piece: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Shifts:
-    """Where folded text is not as long as its original: four ascending lists of byte offsets."""
+    """Where folded text differs from its original in length: four ascending lists of byte offsets,
+    empty where characters became several of the same length together."""
 
     folded_starts: list[int]
     folded_ends: list[int]
@@ -80,7 +81,7 @@ class Shifts:
         """The original offset of what begins at a folded one; None within a character."""
         index = bisect_right(self.folded_starts, offset) - 1
         if index < 0:
-            return offset
+            return None if offset in self.inside else offset
         if self.folded_ends[index] <= offset:
             return self.ends[index] + offset - self.folded_ends[index]
         return self.starts[index] if self.folded_starts[index] == offset else None
@@ -89,7 +90,7 @@ class Shifts:
         """The original offset of what ends before a folded one; None within a character."""
         index = bisect_left(self.folded_starts, offset) - 1
         if index < 0:
-            return offset
+            return None if offset in self.inside else offset
         if self.folded_ends[index] <= offset:
             return self.ends[index] + offset - self.folded_ends[index]
         return None
@@ -144,7 +145,10 @@ def fold_text(text: str) -> FoldedText:
     if swapped:
         folded = _swap(text, swapped).encode("utf-8", "replace").translate(_FOLD_ASCII)
     shifts = None
-    if uneven:
+    if uneven and all(len(_fold_bytes(char)) == len(char.encode()) for char in uneven):
+        # ß alone, mostly: two bytes as ss, too, so that offsets stay.
+        folded, shifts = _spell_out(original, folded, uneven)
+    elif uneven:
         folded, shifts = _shift(original, folded, uneven, frozenset())
     if has_marks and not unicodedata.is_normalized("NFC", folded.decode()):
         # A capital that composes with its mark only when it is small (Ϊ́).
@@ -194,6 +198,17 @@ def _split(chars: set[str]) -> tuple[dict[str, str], set[str]]:
         else:
             uneven.add(char)
     return swapped, uneven
+
+
+def _spell_out(original: bytes, folded: bytes, chars: set[str]) -> tuple[bytes, Shifts]:
+    """Replace in `folded` characters by several of as many bytes together."""
+    inside: list[int] = []
+    for char in chars:
+        encoded = char.encode()
+        folded = folded.replace(encoded, _fold_bytes(char))
+        for match in re.finditer(re.escape(encoded), original):
+            inside += range(match.start() + 1, match.end())
+    return folded, Shifts([], [], [], [], frozenset(inside))
 
 
 def _shift(
