@@ -390,7 +390,7 @@ def test_one_command_at_a_time_has_the_folder_of_an_export(tmp_path: Path) -> No
     rounds, troubles = [0] * 4, []
 
     def begin_and_finish(number: int) -> None:
-        while rounds[number] < 300 and not troubles:
+        while rounds[number] < 80 and not troubles:
             folder = kept.Kept(output)
             try:
                 with folder.held():
