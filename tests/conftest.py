@@ -93,7 +93,7 @@ async def database_url(
     clone = f"CREATE DATABASE {name} TEMPLATE {migrated_template} STRATEGY FILE_COPY"
     await _execute(postgres_server.url, clone)
     yield _of_database(postgres_server.url, name)
-    await _drop(postgres_server.url, name)
+    await drop_database(postgres_server.url, name)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def _of_database(url: str, name: str) -> str:
     return urlsplit(url)._replace(path=f"/{name}").geturl()
 
 
-async def _drop(url: str, name: str) -> None:
+async def drop_database(url: str, name: str) -> None:
     """Drop a database whoever is connected; the server's own cleaners may only be waited for."""
     for _ in range(50):
         try:

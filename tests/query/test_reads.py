@@ -30,6 +30,7 @@ from services.query.reads import Reads
 from services.query.replica import Replica
 from services.query.service import RULES, QueryService
 from services.suite.postgres import EmbeddedPostgres, EmbeddedReplica
+from tests.conftest import drop_database
 from tests.eventually import eventually
 from tests.query.conftest import KEY, Made, Writer
 from tests.query.test_changes import begin_run
@@ -119,8 +120,8 @@ async def shared_url(
         f"CREATE DATABASE replicated TEMPLATE {migrated_template} STRATEGY FILE_COPY"
     )
     yield _of_database(postgres_server.url, "/replicated")
-    await connection.execute("DROP DATABASE replicated WITH (FORCE)")
     await connection.close()
+    await drop_database(postgres_server.url, "replicated")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

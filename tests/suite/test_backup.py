@@ -21,7 +21,7 @@ from services.suite.backup import Backup, BackupFailed, Kind, back_up, read, res
 from services.suite.lock import FolderInUse, FolderLock
 from services.suite.postgres import EmbeddedPostgres
 from services.suite.private import write_private
-from tests.conftest import _execute
+from tests.conftest import _execute, drop_database
 
 pytestmark = pytest.mark.postgres
 
@@ -137,7 +137,7 @@ async def test_a_dump_goes_to_a_server_of_others_if_its_database_is_empty(
         with pytest.raises(BackupFailed, match="has tables"):
             await restore(data_folder / "backup", data_folder / "again", database_url=elsewhere)
     finally:
-        await _execute(postgres_server.url, "DROP DATABASE elsewhere WITH (FORCE)")
+        await drop_database(postgres_server.url, "elsewhere")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

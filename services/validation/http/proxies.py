@@ -63,28 +63,26 @@ class Proxy:
         return self.scheme, self.host, self.port, self.user
 
 
-class BadProxy(InvalidFields):
-    """What was given is no proxy; every bad field is named. No password is in the message."""
-
-
 def parse_url(text: str, path: str = "url") -> Proxy:
     """From "scheme://[user:password@]host:port". Credentials may be percent-encoded; an "@" or ":"
     in a password need not be.
 
-    Raises BadProxy with fields below `path`: scheme, host, port, user, password.
+    Raises InvalidFields with fields below `path`: scheme, host, port, user, password.
     """
     text = text.strip()
     if len(text) > MAX_URL:
-        raise BadProxy([FieldViolation(path, f"has more than {MAX_URL:,} characters")])
+        raise InvalidFields([FieldViolation(path, f"has more than {MAX_URL:,} characters")])
     match = _SCHEME.match(text)
     if not match:
-        raise BadProxy([FieldViolation(f"{path}.scheme", _WRONG_SCHEME)])
+        raise InvalidFields([FieldViolation(f"{path}.scheme", _WRONG_SCHEME)])
     rest = text[match.end() :]
     credentials, at, place = rest.rpartition("@")
     place = place.removesuffix("/")
     user, _, password = credentials.partition(":")
     if any(each in place for each in "/?#"):
-        raise BadProxy([FieldViolation(path, "has more than scheme, credentials, host and port")])
+        raise InvalidFields(
+            [FieldViolation(path, "has more than scheme, credentials, host and port")]
+        )
     host, port = _host_and_port(place)
     proxy = make(
         match[1], host, port, unquote(user) if at else "", unquote(password), path=f"{path}."
@@ -95,7 +93,7 @@ def parse_url(text: str, path: str = "url") -> Proxy:
 def make(
     scheme: str, host: str, port: str | int, user: str = "", password: str = "", *, path: str = ""
 ) -> Proxy:
-    """From fields. Raises BadProxy with every field that is wrong, at `path` and its name."""
+    """From fields. Raises InvalidFields with every field that is wrong, at `path` and its name."""
     host = host.strip().lower()
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -113,7 +111,7 @@ def make(
         if problem
     ]
     if violations:
-        raise BadProxy(violations)
+        raise InvalidFields(violations)
     if ":" in host:
         host = str(ip_address(host))
     return Proxy(Scheme(scheme), host, int(port), user, Secret(password))
@@ -251,7 +249,7 @@ def parse_list(text: str, *, scheme: Scheme = Scheme.HTTP) -> ProxyList:
                 continue
         try:
             each = _parse_line(number, line, columns, scheme)
-        except BadProxy as problem:
+        except InvalidFields as problem:
             bad += [BadLine(number, v.field, v.description) for v in problem.violations]
             continue
         first = first_at.setdefault(each.proxy.identity, number)
@@ -271,14 +269,16 @@ def _header(line: str) -> Sequence[str] | None:
 
 def _parse_line(number: int, line: str, columns: Sequence[str] | None, scheme: Scheme) -> Imported:
     if len(line) > MAX_LINE:
-        raise BadProxy([FieldViolation("", f"has more than {MAX_LINE:,} characters")])
+        raise InvalidFields([FieldViolation("", f"has more than {MAX_LINE:,} characters")])
     cells = _cells(line)
     # A password may have a comma: without columns, it is CSV when the second cell is a port.
     if columns is None and (len(cells) < 2 or not _PORT.match(cells[1].strip())):
         return Imported(number, _parse_text(line, scheme))
     names = columns or _PLAIN_COLUMNS
     if len(cells) > len(names):
-        raise BadProxy([FieldViolation("", f"has {len(cells)} fields, more than {len(names)}")])
+        raise InvalidFields(
+            [FieldViolation("", f"has {len(cells)} fields, more than {len(names)}")]
+        )
     row = {name: cell for name, cell in zip(names, cells, strict=False) if name}
     weight = row.get("weight", "").strip() or "1"
     violations = []
@@ -297,10 +297,10 @@ def _parse_line(number: int, line: str, columns: Sequence[str] | None, scheme: S
                 row.get("user", ""),
                 row.get("password", ""),
             )
-    except BadProxy as problem:
-        raise BadProxy([*problem.violations, *violations]) from None
+    except InvalidFields as problem:
+        raise InvalidFields([*problem.violations, *violations]) from None
     if violations:
-        raise BadProxy(violations)
+        raise InvalidFields(violations)
     return Imported(number, proxy, int(weight))
 
 
@@ -321,8 +321,8 @@ def _parse_text(text: str, scheme: Scheme) -> Proxy:
         return make(given, host, port, user, password)
     try:
         return parse_url(text if match else f"{scheme}://{text}")
-    except BadProxy as problem:
-        raise BadProxy(
+    except InvalidFields as problem:
+        raise InvalidFields(
             [
                 FieldViolation(v.field.removeprefix("url").removeprefix("."), v.description)
                 for v in problem.violations

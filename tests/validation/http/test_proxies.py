@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.chassis.errors import InvalidFields
 from services.chassis.secrets import Secret
 from services.validation.http import proxies
-from services.validation.http.proxies import BadProxy, Proxy, Scheme, make, parse_list, parse_url
+from services.validation.http.proxies import Proxy, Scheme, make, parse_list, parse_url
 
 
 def shown(proxy):
@@ -63,14 +64,14 @@ def test_a_url_is_read(text, expected):
     ],
 )
 def test_every_bad_field_of_a_url_is_named(text, fields):
-    with pytest.raises(BadProxy) as refusal:
+    with pytest.raises(InvalidFields) as refusal:
         parse_url(text)
 
     assert {each.field for each in refusal.value.violations} == fields
 
 
 def test_every_bad_field_is_named_at_once():
-    with pytest.raises(BadProxy) as refusal:
+    with pytest.raises(InvalidFields) as refusal:
         make("socks4", "-", "x", "", "p", path="proxies[3].")
 
     assert [each.field for each in refusal.value.violations] == [
@@ -198,7 +199,7 @@ def test_lines_beyond_the_limit_are_not_read_in_silence():
 def test_credentials_written_into_a_url_come_out_as_they_were(scheme, host, port, user, password):
     try:
         proxy = make(scheme, host, port, user, password)
-    except BadProxy:
+    except InvalidFields:
         return
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     credentials = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user else ""
