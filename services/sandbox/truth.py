@@ -19,7 +19,7 @@ The world is made as the Internet is:
 """
 
 from bisect import bisect_right
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from functools import lru_cache
@@ -122,6 +122,16 @@ _WITH_MAIL = frozenset({Behaviour.RESOLVES, Behaviour.NODATA, Behaviour.V6_ONLY}
 _COUNTS = {Behaviour.LARGE: 60, Behaviour.TRUNCATED: 90}
 
 
+def hash_bounds(weights: Sequence[float]) -> tuple[int, ...]:
+    """Upper bounds in a 32-bit hash, so that each has its share of all names.
+
+    Raises ValueError for weights that make no sense.
+    """
+    if min(weights) < 0 or not sum(weights):
+        raise ValueError("weights must not be negative, nor all be zero")
+    return tuple(int(part / sum(weights) * 2**32) for part in accumulate(weights))
+
+
 @dataclass(frozen=True, slots=True)
 class Mix:
     """Weights of the behaviours, in their order; only their proportions count."""
@@ -150,10 +160,7 @@ class Mix:
 
         Raises ValueError for weights that make no sense.
         """
-        weights = [getattr(self, field.name) for field in fields(self)]
-        if min(weights) < 0 or not sum(weights):
-            raise ValueError("weights must not be negative, nor all be zero")
-        return tuple(int(part / sum(weights) * 2**32) for part in accumulate(weights))
+        return hash_bounds([getattr(self, field.name) for field in fields(self)])
 
 
 class Truth(NamedTuple):

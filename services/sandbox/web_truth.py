@@ -15,10 +15,9 @@ from bisect import bisect_right
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from hashlib import blake2b
-from itertools import accumulate
 from typing import NamedTuple
 
-from .truth import TLD_WILDCARDS, WILDCARD, Mix, World
+from .truth import TLD_WILDCARDS, WILDCARD, Mix, World, hash_bounds
 from .web_content import TEMPLATES, Page, own_page, shared_page, template_page
 from .web_text import FOR_SALE, LOGIN, PARKED, SOFT_404, UNDER_CONSTRUCTION
 
@@ -225,10 +224,7 @@ class WebMix:
 
         Raises ValueError for weights that make no sense.
         """
-        weights = [getattr(self, field.name) for field in fields(self)]
-        if min(weights) < 0 or not sum(weights):
-            raise ValueError("weights must not be negative, nor all be zero")
-        return tuple(int(part / sum(weights) * 2**32) for part in accumulate(weights))
+        return hash_bounds([getattr(self, field.name) for field in fields(self)])
 
 
 @dataclass(frozen=True, slots=True)
