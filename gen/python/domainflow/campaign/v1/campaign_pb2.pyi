@@ -5,6 +5,10 @@ isort:skip_file
 
 from collections import abc as _abc
 from domainflow.validation.v1 import dns_settings_pb2 as _dns_settings_pb2
+from domainflow.validation.v1 import http_settings_pb2 as _http_settings_pb2
+from domainflow.validation.v1 import keyword_pb2 as _keyword_pb2
+from domainflow.validation.v1 import lead_pb2 as _lead_pb2
+from domainflow.validation.v1 import scoring_pb2 as _scoring_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -468,6 +472,9 @@ class CampaignConfiguration(_message.Message):
 
     GENERATION_FIELD_NUMBER: _builtins.int
     DNS_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
+    ANALYSIS_FIELD_NUMBER: _builtins.int
+    LEAD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def generation(self) -> Global___GenerationConfiguration:
         """Where names come from. Required."""
@@ -476,15 +483,30 @@ class CampaignConfiguration(_message.Message):
     def dns(self) -> Global___DnsConfiguration:
         """How DNS is asked."""
 
+    @_builtins.property
+    def http(self) -> Global___HttpConfiguration:
+        """How pages are asked for, and what is looked for on them."""
+
+    @_builtins.property
+    def analysis(self) -> Global___AnalysisConfiguration:
+        """How pages are scored."""
+
+    @_builtins.property
+    def lead(self) -> Global___LeadConfiguration:
+        """What makes a lead."""
+
     def __init__(
         self,
         *,
         generation: Global___GenerationConfiguration | None = ...,
         dns: Global___DnsConfiguration | None = ...,
+        http: Global___HttpConfiguration | None = ...,
+        analysis: Global___AnalysisConfiguration | None = ...,
+        lead: Global___LeadConfiguration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "generation", b"generation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "dns", b"dns", "generation", b"generation", "http", b"http", "lead", b"lead"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "generation", b"generation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "dns", b"dns", "generation", b"generation", "http", b"http", "lead", b"lead"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -670,6 +692,108 @@ class DnsConfiguration(_message.Message):
 Global___DnsConfiguration: _TypeAlias = DnsConfiguration  # noqa: Y015
 
 @_typing.final
+class HttpConfiguration(_message.Message):
+    """How pages are asked for, and what is looked for on them. The names asked are those that DNS found to be RESOLVED; all, where DNS was left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HTTP_PERSONA_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    KEYWORDS_FIELD_NUMBER: _builtins.int
+    KEYWORD_SET_VERSIONS_FIELD_NUMBER: _builtins.int
+    CHUNK_SIZE_FIELD_NUMBER: _builtins.int
+    http_persona_id: _builtins.str
+    """The persona whose settings apply: copied into `settings` when the phase is configured, so that a later change of the persona changes no
+    campaign. Not together with settings.
+    """
+    chunk_size: _builtins.int
+    """Names per chunk, 100 to 2,000; 0: the suite decides, and decides anew while the phase runs."""
+    @_builtins.property
+    def settings(self) -> _http_settings_pb2.HttpSettings:
+        """How to ask. Empty: every default."""
+
+    @_builtins.property
+    def keywords(self) -> _keyword_pb2.KeywordChoice:
+        """What to look for. Empty: nothing; pages are classified and contacts found all the same."""
+
+    @_builtins.property
+    def keyword_set_versions(self) -> _containers.RepeatedCompositeFieldContainer[_keyword_pb2.KeywordSetVersion]:
+        """Output only. The versions of the sets in `keywords`, taken when the phase is configured."""
+
+    def __init__(
+        self,
+        *,
+        http_persona_id: _builtins.str = ...,
+        settings: _http_settings_pb2.HttpSettings | None = ...,
+        keywords: _keyword_pb2.KeywordChoice | None = ...,
+        keyword_set_versions: _abc.Iterable[_keyword_pb2.KeywordSetVersion] | None = ...,
+        chunk_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keywords", b"keywords", "settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "http_persona_id", b"http_persona_id", "keyword_set_versions", b"keyword_set_versions", "keywords", b"keywords", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpConfiguration: _TypeAlias = HttpConfiguration  # noqa: Y015
+
+@_typing.final
+class AnalysisConfiguration(_message.Message):
+    """How pages are scored. The names scored are those whose page came."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORING_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    SCORING_PROFILE_VERSION_FIELD_NUMBER: _builtins.int
+    scoring_profile_id: _builtins.str
+    """The profile that applies: copied into `settings` when the phase is configured. Not together with settings."""
+    scoring_profile_version: _builtins.int
+    """Output only. Version of the profile."""
+    @_builtins.property
+    def settings(self) -> _scoring_pb2.ScoringSettings:
+        """How to score. Empty: every default."""
+
+    def __init__(
+        self,
+        *,
+        scoring_profile_id: _builtins.str = ...,
+        settings: _scoring_pb2.ScoringSettings | None = ...,
+        scoring_profile_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scoring_profile_id", b"scoring_profile_id", "scoring_profile_version", b"scoring_profile_version", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnalysisConfiguration: _TypeAlias = AnalysisConfiguration  # noqa: Y015
+
+@_typing.final
+class LeadConfiguration(_message.Message):
+    """What makes a lead. The names decided on are those whose page was asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THRESHOLDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def thresholds(self) -> _lead_pb2.LeadThresholds:
+        """Empty: every default."""
+
+    def __init__(
+        self,
+        *,
+        thresholds: _lead_pb2.LeadThresholds | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["thresholds", b"thresholds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["thresholds", b"thresholds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeadConfiguration: _TypeAlias = LeadConfiguration  # noqa: Y015
+
+@_typing.final
 class OutcomeCount(_message.Message):
     """How often one outcome occurred."""
 
@@ -678,8 +802,8 @@ class OutcomeCount(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     outcome: _builtins.str
-    """Name of the outcome: GENERATED for stored names; for DNS the value of
-    domainflow.validation.v1.DnsVerdict without its prefix, such as RESOLVED.
+    """Name of the outcome: GENERATED for stored names; for DNS and HTTP the value of domainflow.validation.v1.DnsVerdict or HttpVerdict without
+    its prefix, such as RESOLVED; for the analysis WITH_KEYWORD, WITHOUT_KEYWORD or ERROR; for leads the value of LeadReason.
     """
     count: _builtins.int
     """Number of names."""
@@ -755,6 +879,7 @@ class PhaseReceipt(_message.Message):
     REJECTED_COUNT_FIELD_NUMBER: _builtins.int
     DEAD_LETTER_COUNT_FIELD_NUMBER: _builtins.int
     MISSING_COUNT_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
     phase: Global___Phase.ValueType
     """Which phase."""
     run: _builtins.int
@@ -787,6 +912,10 @@ class PhaseReceipt(_message.Message):
     def elapsed(self) -> _duration_pb2.Duration:
         """From the start of the run to its end, or to now."""
 
+    @_builtins.property
+    def audit(self) -> Global___LeadAudit:
+        """Lead extraction only: where the names went."""
+
     def __init__(
         self,
         *,
@@ -802,14 +931,57 @@ class PhaseReceipt(_message.Message):
         rejected_count: _builtins.int = ...,
         dead_letter_count: _builtins.int = ...,
         missing_count: _builtins.int = ...,
+        audit: Global___LeadAudit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "elapsed", b"elapsed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "dead_letter_count", b"dead_letter_count", "duplicate_count", b"duplicate_count", "elapsed", b"elapsed", "missing_count", b"missing_count", "name_count", b"name_count", "outcomes", b"outcomes", "phase", b"phase", "rejected_count", b"rejected_count", "run", b"run", "status", b"status", "unsettled_count", b"unsettled_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "content_sha256", b"content_sha256", "dead_letter_count", b"dead_letter_count", "duplicate_count", b"duplicate_count", "elapsed", b"elapsed", "missing_count", b"missing_count", "name_count", b"name_count", "outcomes", b"outcomes", "phase", b"phase", "rejected_count", b"rejected_count", "run", b"run", "status", b"status", "unsettled_count", b"unsettled_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PhaseReceipt: _TypeAlias = PhaseReceipt  # noqa: Y015
+
+@_typing.final
+class LeadAudit(_message.Message):
+    """Where the names of lead extraction went: analysed = qualified + rejected + no_keyword + error + timeout, always."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANALYSED_COUNT_FIELD_NUMBER: _builtins.int
+    QUALIFIED_COUNT_FIELD_NUMBER: _builtins.int
+    REJECTED_COUNT_FIELD_NUMBER: _builtins.int
+    NO_KEYWORD_COUNT_FIELD_NUMBER: _builtins.int
+    ERROR_COUNT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_COUNT_FIELD_NUMBER: _builtins.int
+    analysed_count: _builtins.int
+    """Names decided on."""
+    qualified_count: _builtins.int
+    """QUALIFIED."""
+    rejected_count: _builtins.int
+    """LOW_SCORE, PARKED, THIN_CONTENT and SUPPRESSED."""
+    no_keyword_count: _builtins.int
+    """NO_KEYWORDS."""
+    error_count: _builtins.int
+    """DNS_ERROR, HTTP_ERROR and DEAD_LETTER."""
+    timeout_count: _builtins.int
+    """DNS_TIMEOUT and HTTP_TIMEOUT."""
+    def __init__(
+        self,
+        *,
+        analysed_count: _builtins.int = ...,
+        qualified_count: _builtins.int = ...,
+        rejected_count: _builtins.int = ...,
+        no_keyword_count: _builtins.int = ...,
+        error_count: _builtins.int = ...,
+        timeout_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysed_count", b"analysed_count", "error_count", b"error_count", "no_keyword_count", b"no_keyword_count", "qualified_count", b"qualified_count", "rejected_count", b"rejected_count", "timeout_count", b"timeout_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeadAudit: _TypeAlias = LeadAudit  # noqa: Y015
 
 @_typing.final
 class DeadLetter(_message.Message):

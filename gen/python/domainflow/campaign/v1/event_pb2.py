@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from domainflow.campaign.v1 import campaign_pb2 as domainflow_dot_campaign_dot_v1_dot_campaign__pb2
+from domainflow.validation.v1 import proxy_pb2 as domainflow_dot_validation_dot_v1_dot_proxy__pb2
 from domainflow.validation.v1 import resolver_pb2 as domainflow_dot_validation_dot_v1_dot_resolver__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"domainflow/campaign/v1/event.proto\x12\x16\x64omainflow.campaign.v1\x1a%domainflow/campaign/v1/campaign.proto\x1a\'domainflow/validation/v1/resolver.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\x07\n\x05\x45vent\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x43\n\x10\x63\x61mpaign_created\x18\x04 \x01(\x0b\x32\'.domainflow.campaign.v1.CampaignCreatedH\x00\x12=\n\rphase_changed\x18\x05 \x01(\x0b\x32$.domainflow.campaign.v1.PhaseChangedH\x00\x12=\n\rchunk_settled\x18\x06 \x01(\x0b\x32$.domainflow.campaign.v1.ChunkSettledH\x00\x12=\n\rchunk_retried\x18\x07 \x01(\x0b\x32$.domainflow.campaign.v1.ChunkRetriedH\x00\x12\x45\n\x11\x63\x61mpaign_finished\x18\x08 \x01(\x0b\x32(.domainflow.campaign.v1.CampaignFinishedH\x00\x12\x43\n\x10\x63\x61mpaign_updated\x18\t \x01(\x0b\x32\'.domainflow.campaign.v1.CampaignUpdatedH\x00\x12?\n\x0enames_reserved\x18\n \x01(\x0b\x32%.domainflow.campaign.v1.NamesReservedH\x00\x12\x46\n\x12\x63hunk_size_decided\x18\x0b \x01(\x0b\x32(.domainflow.campaign.v1.ChunkSizeDecidedH\x00\x12\x39\n\x0b\x63hunk_split\x18\x0c \x01(\x0b\x32\".domainflow.campaign.v1.ChunkSplitH\x00\x12\x46\n\x12name_dead_lettered\x18\r \x01(\x0b\x32(.domainflow.campaign.v1.NameDeadLetteredH\x00\x12L\n\x15\x64\x65\x61\x64_letters_resolved\x18\x0e \x01(\x0b\x32+.domainflow.campaign.v1.DeadLettersResolvedH\x00\x12\x43\n\x10\x64\x65letion_started\x18\x0f \x01(\x0b\x32\'.domainflow.campaign.v1.DeletionStartedH\x00\x12G\n\x12verdicts_withdrawn\x18\x10 \x01(\x0b\x32).domainflow.campaign.v1.VerdictsWithdrawnH\x00\x42\x06\n\x04kind\"@\n\x0f\x43\x61mpaignUpdated\x12\x0e\n\x06\x66ields\x18\x01 \x03(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"P\n\rNamesReserved\x12\x14\n\x0c\x66irst_offset\x18\x01 \x01(\x03\x12\x12\n\nname_count\x18\x02 \x01(\x03\x12\x15\n\rmissing_count\x18\x03 \x01(\x03\"\x8e\x01\n\x10\x43hunkSizeDecided\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x12\n\nchunk_size\x18\x03 \x01(\x05\x12\x1b\n\x13previous_chunk_size\x18\x04 \x01(\x05\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x9b\x01\n\nChunkSplit\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x16\n\x0e\x66irst_position\x18\x03 \x01(\x03\x12\x12\n\nname_count\x18\x04 \x01(\x03\x12\x17\n\x0fsecond_position\x18\x05 \x01(\x03\x12\r\n\x05\x63\x61use\x18\x06 \x01(\t\"|\n\x10NameDeadLettered\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x10\n\x08position\x18\x03 \x01(\x03\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\r\n\x05\x63\x61use\x18\x05 \x01(\t\"\xb6\x01\n\x13\x44\x65\x61\x64LettersResolved\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x36\n\x05state\x18\x03 \x01(\x0e\x32\'.domainflow.campaign.v1.DeadLetterState\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"0\n\x0f\x44\x65letionStarted\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xda\x01\n\x0bSystemEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x0cpool_decided\x18\x03 \x01(\x0b\x32#.domainflow.campaign.v1.PoolDecidedH\x00\x12\x43\n\x10resolver_changed\x18\x04 \x01(\x0b\x32\'.domainflow.campaign.v1.ResolverChangedH\x00\x42\x06\n\x04kind\"\xa1\x01\n\x0bPoolDecided\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x15\n\rprocess_count\x18\x03 \x01(\x05\x12\x1e\n\x16previous_process_count\x18\x04 \x01(\x05\x12\x12\n\ntask_limit\x18\x05 \x01(\x05\x12\x1b\n\x13previous_task_limit\x18\x06 \x01(\x05\x12\x0e\n\x06reason\x18\x07 \x01(\t\"c\n\x10\x44\x65letionProgress\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x11\n\trow_count\x18\x02 \x01(\x03\x12\x15\n\rdeleted_count\x18\x03 \x01(\x03\x12\x10\n\x08\x66inished\x18\x04 \x01(\x08\"\xec\x01\n\nWaitingFor\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x33\n\x10\x65ndpoint_latency\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rendpoint_loss\x18\x03 \x01(\x01\x12\x1d\n\x15oldest_first_position\x18\x04 \x01(\x03\x12-\n\noldest_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\roldest_worker\x18\x06 \x01(\t\x12\x1b\n\x13\x64\x65layed_chunk_count\x18\x07 \x01(\x05\"\x1f\n\x0f\x43\x61mpaignCreated\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xda\x01\n\x0cPhaseChanged\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x38\n\x0b\x66rom_status\x18\x02 \x01(\x0e\x32#.domainflow.campaign.v1.PhaseStatus\x12\x36\n\tto_status\x18\x03 \x01(\x0e\x32#.domainflow.campaign.v1.PhaseStatus\x12\x0b\n\x03run\x18\x04 \x01(\x05\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xeb\x01\n\x0c\x43hunkSettled\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x16\n\x0e\x66irst_position\x18\x03 \x01(\x03\x12\x12\n\nname_count\x18\x04 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x36\n\x08outcomes\x18\x06 \x03(\x0b\x32$.domainflow.campaign.v1.OutcomeCount\x12+\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x81\x01\n\x0c\x43hunkRetried\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x16\n\x0e\x66irst_position\x18\x03 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\r\n\x05\x63\x61use\x18\x05 \x01(\t\"G\n\x10\x43\x61mpaignFinished\x12\x33\n\x06status\x18\x01 \x01(\x0e\x32#.domainflow.campaign.v1.PhaseStatus\"\xec\x03\n\x08Progress\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12,\n\x05phase\x18\x03 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x33\n\x06status\x18\x04 \x01(\x0e\x32#.domainflow.campaign.v1.PhaseStatus\x12\x0b\n\x03run\x18\x05 \x01(\x05\x12\x12\n\nname_count\x18\x06 \x01(\x03\x12\x15\n\rsettled_count\x18\x07 \x01(\x03\x12\x36\n\x08outcomes\x18\x08 \x03(\x0b\x32$.domainflow.campaign.v1.OutcomeCount\x12\x18\n\x10names_per_second\x18\t \x01(\x01\x12,\n\tremaining\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10\x63hunks_in_flight\x18\x0b \x01(\x05\x12\x13\n\x0bretry_count\x18\x0c \x01(\x03\x12\x37\n\x0bwaiting_for\x18\r \x01(\x0b\x32\".domainflow.campaign.v1.WaitingFor\x12\x1b\n\x13worker_memory_bytes\x18\x0e \x01(\x03\x12\x19\n\x11\x64\x65\x61\x64_letter_count\x18\x0f \x01(\x03\"\xb5\x01\n\x08\x42ookmark\x12\x42\n\trevisions\x18\x01 \x03(\x0b\x32/.domainflow.campaign.v1.Bookmark.RevisionsEntry\x12\x1a\n\x12initial_state_sent\x18\x02 \x01(\x08\x12\x17\n\x0fsystem_revision\x18\x03 \x01(\x03\x1a\x30\n\x0eRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x8f\x02\n\x0fResolverChanged\x12\x10\n\x08resolver\x18\x01 \x01(\t\x12\x10\n\x08operator\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x11\n\tworker_id\x18\x04 \x01(\t\x12\x36\n\x05state\x18\x05 \x01(\x0e\x32\'.domainflow.validation.v1.ResolverState\x12?\n\x0eprevious_state\x18\x06 \x01(\x0e\x32\'.domainflow.validation.v1.ResolverState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12.\n\nretry_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd5\x01\n\x11VerdictsWithdrawn\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x17\n\x0f\x66irst_positions\x18\x03 \x03(\x03\x12\x12\n\nname_count\x18\x04 \x01(\x03\x12\x36\n\x08outcomes\x18\x05 \x03(\x0b\x32$.domainflow.campaign.v1.OutcomeCount\x12\x10\n\x08resolver\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"domainflow/campaign/v1/event.proto\x12\x16\x64omainflow.campaign.v1\x1a%domainflow/campaign/v1/campaign.proto\x1a$domainflow/validation/v1/proxy.proto\x1a\'domainflow/validation/v1/resolver.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\x07\n\x05\x45vent\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x43\n\x10\x63\x61mpaign_created\x18\x04 \x01(\x0b\x32\'.domainflow.campaign.v1.CampaignCreatedH\x00\x12=\n\rphase_changed\x18\x05 \x01(\x0b\x32$.domainflow.campaign.v1.PhaseChangedH\x00\x12=\n\rchunk_settled\x18\x06 \x01(\x0b\x32$.domainflow.campaign.v1.ChunkSettledH\x00\x12=\n\rchunk_retried\x18\x07 \x01(\x0b\x32$.domainflow.campaign.v1.ChunkRetriedH\x00\x12\x45\n\x11\x63\x61mpaign_finished\x18\x08 \x01(\x0b\x32(.domainflow.campaign.v1.CampaignFinishedH\x00\x12\x43\n\x10\x63\x61mpaign_updated\x18\t \x01(\x0b\x32\'.domainflow.campaign.v1.CampaignUpdatedH\x00\x12?\n\x0enames_reserved\x18\n \x01(\x0b\x32%.domainflow.campaign.v1.NamesReservedH\x00\x12\x46\n\x12\x63hunk_size_decided\x18\x0b \x01(\x0b\x32(.domainflow.campaign.v1.ChunkSizeDecidedH\x00\x12\x39\n\x0b\x63hunk_split\x18\x0c \x01(\x0b\x32\".domainflow.campaign.v1.ChunkSplitH\x00\x12\x46\n\x12name_dead_lettered\x18\r \x01(\x0b\x32(.domainflow.campaign.v1.NameDeadLetteredH\x00\x12L\n\x15\x64\x65\x61\x64_letters_resolved\x18\x0e \x01(\x0b\x32+.domainflow.campaign.v1.DeadLettersResolvedH\x00\x12\x43\n\x10\x64\x65letion_started\x18\x0f \x01(\x0b\x32\'.domainflow.campaign.v1.DeletionStartedH\x00\x12G\n\x12verdicts_withdrawn\x18\x10 \x01(\x0b\x32).domainflow.campaign.v1.VerdictsWithdrawnH\x00\x42\x06\n\x04kind\"@\n\x0f\x43\x61mpaignUpdated\x12\x0e\n\x06\x66ields\x18\x01 \x03(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"P\n\rNamesReserved\x12\x14\n\x0c\x66irst_offset\x18\x01 \x01(\x03\x12\x12\n\nname_count\x18\x02 \x01(\x03\x12\x15\n\rmissing_count\x18\x03 \x01(\x03\"\x8e\x01\n\x10\x43hunkSizeDecided\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x12\n\nchunk_size\x18\x03 \x01(\x05\x12\x1b\n\x13previous_chunk_size\x18\x04 \x01(\x05\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x9b\x01\n\nChunkSplit\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x16\n\x0e\x66irst_position\x18\x03 \x01(\x03\x12\x12\n\nname_count\x18\x04 \x01(\x03\x12\x17\n\x0fsecond_position\x18\x05 \x01(\x03\x12\r\n\x05\x63\x61use\x18\x06 \x01(\t\"|\n\x10NameDeadLettered\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x10\n\x08position\x18\x03 \x01(\x03\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\r\n\x05\x63\x61use\x18\x05 \x01(\t\"\xb6\x01\n\x13\x44\x65\x61\x64LettersResolved\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x36\n\x05state\x18\x03 \x01(\x0e\x32\'.domainflow.campaign.v1.DeadLetterState\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"0\n\x0f\x44\x65letionStarted\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x99\x02\n\x0bSystemEvent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x0cpool_decided\x18\x03 \x01(\x0b\x32#.domainflow.campaign.v1.PoolDecidedH\x00\x12\x43\n\x10resolver_changed\x18\x04 \x01(\x0b\x32\'.domainflow.campaign.v1.ResolverChangedH\x00\x12=\n\rproxy_changed\x18\x05 \x01(\x0b\x32$.domainflow.campaign.v1.ProxyChangedH\x00\x42\x06\n\x04kind\"\xa1\x01\n\x0bPoolDecided\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x15\n\rprocess_count\x18\x03 \x01(\x05\x12\x1e\n\x16previous_process_count\x18\x04 \x01(\x05\x12\x12\n\ntask_limit\x18\x05 \x01(\x05\x12\x1b\n\x13previous_task_limit\x18\x06 \x01(\x05\x12\x0e\n\x06reason\x18\x07 \x01(\t\"c\n\x10\x44\x65letionProgress\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x11\n\trow_count\x18\x02 \x01(\x03\x12\x15\n\rdeleted_count\x18\x03 \x01(\x03\x12\x10\n\x08\x66inished\x18\x04 \x01(\x08\"\xec\x01\n\nWaitingFor\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x33\n\x10\x65ndpoint_latency\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rendpoint_loss\x18\x03 \x01(\x01\x12\x1d\n\x15oldest_first_position\x18\x04 \x01(\x03\x12-\n\noldest_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\roldest_worker\x18\x06 \x01(\t\x12\x1b\n\x13\x64\x65layed_chunk_count\x18\x07 \x01(\x05\"\x1f\n\x0f\x43\x61mpaignCreated\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xda\x01\n\x0cPhaseChanged\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x38\n\x0b\x66rom_status\x18\x02 \x01(\x0e\x32#.domainflow.campaign.v1.PhaseStatus\x12\x36\n\tto_status\x18\x03 \x01(\x0e\x32#.domainflow.campaign.v1.PhaseStatus\x12\x0b\n\x03run\x18\x04 \x01(\x05\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xeb\x01\n\x0c\x43hunkSettled\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x16\n\x0e\x66irst_position\x18\x03 \x01(\x03\x12\x12\n\nname_count\x18\x04 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x36\n\x08outcomes\x18\x06 \x03(\x0b\x32$.domainflow.campaign.v1.OutcomeCount\x12+\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x81\x01\n\x0c\x43hunkRetried\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x16\n\x0e\x66irst_position\x18\x03 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\r\n\x05\x63\x61use\x18\x05 \x01(\t\"G\n\x10\x43\x61mpaignFinished\x12\x33\n\x06status\x18\x01 \x01(\x0e\x32#.domainflow.campaign.v1.PhaseStatus\"\xec\x03\n\x08Progress\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12,\n\x05phase\x18\x03 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x33\n\x06status\x18\x04 \x01(\x0e\x32#.domainflow.campaign.v1.PhaseStatus\x12\x0b\n\x03run\x18\x05 \x01(\x05\x12\x12\n\nname_count\x18\x06 \x01(\x03\x12\x15\n\rsettled_count\x18\x07 \x01(\x03\x12\x36\n\x08outcomes\x18\x08 \x03(\x0b\x32$.domainflow.campaign.v1.OutcomeCount\x12\x18\n\x10names_per_second\x18\t \x01(\x01\x12,\n\tremaining\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10\x63hunks_in_flight\x18\x0b \x01(\x05\x12\x13\n\x0bretry_count\x18\x0c \x01(\x03\x12\x37\n\x0bwaiting_for\x18\r \x01(\x0b\x32\".domainflow.campaign.v1.WaitingFor\x12\x1b\n\x13worker_memory_bytes\x18\x0e \x01(\x03\x12\x19\n\x11\x64\x65\x61\x64_letter_count\x18\x0f \x01(\x03\"\xb5\x01\n\x08\x42ookmark\x12\x42\n\trevisions\x18\x01 \x03(\x0b\x32/.domainflow.campaign.v1.Bookmark.RevisionsEntry\x12\x1a\n\x12initial_state_sent\x18\x02 \x01(\x08\x12\x17\n\x0fsystem_revision\x18\x03 \x01(\x03\x1a\x30\n\x0eRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x8f\x02\n\x0fResolverChanged\x12\x10\n\x08resolver\x18\x01 \x01(\t\x12\x10\n\x08operator\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x11\n\tworker_id\x18\x04 \x01(\t\x12\x36\n\x05state\x18\x05 \x01(\x0e\x32\'.domainflow.validation.v1.ResolverState\x12?\n\x0eprevious_state\x18\x06 \x01(\x0e\x32\'.domainflow.validation.v1.ResolverState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12.\n\nretry_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd5\x01\n\x11VerdictsWithdrawn\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.domainflow.campaign.v1.Phase\x12\x0b\n\x03run\x18\x02 \x01(\x05\x12\x17\n\x0f\x66irst_positions\x18\x03 \x03(\x03\x12\x12\n\nname_count\x18\x04 \x01(\x03\x12\x36\n\x08outcomes\x18\x05 \x03(\x0b\x32$.domainflow.campaign.v1.OutcomeCount\x12\x10\n\x08resolver\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\xdf\x01\n\x0cProxyChanged\x12\x10\n\x08proxy_id\x18\x01 \x01(\t\x12\r\n\x05proxy\x18\x02 \x01(\t\x12\x15\n\rproxy_pool_id\x18\x03 \x01(\t\x12\x11\n\tworker_id\x18\x04 \x01(\t\x12:\n\x0b\x66rom_health\x18\x05 \x01(\x0e\x32%.domainflow.validation.v1.ProxyHealth\x12\x38\n\tto_health\x18\x06 \x01(\x0e\x32%.domainflow.validation.v1.ProxyHealth\x12\x0e\n\x06reason\x18\x07 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,48 +38,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BOOKMARK_REVISIONSENTRY']._loaded_options = None
   _globals['_BOOKMARK_REVISIONSENTRY']._serialized_options = b'8\001'
-  _globals['_EVENT']._serialized_start=208
-  _globals['_EVENT']._serialized_end=1197
-  _globals['_CAMPAIGNUPDATED']._serialized_start=1199
-  _globals['_CAMPAIGNUPDATED']._serialized_end=1263
-  _globals['_NAMESRESERVED']._serialized_start=1265
-  _globals['_NAMESRESERVED']._serialized_end=1345
-  _globals['_CHUNKSIZEDECIDED']._serialized_start=1348
-  _globals['_CHUNKSIZEDECIDED']._serialized_end=1490
-  _globals['_CHUNKSPLIT']._serialized_start=1493
-  _globals['_CHUNKSPLIT']._serialized_end=1648
-  _globals['_NAMEDEADLETTERED']._serialized_start=1650
-  _globals['_NAMEDEADLETTERED']._serialized_end=1774
-  _globals['_DEADLETTERSRESOLVED']._serialized_start=1777
-  _globals['_DEADLETTERSRESOLVED']._serialized_end=1959
-  _globals['_DELETIONSTARTED']._serialized_start=1961
-  _globals['_DELETIONSTARTED']._serialized_end=2009
-  _globals['_SYSTEMEVENT']._serialized_start=2012
-  _globals['_SYSTEMEVENT']._serialized_end=2230
-  _globals['_POOLDECIDED']._serialized_start=2233
-  _globals['_POOLDECIDED']._serialized_end=2394
-  _globals['_DELETIONPROGRESS']._serialized_start=2396
-  _globals['_DELETIONPROGRESS']._serialized_end=2495
-  _globals['_WAITINGFOR']._serialized_start=2498
-  _globals['_WAITINGFOR']._serialized_end=2734
-  _globals['_CAMPAIGNCREATED']._serialized_start=2736
-  _globals['_CAMPAIGNCREATED']._serialized_end=2767
-  _globals['_PHASECHANGED']._serialized_start=2770
-  _globals['_PHASECHANGED']._serialized_end=2988
-  _globals['_CHUNKSETTLED']._serialized_start=2991
-  _globals['_CHUNKSETTLED']._serialized_end=3226
-  _globals['_CHUNKRETRIED']._serialized_start=3229
-  _globals['_CHUNKRETRIED']._serialized_end=3358
-  _globals['_CAMPAIGNFINISHED']._serialized_start=3360
-  _globals['_CAMPAIGNFINISHED']._serialized_end=3431
-  _globals['_PROGRESS']._serialized_start=3434
-  _globals['_PROGRESS']._serialized_end=3926
-  _globals['_BOOKMARK']._serialized_start=3929
-  _globals['_BOOKMARK']._serialized_end=4110
-  _globals['_BOOKMARK_REVISIONSENTRY']._serialized_start=4062
-  _globals['_BOOKMARK_REVISIONSENTRY']._serialized_end=4110
-  _globals['_RESOLVERCHANGED']._serialized_start=4113
-  _globals['_RESOLVERCHANGED']._serialized_end=4384
-  _globals['_VERDICTSWITHDRAWN']._serialized_start=4387
-  _globals['_VERDICTSWITHDRAWN']._serialized_end=4600
+  _globals['_EVENT']._serialized_start=246
+  _globals['_EVENT']._serialized_end=1235
+  _globals['_CAMPAIGNUPDATED']._serialized_start=1237
+  _globals['_CAMPAIGNUPDATED']._serialized_end=1301
+  _globals['_NAMESRESERVED']._serialized_start=1303
+  _globals['_NAMESRESERVED']._serialized_end=1383
+  _globals['_CHUNKSIZEDECIDED']._serialized_start=1386
+  _globals['_CHUNKSIZEDECIDED']._serialized_end=1528
+  _globals['_CHUNKSPLIT']._serialized_start=1531
+  _globals['_CHUNKSPLIT']._serialized_end=1686
+  _globals['_NAMEDEADLETTERED']._serialized_start=1688
+  _globals['_NAMEDEADLETTERED']._serialized_end=1812
+  _globals['_DEADLETTERSRESOLVED']._serialized_start=1815
+  _globals['_DEADLETTERSRESOLVED']._serialized_end=1997
+  _globals['_DELETIONSTARTED']._serialized_start=1999
+  _globals['_DELETIONSTARTED']._serialized_end=2047
+  _globals['_SYSTEMEVENT']._serialized_start=2050
+  _globals['_SYSTEMEVENT']._serialized_end=2331
+  _globals['_POOLDECIDED']._serialized_start=2334
+  _globals['_POOLDECIDED']._serialized_end=2495
+  _globals['_DELETIONPROGRESS']._serialized_start=2497
+  _globals['_DELETIONPROGRESS']._serialized_end=2596
+  _globals['_WAITINGFOR']._serialized_start=2599
+  _globals['_WAITINGFOR']._serialized_end=2835
+  _globals['_CAMPAIGNCREATED']._serialized_start=2837
+  _globals['_CAMPAIGNCREATED']._serialized_end=2868
+  _globals['_PHASECHANGED']._serialized_start=2871
+  _globals['_PHASECHANGED']._serialized_end=3089
+  _globals['_CHUNKSETTLED']._serialized_start=3092
+  _globals['_CHUNKSETTLED']._serialized_end=3327
+  _globals['_CHUNKRETRIED']._serialized_start=3330
+  _globals['_CHUNKRETRIED']._serialized_end=3459
+  _globals['_CAMPAIGNFINISHED']._serialized_start=3461
+  _globals['_CAMPAIGNFINISHED']._serialized_end=3532
+  _globals['_PROGRESS']._serialized_start=3535
+  _globals['_PROGRESS']._serialized_end=4027
+  _globals['_BOOKMARK']._serialized_start=4030
+  _globals['_BOOKMARK']._serialized_end=4211
+  _globals['_BOOKMARK_REVISIONSENTRY']._serialized_start=4163
+  _globals['_BOOKMARK_REVISIONSENTRY']._serialized_end=4211
+  _globals['_RESOLVERCHANGED']._serialized_start=4214
+  _globals['_RESOLVERCHANGED']._serialized_end=4485
+  _globals['_VERDICTSWITHDRAWN']._serialized_start=4488
+  _globals['_VERDICTSWITHDRAWN']._serialized_end=4701
+  _globals['_PROXYCHANGED']._serialized_start=4704
+  _globals['_PROXYCHANGED']._serialized_end=4927
 # @@protoc_insertion_point(module_scope)

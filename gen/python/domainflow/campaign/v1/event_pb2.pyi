@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from domainflow.campaign.v1 import campaign_pb2 as _campaign_pb2
+from domainflow.validation.v1 import proxy_pb2 as _proxy_pb2
 from domainflow.validation.v1 import resolver_pb2 as _resolver_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -392,6 +393,7 @@ class SystemEvent(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     POOL_DECIDED_FIELD_NUMBER: _builtins.int
     RESOLVER_CHANGED_FIELD_NUMBER: _builtins.int
+    PROXY_CHANGED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Position in the suite's history: 1, 2, 3..."""
     @_builtins.property
@@ -406,6 +408,10 @@ class SystemEvent(_message.Message):
     def resolver_changed(self) -> Global___ResolverChanged:
         """A resolver was quarantined or readmitted."""
 
+    @_builtins.property
+    def proxy_changed(self) -> Global___ProxyChanged:
+        """A proxy was taken out of use or came back."""
+
     def __init__(
         self,
         *,
@@ -413,12 +419,13 @@ class SystemEvent(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         pool_decided: Global___PoolDecided | None = ...,
         resolver_changed: Global___ResolverChanged | None = ...,
+        proxy_changed: Global___ProxyChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "kind", b"kind", "pool_decided", b"pool_decided", "resolver_changed", b"resolver_changed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "kind", b"kind", "pool_decided", b"pool_decided", "proxy_changed", b"proxy_changed", "resolver_changed", b"resolver_changed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "kind", b"kind", "pool_decided", b"pool_decided", "resolver_changed", b"resolver_changed", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "kind", b"kind", "pool_decided", b"pool_decided", "proxy_changed", b"proxy_changed", "resolver_changed", b"resolver_changed", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["pool_decided", "resolver_changed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["pool_decided", "resolver_changed", "proxy_changed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -965,3 +972,49 @@ class VerdictsWithdrawn(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerdictsWithdrawn: _TypeAlias = VerdictsWithdrawn  # noqa: Y015
+
+@_typing.final
+class ProxyChanged(_message.Message):
+    """The suite: what a worker process thinks of a proxy has changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROXY_ID_FIELD_NUMBER: _builtins.int
+    PROXY_FIELD_NUMBER: _builtins.int
+    PROXY_POOL_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    FROM_HEALTH_FIELD_NUMBER: _builtins.int
+    TO_HEALTH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    proxy_id: _builtins.str
+    """The proxy."""
+    proxy: _builtins.str
+    """Its URL without credentials."""
+    proxy_pool_id: _builtins.str
+    """Pool of proxies in which it changed."""
+    worker_id: _builtins.str
+    """Worker process that says so."""
+    from_health: _proxy_pb2.ProxyHealth.ValueType
+    """Before."""
+    to_health: _proxy_pb2.ProxyHealth.ValueType
+    """Now."""
+    reason: _builtins.str
+    """Why, at most 300 characters."""
+    def __init__(
+        self,
+        *,
+        proxy_id: _builtins.str = ...,
+        proxy: _builtins.str = ...,
+        proxy_pool_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        from_health: _proxy_pb2.ProxyHealth.ValueType = ...,
+        to_health: _proxy_pb2.ProxyHealth.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_health", b"from_health", "proxy", b"proxy", "proxy_id", b"proxy_id", "proxy_pool_id", b"proxy_pool_id", "reason", b"reason", "to_health", b"to_health", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProxyChanged: _TypeAlias = ProxyChanged  # noqa: Y015

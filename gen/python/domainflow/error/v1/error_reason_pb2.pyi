@@ -111,6 +111,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE. The stream has fewer rows. Metadata: offset, row_count."""
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 31
     """NOT_FOUND. The phase has no such run, or no results of it. Metadata: campaign_id, phase, run."""
+    ERROR_REASON_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 32
+    """NOT_FOUND. No such stored thing has this id: an HTTP persona, keyword set, scoring profile, proxy or proxy pool. Metadata: resource (such as
+    "keyword_set"), id.
+    """
+    ERROR_REASON_RESOURCE_EXISTS: _ErrorReason.ValueType  # 33
+    """ALREADY_EXISTS. Another one has this name; of proxies, this url and user. Metadata: resource, name, id (its)."""
+    ERROR_REASON_NO_PAGE: _ErrorReason.ValueType  # 34
+    """FAILED_PRECONDITION. The name has no page that could be scored. Metadata: campaign_id, position."""
+    ERROR_REASON_NO_SECRET_KEY: _ErrorReason.ValueType  # 35
+    """FAILED_PRECONDITION. The service has no key to encrypt secrets with (DOMAINFLOW_SECRET_KEYS). Metadata: none."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. The name of the value, without the prefix ERROR_REASON_, is the `reason` of the
@@ -206,4 +216,14 @@ ERROR_REASON_OFFSET_OUT_OF_RANGE: ErrorReason.ValueType  # 30
 """OUT_OF_RANGE. The stream has fewer rows. Metadata: offset, row_count."""
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 31
 """NOT_FOUND. The phase has no such run, or no results of it. Metadata: campaign_id, phase, run."""
+ERROR_REASON_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 32
+"""NOT_FOUND. No such stored thing has this id: an HTTP persona, keyword set, scoring profile, proxy or proxy pool. Metadata: resource (such as
+"keyword_set"), id.
+"""
+ERROR_REASON_RESOURCE_EXISTS: ErrorReason.ValueType  # 33
+"""ALREADY_EXISTS. Another one has this name; of proxies, this url and user. Metadata: resource, name, id (its)."""
+ERROR_REASON_NO_PAGE: ErrorReason.ValueType  # 34
+"""FAILED_PRECONDITION. The name has no page that could be scored. Metadata: campaign_id, position."""
+ERROR_REASON_NO_SECRET_KEY: ErrorReason.ValueType  # 35
+"""FAILED_PRECONDITION. The service has no key to encrypt secrets with (DOMAINFLOW_SECRET_KEYS). Metadata: none."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -13,6 +13,7 @@ from domainflow.validation.v1 import analysis_pb2 as _analysis_pb2
 from domainflow.validation.v1 import dns_pb2 as _dns_pb2
 from domainflow.validation.v1 import http_pb2 as _http_pb2
 from domainflow.validation.v1 import lead_pb2 as _lead_pb2
+from domainflow.validation.v1 import page_pb2 as _page_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -109,6 +110,7 @@ class Domain(_message.Message):
     HTTP_FIELD_NUMBER: _builtins.int
     ANALYSIS_FIELD_NUMBER: _builtins.int
     LEAD_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Zero-based position in the campaign."""
     name: _builtins.str
@@ -129,6 +131,10 @@ class Domain(_message.Message):
     def lead(self) -> _lead_pb2.Lead:
         """The lead decision; unset without one. Contacts only in GetDomain and StreamLeads."""
 
+    @_builtins.property
+    def page(self) -> _page_pb2.PageEvidence:
+        """What is on the page; only in GetDomain, and unset without one."""
+
     def __init__(
         self,
         *,
@@ -138,10 +144,11 @@ class Domain(_message.Message):
         http: _http_pb2.HttpResult | None = ...,
         analysis: _analysis_pb2.PageAnalysis | None = ...,
         lead: _lead_pb2.Lead | None = ...,
+        page: _page_pb2.PageEvidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "dns", b"dns", "http", b"http", "lead", b"lead"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "dns", b"dns", "http", b"http", "lead", b"lead", "page", b"page"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "dns", b"dns", "http", b"http", "lead", b"lead", "name", b"name", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "dns", b"dns", "http", b"http", "lead", b"lead", "name", b"name", "page", b"page", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,10 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -136,6 +138,7 @@ class HttpResult(_message.Message):
     ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     CHECK_TIME_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     verdict: Global___HttpVerdict.ValueType
     """The verdict."""
     status_code: _builtins.int
@@ -162,6 +165,10 @@ class HttpResult(_message.Message):
     def check_time(self) -> _timestamp_pb2.Timestamp:
         """When the verdict was stored: names are settled in chunks."""
 
+    @_builtins.property
+    def evidence(self) -> Global___HttpEvidence:
+        """What else is known. Only in GetDomain, StreamEnriched with evidence, and checks that are answered at once."""
+
     def __init__(
         self,
         *,
@@ -176,11 +183,238 @@ class HttpResult(_message.Message):
         attempt_count: _builtins.int = ...,
         duration: _duration_pb2.Duration | None = ...,
         check_time: _timestamp_pb2.Timestamp | None = ...,
+        evidence: Global___HttpEvidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time", "duration", b"duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time", "duration", b"duration", "evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "check_time", b"check_time", "content_sha256", b"content_sha256", "content_size", b"content_size", "duration", b"duration", "final_url", b"final_url", "language", b"language", "status_code", b"status_code", "title", b"title", "truncated", b"truncated", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "check_time", b"check_time", "content_sha256", b"content_sha256", "content_size", b"content_size", "duration", b"duration", "evidence", b"evidence", "final_url", b"final_url", "language", b"language", "status_code", b"status_code", "title", b"title", "truncated", b"truncated", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HttpResult: _TypeAlias = HttpResult  # noqa: Y015
+
+@_typing.final
+class HttpEvidence(_message.Message):
+    """How a verdict of HTTP came about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    REDIRECTS_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    TLS_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PROXY_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
+    TRUNCATION_FIELD_NUMBER: _builtins.int
+    CONNECT_DURATION_FIELD_NUMBER: _builtins.int
+    FIRST_BYTE_DURATION_FIELD_NUMBER: _builtins.int
+    EARLIER_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """In words, at most 300 characters; empty for an ordinary page."""
+    address: _builtins.str
+    """What the last connection was made to; empty without one."""
+    proxy: _builtins.str
+    """The proxy it went through, URL without credentials; empty without one."""
+    content_type: _builtins.str
+    """Content-Type of the last response, at most 500 characters, as the ones below."""
+    server: _builtins.str
+    """Its Server."""
+    truncation: _builtins.str
+    """What cut the page: "size", "time" or "broken"; empty when it is whole."""
+    @_builtins.property
+    def redirects(self) -> _containers.RepeatedCompositeFieldContainer[Global___HttpRedirect]:
+        """The responses before the last one, in order."""
+
+    @_builtins.property
+    def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___HttpTrial]:
+        """Schemes and ports that were asked in the last attempt, in order; the last or the nearest to a page gave the verdict."""
+
+    @_builtins.property
+    def tls(self) -> Global___TlsEvidence:
+        """Of the last https response; unset without one."""
+
+    @_builtins.property
+    def connect_duration(self) -> _duration_pb2.Duration:
+        """From the last request to the connection; 0 on a kept one."""
+
+    @_builtins.property
+    def first_byte_duration(self) -> _duration_pb2.Duration:
+        """From then to the first byte."""
+
+    @_builtins.property
+    def earlier_attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HttpAttempt]:
+        """Attempts before the last one that a retry lane repeated, in order; at most 20."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        redirects: _abc.Iterable[Global___HttpRedirect] | None = ...,
+        trials: _abc.Iterable[Global___HttpTrial] | None = ...,
+        tls: Global___TlsEvidence | None = ...,
+        address: _builtins.str = ...,
+        proxy: _builtins.str = ...,
+        content_type: _builtins.str = ...,
+        server: _builtins.str = ...,
+        truncation: _builtins.str = ...,
+        connect_duration: _duration_pb2.Duration | None = ...,
+        first_byte_duration: _duration_pb2.Duration | None = ...,
+        earlier_attempts: _abc.Iterable[Global___HttpAttempt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connect_duration", b"connect_duration", "first_byte_duration", b"first_byte_duration", "tls", b"tls"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "connect_duration", b"connect_duration", "content_type", b"content_type", "earlier_attempts", b"earlier_attempts", "first_byte_duration", b"first_byte_duration", "proxy", b"proxy", "reason", b"reason", "redirects", b"redirects", "server", b"server", "tls", b"tls", "trials", b"trials", "truncation", b"truncation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpEvidence: _TypeAlias = HttpEvidence  # noqa: Y015
+
+@_typing.final
+class HttpRedirect(_message.Message):
+    """One response that led elsewhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    STATUS_CODE_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """URL of the request."""
+    status_code: _builtins.int
+    """Status of the response."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        status_code: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status_code", b"status_code", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpRedirect: _TypeAlias = HttpRedirect  # noqa: Y015
+
+@_typing.final
+class HttpTrial(_message.Message):
+    """What one scheme and port came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEME_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    scheme: _builtins.str
+    """"https" or "http"."""
+    port: _builtins.int
+    """Its port."""
+    verdict: Global___HttpVerdict.ValueType
+    """Verdict on it."""
+    reason: _builtins.str
+    """In words; empty for a page."""
+    def __init__(
+        self,
+        *,
+        scheme: _builtins.str = ...,
+        port: _builtins.int = ...,
+        verdict: Global___HttpVerdict.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "reason", b"reason", "scheme", b"scheme", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpTrial: _TypeAlias = HttpTrial  # noqa: Y015
+
+@_typing.final
+class HttpAttempt(_message.Message):
+    """An attempt that was repeated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    STATUS_CODE_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    verdict: Global___HttpVerdict.ValueType
+    """What it came to."""
+    status_code: _builtins.int
+    """Status of its last response; 0 without one."""
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """How long the next one waited."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___HttpVerdict.ValueType = ...,
+        status_code: _builtins.int = ...,
+        delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "status_code", b"status_code", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpAttempt: _TypeAlias = HttpAttempt  # noqa: Y015
+
+@_typing.final
+class TlsEvidence(_message.Message):
+    """What was said of the certificate, and how the connection was secured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    CIPHER_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_TIME_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_TIME_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    VALID_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """"TLSv1.3"."""
+    cipher: _builtins.str
+    """Name of the cipher."""
+    issuer: _builtins.str
+    """Organisation and common name of who issued it."""
+    valid: _builtins.bool
+    """Whether a browser would have taken it for the host at that time."""
+    problem: _builtins.str
+    """If not why, in words."""
+    @_builtins.property
+    def not_before_time(self) -> _timestamp_pb2.Timestamp:
+        """From when the certificate is valid; unset when it cannot be read."""
+
+    @_builtins.property
+    def not_after_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when."""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names and addresses it is for, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        cipher: _builtins.str = ...,
+        not_before_time: _timestamp_pb2.Timestamp | None = ...,
+        not_after_time: _timestamp_pb2.Timestamp | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        issuer: _builtins.str = ...,
+        valid: _builtins.bool = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after_time", b"not_after_time", "not_before_time", b"not_before_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cipher", b"cipher", "issuer", b"issuer", "names", b"names", "not_after_time", b"not_after_time", "not_before_time", b"not_before_time", "problem", b"problem", "valid", b"valid", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TlsEvidence: _TypeAlias = TlsEvidence  # noqa: Y015

@@ -22,24 +22,35 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#domainflow/validation/v1/lead.proto\x12\x18\x64omainflow.validation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"r\n\x07\x43ontact\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32%.domainflow.validation.v1.ContactKind\x12\r\n\x05value\x18\x02 \x01(\t\x12\x12\n\nsource_url\x18\x03 \x01(\t\x12\x0f\n\x07snippet\x18\x04 \x01(\t\"\xd7\x01\n\x04Lead\x12\x34\n\x06status\x18\x01 \x01(\x0e\x32$.domainflow.validation.v1.LeadStatus\x12\x34\n\x06reason\x18\x02 \x01(\x0e\x32$.domainflow.validation.v1.LeadReason\x12\x33\n\x08\x63ontacts\x18\x03 \x03(\x0b\x32!.domainflow.validation.v1.Contact\x12.\n\ncheck_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x8e\x01\n\nLeadStatus\x12\x1b\n\x17LEAD_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15LEAD_STATUS_QUALIFIED\x10\x01\x12\x18\n\x14LEAD_STATUS_REJECTED\x10\x02\x12\x15\n\x11LEAD_STATUS_ERROR\x10\x03\x12\x17\n\x13LEAD_STATUS_TIMEOUT\x10\x04*\xdd\x02\n\nLeadReason\x12\x1b\n\x17LEAD_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15LEAD_REASON_QUALIFIED\x10\x01\x12\x19\n\x15LEAD_REASON_LOW_SCORE\x10\x02\x12\x1b\n\x17LEAD_REASON_NO_KEYWORDS\x10\x03\x12\x16\n\x12LEAD_REASON_PARKED\x10\x04\x12\x1c\n\x18LEAD_REASON_THIN_CONTENT\x10\x05\x12\x1a\n\x16LEAD_REASON_SUPPRESSED\x10\x06\x12\x19\n\x15LEAD_REASON_DNS_ERROR\x10\x07\x12\x1b\n\x17LEAD_REASON_DNS_TIMEOUT\x10\x08\x12\x1a\n\x16LEAD_REASON_HTTP_ERROR\x10\t\x12\x1c\n\x18LEAD_REASON_HTTP_TIMEOUT\x10\n\x12\x1b\n\x17LEAD_REASON_DEAD_LETTER\x10\x0b*\x8e\x01\n\x0b\x43ontactKind\x12\x1c\n\x18\x43ONTACT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43ONTACT_KIND_EMAIL\x10\x01\x12\x16\n\x12\x43ONTACT_KIND_PHONE\x10\x02\x12\x18\n\x14\x43ONTACT_KIND_COMPANY\x10\x03\x12\x17\n\x13\x43ONTACT_KIND_SOCIAL\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#domainflow/validation/v1/lead.proto\x12\x18\x64omainflow.validation.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x01\n\x07\x43ontact\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32%.domainflow.validation.v1.ContactKind\x12\r\n\x05value\x18\x02 \x01(\t\x12\x12\n\nsource_url\x18\x03 \x01(\t\x12\x0f\n\x07snippet\x18\x04 \x01(\t\x12\r\n\x05\x66ound\x18\x05 \x01(\t\x12\x12\n\nconfidence\x18\x06 \x01(\x01\"\xe7\x01\n\x04Lead\x12\x34\n\x06status\x18\x01 \x01(\x0e\x32$.domainflow.validation.v1.LeadStatus\x12\x34\n\x06reason\x18\x02 \x01(\x0e\x32$.domainflow.validation.v1.LeadReason\x12\x33\n\x08\x63ontacts\x18\x03 \x03(\x0b\x32!.domainflow.validation.v1.Contact\x12.\n\ncheck_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\xc2\x02\n\x0eLeadThresholds\x12\x31\n\x0bmatch_score\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x66\x66\x66\x66\x66\x66\xee?)\x9a\x99\x99\x99\x99\x99\xa9?H\x00\x88\x01\x01\x12\x35\n\x0flow_score_grace\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x33\x33\x33\x33\x33\x33\xe3?)\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12+\n\x11min_content_bytes\x18\x03 \x01(\x05\x42\x10\xbaH\r\x1a\x08\x18\x80\x80\x80\x01(\x80\x02\xd8\x01\x01\x12=\n\x17parked_confidence_floor\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x02\x88\x01\x01\x12\x1a\n\x12structure_optional\x18\x05 \x01(\x08\x42\x0e\n\x0c_match_scoreB\x12\n\x10_low_score_graceB\x1a\n\x18_parked_confidence_floor*\x8e\x01\n\nLeadStatus\x12\x1b\n\x17LEAD_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15LEAD_STATUS_QUALIFIED\x10\x01\x12\x18\n\x14LEAD_STATUS_REJECTED\x10\x02\x12\x15\n\x11LEAD_STATUS_ERROR\x10\x03\x12\x17\n\x13LEAD_STATUS_TIMEOUT\x10\x04*\xdd\x02\n\nLeadReason\x12\x1b\n\x17LEAD_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15LEAD_REASON_QUALIFIED\x10\x01\x12\x19\n\x15LEAD_REASON_LOW_SCORE\x10\x02\x12\x1b\n\x17LEAD_REASON_NO_KEYWORDS\x10\x03\x12\x16\n\x12LEAD_REASON_PARKED\x10\x04\x12\x1c\n\x18LEAD_REASON_THIN_CONTENT\x10\x05\x12\x1a\n\x16LEAD_REASON_SUPPRESSED\x10\x06\x12\x19\n\x15LEAD_REASON_DNS_ERROR\x10\x07\x12\x1b\n\x17LEAD_REASON_DNS_TIMEOUT\x10\x08\x12\x1a\n\x16LEAD_REASON_HTTP_ERROR\x10\t\x12\x1c\n\x18LEAD_REASON_HTTP_TIMEOUT\x10\n\x12\x1b\n\x17LEAD_REASON_DEAD_LETTER\x10\x0b*\x8e\x01\n\x0b\x43ontactKind\x12\x1c\n\x18\x43ONTACT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43ONTACT_KIND_EMAIL\x10\x01\x12\x16\n\x12\x43ONTACT_KIND_PHONE\x10\x02\x12\x18\n\x14\x43ONTACT_KIND_COMPANY\x10\x03\x12\x17\n\x13\x43ONTACT_KIND_SOCIAL\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'domainflow.validation.v1.lead_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEADSTATUS']._serialized_start=433
-  _globals['_LEADSTATUS']._serialized_end=575
-  _globals['_LEADREASON']._serialized_start=578
-  _globals['_LEADREASON']._serialized_end=927
-  _globals['_CONTACTKIND']._serialized_start=930
-  _globals['_CONTACTKIND']._serialized_end=1072
-  _globals['_CONTACT']._serialized_start=98
-  _globals['_CONTACT']._serialized_end=212
-  _globals['_LEAD']._serialized_start=215
-  _globals['_LEAD']._serialized_end=430
+  _globals['_LEADTHRESHOLDS'].fields_by_name['match_score']._loaded_options = None
+  _globals['_LEADTHRESHOLDS'].fields_by_name['match_score']._serialized_options = b'\272H\024\022\022\031ffffff\356?)\232\231\231\231\231\231\251?'
+  _globals['_LEADTHRESHOLDS'].fields_by_name['low_score_grace']._loaded_options = None
+  _globals['_LEADTHRESHOLDS'].fields_by_name['low_score_grace']._serialized_options = b'\272H\024\022\022\031333333\343?)\000\000\000\000\000\000\000\000'
+  _globals['_LEADTHRESHOLDS'].fields_by_name['min_content_bytes']._loaded_options = None
+  _globals['_LEADTHRESHOLDS'].fields_by_name['min_content_bytes']._serialized_options = b'\272H\r\032\010\030\200\200\200\001(\200\002\330\001\001'
+  _globals['_LEADTHRESHOLDS'].fields_by_name['parked_confidence_floor']._loaded_options = None
+  _globals['_LEADTHRESHOLDS'].fields_by_name['parked_confidence_floor']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000\000\000'
+  _globals['_LEADSTATUS']._serialized_start=839
+  _globals['_LEADSTATUS']._serialized_end=981
+  _globals['_LEADREASON']._serialized_start=984
+  _globals['_LEADREASON']._serialized_end=1333
+  _globals['_CONTACTKIND']._serialized_start=1336
+  _globals['_CONTACTKIND']._serialized_end=1478
+  _globals['_CONTACT']._serialized_start=128
+  _globals['_CONTACT']._serialized_end=277
+  _globals['_LEAD']._serialized_start=280
+  _globals['_LEAD']._serialized_end=511
+  _globals['_LEADTHRESHOLDS']._serialized_start=514
+  _globals['_LEADTHRESHOLDS']._serialized_end=836
 # @@protoc_insertion_point(module_scope)

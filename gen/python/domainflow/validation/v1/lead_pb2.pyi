@@ -154,6 +154,8 @@ class Contact(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     SOURCE_URL_FIELD_NUMBER: _builtins.int
     SNIPPET_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
     kind: Global___ContactKind.ValueType
     """What it is."""
     value: _builtins.str
@@ -162,6 +164,10 @@ class Contact(_message.Message):
     """URL of the page it was found on."""
     snippet: _builtins.str
     """The text around it, at most 200 characters."""
+    found: _builtins.str
+    """How it was found, such as "structured" (schema.org), "link", "text" or "obfuscated"."""
+    confidence: _builtins.float
+    """How sure it is that this reaches the site's owner, 0 to 1."""
     def __init__(
         self,
         *,
@@ -169,10 +175,12 @@ class Contact(_message.Message):
         value: _builtins.str = ...,
         source_url: _builtins.str = ...,
         snippet: _builtins.str = ...,
+        found: _builtins.str = ...,
+        confidence: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "snippet", b"snippet", "source_url", b"source_url", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "found", b"found", "kind", b"kind", "snippet", b"snippet", "source_url", b"source_url", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -188,10 +196,13 @@ class Lead(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CONTACTS_FIELD_NUMBER: _builtins.int
     CHECK_TIME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
     status: Global___LeadStatus.ValueType
     """The decision."""
     reason: Global___LeadReason.ValueType
     """Why."""
+    detail: _builtins.str
+    """The decision in words, with the figures that decided. Where contacts are given."""
     @_builtins.property
     def contacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contact]:
         """Contacts, the best first."""
@@ -207,11 +218,61 @@ class Lead(_message.Message):
         reason: Global___LeadReason.ValueType = ...,
         contacts: _abc.Iterable[Global___Contact] | None = ...,
         check_time: _timestamp_pb2.Timestamp | None = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time", "contacts", b"contacts", "reason", b"reason", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time", "contacts", b"contacts", "detail", b"detail", "reason", b"reason", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Lead: _TypeAlias = Lead  # noqa: Y015
+
+@_typing.final
+class LeadThresholds(_message.Message):
+    """What makes a lead. Fields left out take their defaults."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCH_SCORE_FIELD_NUMBER: _builtins.int
+    LOW_SCORE_GRACE_FIELD_NUMBER: _builtins.int
+    MIN_CONTENT_BYTES_FIELD_NUMBER: _builtins.int
+    PARKED_CONFIDENCE_FLOOR_FIELD_NUMBER: _builtins.int
+    STRUCTURE_OPTIONAL_FIELD_NUMBER: _builtins.int
+    match_score: _builtins.float
+    """Score from which on a page is a lead, 0.05 to 0.95; unset: 0.27."""
+    low_score_grace: _builtins.float
+    """Score from which on a page that is not thin is a lead as well, 0 to 0.6, at most match_score; unset: 0.24."""
+    min_content_bytes: _builtins.int
+    """Bytes after decoding below which a page is thin, 256 to 2,097,152; 0: the default, 1,024."""
+    parked_confidence_floor: _builtins.float
+    """Confidence from which on a page counts as parked, 0 to 1; unset: 0.45."""
+    structure_optional: _builtins.bool
+    """Whether a page without a heading and without a link into the site may be a lead."""
+    def __init__(
+        self,
+        *,
+        match_score: _builtins.float | None = ...,
+        low_score_grace: _builtins.float | None = ...,
+        min_content_bytes: _builtins.int = ...,
+        parked_confidence_floor: _builtins.float | None = ...,
+        structure_optional: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_low_score_grace", b"_low_score_grace", "_match_score", b"_match_score", "_parked_confidence_floor", b"_parked_confidence_floor", "low_score_grace", b"low_score_grace", "match_score", b"match_score", "parked_confidence_floor", b"parked_confidence_floor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_low_score_grace", b"_low_score_grace", "_match_score", b"_match_score", "_parked_confidence_floor", b"_parked_confidence_floor", "low_score_grace", b"low_score_grace", "match_score", b"match_score", "min_content_bytes", b"min_content_bytes", "parked_confidence_floor", b"parked_confidence_floor", "structure_optional", b"structure_optional"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__low_score_grace: _TypeAlias = _typing.Literal["low_score_grace"]  # noqa: Y015
+    _WhichOneofArgType__low_score_grace: _TypeAlias = _typing.Literal["_low_score_grace", b"_low_score_grace"]  # noqa: Y015
+    _WhichOneofReturnType__match_score: _TypeAlias = _typing.Literal["match_score"]  # noqa: Y015
+    _WhichOneofArgType__match_score: _TypeAlias = _typing.Literal["_match_score", b"_match_score"]  # noqa: Y015
+    _WhichOneofReturnType__parked_confidence_floor: _TypeAlias = _typing.Literal["parked_confidence_floor"]  # noqa: Y015
+    _WhichOneofArgType__parked_confidence_floor: _TypeAlias = _typing.Literal["_parked_confidence_floor", b"_parked_confidence_floor"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low_score_grace) -> _WhichOneofReturnType__low_score_grace | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__match_score) -> _WhichOneofReturnType__match_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parked_confidence_floor) -> _WhichOneofReturnType__parked_confidence_floor | None: ...
+
+Global___LeadThresholds: _TypeAlias = LeadThresholds  # noqa: Y015

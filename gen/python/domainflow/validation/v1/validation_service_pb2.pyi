@@ -7,7 +7,12 @@ from collections import abc as _abc
 from domainflow.validation.v1 import dns_pb2 as _dns_pb2
 from domainflow.validation.v1 import dns_persona_pb2 as _dns_persona_pb2
 from domainflow.validation.v1 import dns_settings_pb2 as _dns_settings_pb2
+from domainflow.validation.v1 import http_pb2 as _http_pb2
+from domainflow.validation.v1 import http_settings_pb2 as _http_settings_pb2
+from domainflow.validation.v1 import keyword_pb2 as _keyword_pb2
+from domainflow.validation.v1 import page_pb2 as _page_pb2
 from domainflow.validation.v1 import resolver_pb2 as _resolver_pb2
+from domainflow.validation.v1 import scoring_pb2 as _scoring_pb2
 from domainflow.validation.v1 import task_pb2 as _task_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -33,6 +38,7 @@ class CheckNamesRequest(_message.Message):
     RESOLVERS_FIELD_NUMBER: _builtins.int
     DNS_PERSONA_ID_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
     dns_persona_id: _builtins.str
     """The persona whose settings apply. Not together with resolvers or settings."""
     @_builtins.property
@@ -47,6 +53,12 @@ class CheckNamesRequest(_message.Message):
     def settings(self) -> _dns_settings_pb2.DnsSettings:
         """How to ask. Not together with resolvers."""
 
+    @_builtins.property
+    def http(self) -> Global___HttpCheck:
+        """Whether the pages of names that resolve are fetched too, and how; then at most 100 names, and answered within 25 s: a page that is not there
+        by then is a TIMEOUT.
+        """
+
     def __init__(
         self,
         *,
@@ -54,14 +66,49 @@ class CheckNamesRequest(_message.Message):
         resolvers: _abc.Iterable[_builtins.str] | None = ...,
         dns_persona_id: _builtins.str = ...,
         settings: _dns_settings_pb2.DnsSettings | None = ...,
+        http: Global___HttpCheck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona_id", b"dns_persona_id", "names", b"names", "resolvers", b"resolvers", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona_id", b"dns_persona_id", "http", b"http", "names", b"names", "resolvers", b"resolvers", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckNamesRequest: _TypeAlias = CheckNamesRequest  # noqa: Y015
+
+@_typing.final
+class HttpCheck(_message.Message):
+    """How pages are fetched and looked at by a check for somebody who waits. Nothing is asked twice: retry lanes do not apply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HTTP_PERSONA_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    KEYWORDS_FIELD_NUMBER: _builtins.int
+    http_persona_id: _builtins.str
+    """The persona whose settings apply. Not together with settings."""
+    @_builtins.property
+    def settings(self) -> _http_settings_pb2.HttpSettings:
+        """How to ask."""
+
+    @_builtins.property
+    def keywords(self) -> _keyword_pb2.KeywordChoice:
+        """What to look for."""
+
+    def __init__(
+        self,
+        *,
+        http_persona_id: _builtins.str = ...,
+        settings: _http_settings_pb2.HttpSettings | None = ...,
+        keywords: _keyword_pb2.KeywordChoice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keywords", b"keywords", "settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["http_persona_id", b"http_persona_id", "keywords", b"keywords", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpCheck: _TypeAlias = HttpCheck  # noqa: Y015
 
 @_typing.final
 class CheckNamesResponse(_message.Message):
@@ -93,21 +140,33 @@ class CheckedName(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     DNS_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name as it was asked for: lower case, A-labels, no trailing dot."""
     @_builtins.property
     def dns(self) -> _dns_pb2.DnsResult:
         """Verdict and evidence."""
 
+    @_builtins.property
+    def http(self) -> _http_pb2.HttpResult:
+        """Verdict and evidence of HTTP; unset when it was not asked for, or the name does not resolve."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageEvidence:
+        """What is on the page; unset without one."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         dns: _dns_pb2.DnsResult | None = ...,
+        http: _http_pb2.HttpResult | None = ...,
+        page: _page_pb2.PageEvidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "http", b"http", "page", b"page"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "http", b"http", "name", b"name", "page", b"page"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -168,7 +227,7 @@ class Worker(_message.Message):
     worker_id: _builtins.str
     """Unique per process start."""
     pool: _builtins.str
-    """What it works on: "dns" or "http"."""
+    """What it works on: "dns", "http" or "analysis" (analysis and leads)."""
     host: _builtins.str
     """Host name."""
     pid: _builtins.int
@@ -262,7 +321,7 @@ class WorkerPool(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DECIDE_TIME_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
-    """What they work on: "dns" or "http"."""
+    """What they work on: "dns", "http" or "analysis" (analysis and leads)."""
     host: _builtins.str
     """Host name of the machine."""
     process_count: _builtins.int
@@ -337,21 +396,27 @@ class ValidateStart(_message.Message):
 
     DNS_PERSONA_ID_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
     dns_persona_id: _builtins.str
     """The persona whose settings apply. Not together with settings."""
     @_builtins.property
     def settings(self) -> _dns_settings_pb2.DnsSettings:
         """How to ask."""
 
+    @_builtins.property
+    def http(self) -> Global___HttpCheck:
+        """Whether the pages of names that resolve are fetched too, and how. Then at most 500 names of a stream are in progress."""
+
     def __init__(
         self,
         *,
         dns_persona_id: _builtins.str = ...,
         settings: _dns_settings_pb2.DnsSettings | None = ...,
+        http: Global___HttpCheck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona_id", b"dns_persona_id", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns_persona_id", b"dns_persona_id", "http", b"http", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -449,6 +514,8 @@ class ValidatedName(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DNS_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Place of the name in its batch, from 0 on."""
     name: _builtins.str
@@ -459,6 +526,14 @@ class ValidatedName(_message.Message):
     def dns(self) -> _dns_pb2.DnsResult:
         """Verdict and evidence."""
 
+    @_builtins.property
+    def http(self) -> _http_pb2.HttpResult:
+        """Verdict and evidence of HTTP; unset when it was not asked for, or the name does not resolve."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageEvidence:
+        """What is on the page; unset without one."""
+
     def __init__(
         self,
         *,
@@ -466,10 +541,12 @@ class ValidatedName(_message.Message):
         name: _builtins.str = ...,
         dns: _dns_pb2.DnsResult | None = ...,
         rejected: _builtins.str = ...,
+        http: _http_pb2.HttpResult | None = ...,
+        page: _page_pb2.PageEvidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "rejected", b"rejected", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "http", b"http", "page", b"page", "rejected", b"rejected", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "index", b"index", "name", b"name", "rejected", b"rejected", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dns", b"dns", "http", b"http", "index", b"index", "name", b"name", "page", b"page", "rejected", b"rejected", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["dns", "rejected"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
@@ -487,6 +564,7 @@ class ValidateSummary(_message.Message):
     REJECTED_COUNT_FIELD_NUMBER: _builtins.int
     VERDICT_COUNTS_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    HTTP_VERDICT_COUNTS_FIELD_NUMBER: _builtins.int
     name_count: _builtins.int
     """Names received; the same number was answered."""
     rejected_count: _builtins.int
@@ -499,6 +577,10 @@ class ValidateSummary(_message.Message):
     def duration(self) -> _duration_pb2.Duration:
         """From the first message to the last."""
 
+    @_builtins.property
+    def http_verdict_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HttpVerdictCount]:
+        """Names that were fetched, by verdict, each with at least one name."""
+
     def __init__(
         self,
         *,
@@ -506,14 +588,41 @@ class ValidateSummary(_message.Message):
         rejected_count: _builtins.int = ...,
         verdict_counts: _abc.Iterable[Global___VerdictCount] | None = ...,
         duration: _duration_pb2.Duration | None = ...,
+        http_verdict_counts: _abc.Iterable[Global___HttpVerdictCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "name_count", b"name_count", "rejected_count", b"rejected_count", "verdict_counts", b"verdict_counts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "http_verdict_counts", b"http_verdict_counts", "name_count", b"name_count", "rejected_count", b"rejected_count", "verdict_counts", b"verdict_counts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ValidateSummary: _TypeAlias = ValidateSummary  # noqa: Y015
+
+@_typing.final
+class HttpVerdictCount(_message.Message):
+    """How many names have a verdict of HTTP."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    verdict: _http_pb2.HttpVerdict.ValueType
+    """The verdict."""
+    count: _builtins.int
+    """Number of names."""
+    def __init__(
+        self,
+        *,
+        verdict: _http_pb2.HttpVerdict.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpVerdictCount: _TypeAlias = HttpVerdictCount  # noqa: Y015
 
 @_typing.final
 class VerdictCount(_message.Message):
@@ -1001,3 +1110,107 @@ class ImportDnsPersonasResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportDnsPersonasResponse: _TypeAlias = ImportDnsPersonasResponse  # noqa: Y015
+
+@_typing.final
+class ExtractKeywordsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URLS_FIELD_NUMBER: _builtins.int
+    KEYWORDS_FIELD_NUMBER: _builtins.int
+    HTTP_PERSONA_ID_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    SCORING_PROFILE_ID_FIELD_NUMBER: _builtins.int
+    http_persona_id: _builtins.str
+    """The persona whose settings apply. Not together with settings."""
+    scoring_profile_id: _builtins.str
+    """The profile that scores; empty: the defaults."""
+    @_builtins.property
+    def urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"http://" or "https://", 1 to 100. Public addresses and the persona's ports only."""
+
+    @_builtins.property
+    def keywords(self) -> _keyword_pb2.KeywordChoice:
+        """What to look for; required."""
+
+    @_builtins.property
+    def settings(self) -> _http_settings_pb2.HttpSettings:
+        """How to ask."""
+
+    def __init__(
+        self,
+        *,
+        urls: _abc.Iterable[_builtins.str] | None = ...,
+        keywords: _keyword_pb2.KeywordChoice | None = ...,
+        http_persona_id: _builtins.str = ...,
+        settings: _http_settings_pb2.HttpSettings | None = ...,
+        scoring_profile_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keywords", b"keywords", "settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["http_persona_id", b"http_persona_id", "keywords", b"keywords", "scoring_profile_id", b"scoring_profile_id", "settings", b"settings", "urls", b"urls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtractKeywordsRequest: _TypeAlias = ExtractKeywordsRequest  # noqa: Y015
+
+@_typing.final
+class ExtractKeywordsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExtractedPage]:
+        """One per URL, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        pages: _abc.Iterable[Global___ExtractedPage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pages", b"pages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtractKeywordsResponse: _TypeAlias = ExtractKeywordsResponse  # noqa: Y015
+
+@_typing.final
+class ExtractedPage(_message.Message):
+    """What was found at one URL."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    BREAKDOWN_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """As in the request."""
+    @_builtins.property
+    def http(self) -> _http_pb2.HttpResult:
+        """Verdict and evidence."""
+
+    @_builtins.property
+    def page(self) -> _page_pb2.PageEvidence:
+        """What is on the page; unset without one."""
+
+    @_builtins.property
+    def breakdown(self) -> _scoring_pb2.ScoreBreakdown:
+        """Its score; unset without a page."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        http: _http_pb2.HttpResult | None = ...,
+        page: _page_pb2.PageEvidence | None = ...,
+        breakdown: _scoring_pb2.ScoreBreakdown | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["breakdown", b"breakdown", "http", b"http", "page", b"page"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakdown", b"breakdown", "http", b"http", "page", b"page", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtractedPage: _TypeAlias = ExtractedPage  # noqa: Y015

@@ -3,6 +3,11 @@
 import grpc
 import warnings
 
+from domainflow.validation.v1 import http_persona_pb2 as domainflow_dot_validation_dot_v1_dot_http__persona__pb2
+from domainflow.validation.v1 import keyword_pb2 as domainflow_dot_validation_dot_v1_dot_keyword__pb2
+from domainflow.validation.v1 import proxy_pb2 as domainflow_dot_validation_dot_v1_dot_proxy__pb2
+from domainflow.validation.v1 import scoring_pb2 as domainflow_dot_validation_dot_v1_dot_scoring__pb2
+from domainflow.validation.v1 import suppression_pb2 as domainflow_dot_validation_dot_v1_dot_suppression__pb2
 from domainflow.validation.v1 import validation_service_pb2 as domainflow_dot_validation_dot_v1_dot_validation__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -99,6 +104,221 @@ class ValidationServiceStub:
                 '/domainflow.validation.v1.ValidationService/ImportDnsPersonas',
                 request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ImportDnsPersonasRequest.SerializeToString,
                 response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ImportDnsPersonasResponse.FromString,
+                _registered_method=True)
+        self.CreateHttpPersona = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/CreateHttpPersona',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.CreateHttpPersonaRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.CreateHttpPersonaResponse.FromString,
+                _registered_method=True)
+        self.GetHttpPersona = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/GetHttpPersona',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.GetHttpPersonaRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.GetHttpPersonaResponse.FromString,
+                _registered_method=True)
+        self.ListHttpPersonas = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ListHttpPersonas',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ListHttpPersonasRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ListHttpPersonasResponse.FromString,
+                _registered_method=True)
+        self.UpdateHttpPersona = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/UpdateHttpPersona',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.UpdateHttpPersonaRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.UpdateHttpPersonaResponse.FromString,
+                _registered_method=True)
+        self.DeleteHttpPersona = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/DeleteHttpPersona',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.DeleteHttpPersonaRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.DeleteHttpPersonaResponse.FromString,
+                _registered_method=True)
+        self.TestHttpPersona = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/TestHttpPersona',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.TestHttpPersonaRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.TestHttpPersonaResponse.FromString,
+                _registered_method=True)
+        self.ExportHttpPersonas = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ExportHttpPersonas',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ExportHttpPersonasRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ExportHttpPersonasResponse.FromString,
+                _registered_method=True)
+        self.ImportHttpPersonas = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ImportHttpPersonas',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ImportHttpPersonasRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ImportHttpPersonasResponse.FromString,
+                _registered_method=True)
+        self.CreateKeywordSet = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/CreateKeywordSet',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.CreateKeywordSetRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.CreateKeywordSetResponse.FromString,
+                _registered_method=True)
+        self.GetKeywordSet = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/GetKeywordSet',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.GetKeywordSetRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.GetKeywordSetResponse.FromString,
+                _registered_method=True)
+        self.ListKeywordSets = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ListKeywordSets',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ListKeywordSetsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ListKeywordSetsResponse.FromString,
+                _registered_method=True)
+        self.UpdateKeywordSet = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/UpdateKeywordSet',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.UpdateKeywordSetRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.UpdateKeywordSetResponse.FromString,
+                _registered_method=True)
+        self.DeleteKeywordSet = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/DeleteKeywordSet',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.DeleteKeywordSetRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.DeleteKeywordSetResponse.FromString,
+                _registered_method=True)
+        self.SetKeywordRules = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/SetKeywordRules',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.SetKeywordRulesRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.SetKeywordRulesResponse.FromString,
+                _registered_method=True)
+        self.ExportKeywordSets = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ExportKeywordSets',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ExportKeywordSetsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ExportKeywordSetsResponse.FromString,
+                _registered_method=True)
+        self.ImportKeywordSets = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ImportKeywordSets',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ImportKeywordSetsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ImportKeywordSetsResponse.FromString,
+                _registered_method=True)
+        self.CreateScoringProfile = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/CreateScoringProfile',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.CreateScoringProfileRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.CreateScoringProfileResponse.FromString,
+                _registered_method=True)
+        self.GetScoringProfile = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/GetScoringProfile',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.GetScoringProfileRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.GetScoringProfileResponse.FromString,
+                _registered_method=True)
+        self.ListScoringProfiles = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ListScoringProfiles',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.ListScoringProfilesRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.ListScoringProfilesResponse.FromString,
+                _registered_method=True)
+        self.UpdateScoringProfile = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/UpdateScoringProfile',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.UpdateScoringProfileRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.UpdateScoringProfileResponse.FromString,
+                _registered_method=True)
+        self.DeleteScoringProfile = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/DeleteScoringProfile',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.DeleteScoringProfileRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.DeleteScoringProfileResponse.FromString,
+                _registered_method=True)
+        self.ExplainScore = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ExplainScore',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.ExplainScoreRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.ExplainScoreResponse.FromString,
+                _registered_method=True)
+        self.CreateProxy = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/CreateProxy',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.CreateProxyRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.CreateProxyResponse.FromString,
+                _registered_method=True)
+        self.GetProxy = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/GetProxy',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.GetProxyRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.GetProxyResponse.FromString,
+                _registered_method=True)
+        self.ListProxies = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ListProxies',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.ListProxiesRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.ListProxiesResponse.FromString,
+                _registered_method=True)
+        self.UpdateProxy = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/UpdateProxy',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.UpdateProxyRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.UpdateProxyResponse.FromString,
+                _registered_method=True)
+        self.DeleteProxy = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/DeleteProxy',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.DeleteProxyRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.DeleteProxyResponse.FromString,
+                _registered_method=True)
+        self.BulkCreateProxies = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/BulkCreateProxies',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkCreateProxiesRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkCreateProxiesResponse.FromString,
+                _registered_method=True)
+        self.BulkUpdateProxies = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/BulkUpdateProxies',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkUpdateProxiesRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkUpdateProxiesResponse.FromString,
+                _registered_method=True)
+        self.BulkDeleteProxies = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/BulkDeleteProxies',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkDeleteProxiesRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkDeleteProxiesResponse.FromString,
+                _registered_method=True)
+        self.ImportProxies = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ImportProxies',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.ImportProxiesRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.ImportProxiesResponse.FromString,
+                _registered_method=True)
+        self.TestProxies = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/TestProxies',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.TestProxiesRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.TestProxiesResponse.FromString,
+                _registered_method=True)
+        self.CreateProxyPool = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/CreateProxyPool',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.CreateProxyPoolRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.CreateProxyPoolResponse.FromString,
+                _registered_method=True)
+        self.GetProxyPool = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/GetProxyPool',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.GetProxyPoolRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.GetProxyPoolResponse.FromString,
+                _registered_method=True)
+        self.ListProxyPools = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ListProxyPools',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.ListProxyPoolsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.ListProxyPoolsResponse.FromString,
+                _registered_method=True)
+        self.UpdateProxyPool = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/UpdateProxyPool',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.UpdateProxyPoolRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.UpdateProxyPoolResponse.FromString,
+                _registered_method=True)
+        self.DeleteProxyPool = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/DeleteProxyPool',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.DeleteProxyPoolRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.DeleteProxyPoolResponse.FromString,
+                _registered_method=True)
+        self.AddSuppressions = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/AddSuppressions',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.AddSuppressionsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.AddSuppressionsResponse.FromString,
+                _registered_method=True)
+        self.RemoveSuppressions = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/RemoveSuppressions',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.RemoveSuppressionsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.RemoveSuppressionsResponse.FromString,
+                _registered_method=True)
+        self.ListSuppressions = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ListSuppressions',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.ListSuppressionsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.ListSuppressionsResponse.FromString,
+                _registered_method=True)
+        self.CheckSuppressions = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/CheckSuppressions',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.CheckSuppressionsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.CheckSuppressionsResponse.FromString,
+                _registered_method=True)
+        self.ExtractKeywords = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ExtractKeywords',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ExtractKeywordsRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ExtractKeywordsResponse.FromString,
+                _registered_method=True)
+        self.ScanText = channel.unary_unary(
+                '/domainflow.validation.v1.ValidationService/ScanText',
+                request_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ScanTextRequest.SerializeToString,
+                response_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ScanTextResponse.FromString,
                 _registered_method=True)
 
 
@@ -203,6 +423,307 @@ class ValidationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateHttpPersona(self, request, context):
+        """Creates a persona for HTTP. Idempotent by request_id. ALREADY_EXISTS when the name is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHttpPersona(self, request, context):
+        """Returns a persona for HTTP.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListHttpPersonas(self, request, context):
+        """Lists personas for HTTP by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateHttpPersona(self, request, context):
+        """Replaces name, description and settings of a persona for HTTP. Campaigns that are configured keep the settings they were given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteHttpPersona(self, request, context):
+        """Deletes a persona for HTTP. Campaigns keep the settings they were given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestHttpPersona(self, request, context):
+        """Asks for the pages of a few names as a persona does, now, within 25 s. Stores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportHttpPersonas(self, request, context):
+        """Returns personas for HTTP as one JSON document that ImportHttpPersonas takes: at most 1,000, and 1 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportHttpPersonas(self, request, context):
+        """Creates what a document holds, all or nothing. Every fault of the document is named at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateKeywordSet(self, request, context):
+        """Creates a keyword set, and compiles it. Idempotent by request_id. ALREADY_EXISTS when the name is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKeywordSet(self, request, context):
+        """Returns a keyword set, and compiles it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKeywordSets(self, request, context):
+        """Lists keyword sets by name, without their rules.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateKeywordSet(self, request, context):
+        """Replaces name, description, rules and expression of a keyword set. Campaigns that are configured keep the version they were given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteKeywordSet(self, request, context):
+        """Deletes a keyword set. Campaigns keep the version they were given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetKeywordRules(self, request, context):
+        """Adds, replaces and removes single rules of a keyword set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportKeywordSets(self, request, context):
+        """Returns keyword sets as one JSON document that ImportKeywordSets takes: at most 1,000, and 3 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportKeywordSets(self, request, context):
+        """Creates what a document holds, all or nothing. Every fault of the document is named at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateScoringProfile(self, request, context):
+        """Creates a scoring profile. Idempotent by request_id. ALREADY_EXISTS when the name is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetScoringProfile(self, request, context):
+        """Returns a scoring profile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListScoringProfiles(self, request, context):
+        """Lists scoring profiles by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateScoringProfile(self, request, context):
+        """Replaces name, description and settings of a scoring profile. Campaigns that are configured keep the version they were given; to score with the new one, configure and rerun their CONTENT_ANALYSIS, which fetches nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteScoringProfile(self, request, context):
+        """Deletes a scoring profile. Campaigns keep the version they were given.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainScore(self, request, context):
+        """Explains the score of a page from what is stored of it, or says what another profile would make of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateProxy(self, request, context):
+        """Creates a proxy. Idempotent by request_id. ALREADY_EXISTS when url and user are taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProxy(self, request, context):
+        """Returns a proxy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProxies(self, request, context):
+        """Lists proxies by url and user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateProxy(self, request, context):
+        """Replaces url, user, weight, disabled and description of a proxy, and its password where one is given. Requests under way are carried to their end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteProxy(self, request, context):
+        """Deletes a proxy, and takes it out of its pools.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BulkCreateProxies(self, request, context):
+        """Creates proxies, all or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BulkUpdateProxies(self, request, context):
+        """Changes weight of proxies, or whether they are used; all or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BulkDeleteProxies(self, request, context):
+        """Deletes proxies, and takes them out of their pools.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportProxies(self, request, context):
+        """Takes over a list of proxies as people have them. A bad line is reported and keeps nothing else from being taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TestProxies(self, request, context):
+        """Asks for a URL through each proxy, now, within 25 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateProxyPool(self, request, context):
+        """Creates a proxy pool. Idempotent by request_id. ALREADY_EXISTS when the name is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProxyPool(self, request, context):
+        """Returns a proxy pool.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProxyPools(self, request, context):
+        """Lists proxy pools by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateProxyPool(self, request, context):
+        """Replaces name, description, proxies, strategy and rules of a proxy pool. Workers follow within seconds, also in the middle of a campaign.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteProxyPool(self, request, context):
+        """Deletes a proxy pool. Campaigns that go through it get PROXY_ERROR from then on: never round it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddSuppressions(self, request, context):
+        """Adds entries to the suppression list, all or none. Workers follow within seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveSuppressions(self, request, context):
+        """Removes entries from the suppression list.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSuppressions(self, request, context):
+        """Lists the suppression list by entry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckSuppressions(self, request, context):
+        """Says which names and addresses are suppressed, and by which entry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtractKeywords(self, request, context):
+        """Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScanText(self, request, context):
+        """Looks for keywords in texts, now. Stores nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ValidationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -270,6 +791,221 @@ def add_ValidationServiceServicer_to_server(servicer, server):
                     servicer.ImportDnsPersonas,
                     request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ImportDnsPersonasRequest.FromString,
                     response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ImportDnsPersonasResponse.SerializeToString,
+            ),
+            'CreateHttpPersona': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateHttpPersona,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.CreateHttpPersonaRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.CreateHttpPersonaResponse.SerializeToString,
+            ),
+            'GetHttpPersona': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHttpPersona,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.GetHttpPersonaRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.GetHttpPersonaResponse.SerializeToString,
+            ),
+            'ListHttpPersonas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHttpPersonas,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ListHttpPersonasRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ListHttpPersonasResponse.SerializeToString,
+            ),
+            'UpdateHttpPersona': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateHttpPersona,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.UpdateHttpPersonaRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.UpdateHttpPersonaResponse.SerializeToString,
+            ),
+            'DeleteHttpPersona': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteHttpPersona,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.DeleteHttpPersonaRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.DeleteHttpPersonaResponse.SerializeToString,
+            ),
+            'TestHttpPersona': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestHttpPersona,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.TestHttpPersonaRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.TestHttpPersonaResponse.SerializeToString,
+            ),
+            'ExportHttpPersonas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportHttpPersonas,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ExportHttpPersonasRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ExportHttpPersonasResponse.SerializeToString,
+            ),
+            'ImportHttpPersonas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportHttpPersonas,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ImportHttpPersonasRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ImportHttpPersonasResponse.SerializeToString,
+            ),
+            'CreateKeywordSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateKeywordSet,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.CreateKeywordSetRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.CreateKeywordSetResponse.SerializeToString,
+            ),
+            'GetKeywordSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeywordSet,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.GetKeywordSetRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.GetKeywordSetResponse.SerializeToString,
+            ),
+            'ListKeywordSets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeywordSets,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ListKeywordSetsRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ListKeywordSetsResponse.SerializeToString,
+            ),
+            'UpdateKeywordSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateKeywordSet,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.UpdateKeywordSetRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.UpdateKeywordSetResponse.SerializeToString,
+            ),
+            'DeleteKeywordSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteKeywordSet,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.DeleteKeywordSetRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.DeleteKeywordSetResponse.SerializeToString,
+            ),
+            'SetKeywordRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetKeywordRules,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.SetKeywordRulesRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.SetKeywordRulesResponse.SerializeToString,
+            ),
+            'ExportKeywordSets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportKeywordSets,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ExportKeywordSetsRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ExportKeywordSetsResponse.SerializeToString,
+            ),
+            'ImportKeywordSets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportKeywordSets,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ImportKeywordSetsRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ImportKeywordSetsResponse.SerializeToString,
+            ),
+            'CreateScoringProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateScoringProfile,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.CreateScoringProfileRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.CreateScoringProfileResponse.SerializeToString,
+            ),
+            'GetScoringProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetScoringProfile,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.GetScoringProfileRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.GetScoringProfileResponse.SerializeToString,
+            ),
+            'ListScoringProfiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScoringProfiles,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.ListScoringProfilesRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.ListScoringProfilesResponse.SerializeToString,
+            ),
+            'UpdateScoringProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateScoringProfile,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.UpdateScoringProfileRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.UpdateScoringProfileResponse.SerializeToString,
+            ),
+            'DeleteScoringProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteScoringProfile,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.DeleteScoringProfileRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.DeleteScoringProfileResponse.SerializeToString,
+            ),
+            'ExplainScore': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainScore,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.ExplainScoreRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_scoring__pb2.ExplainScoreResponse.SerializeToString,
+            ),
+            'CreateProxy': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateProxy,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.CreateProxyRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.CreateProxyResponse.SerializeToString,
+            ),
+            'GetProxy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProxy,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.GetProxyRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.GetProxyResponse.SerializeToString,
+            ),
+            'ListProxies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProxies,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.ListProxiesRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.ListProxiesResponse.SerializeToString,
+            ),
+            'UpdateProxy': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProxy,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.UpdateProxyRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.UpdateProxyResponse.SerializeToString,
+            ),
+            'DeleteProxy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteProxy,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.DeleteProxyRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.DeleteProxyResponse.SerializeToString,
+            ),
+            'BulkCreateProxies': grpc.unary_unary_rpc_method_handler(
+                    servicer.BulkCreateProxies,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkCreateProxiesRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkCreateProxiesResponse.SerializeToString,
+            ),
+            'BulkUpdateProxies': grpc.unary_unary_rpc_method_handler(
+                    servicer.BulkUpdateProxies,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkUpdateProxiesRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkUpdateProxiesResponse.SerializeToString,
+            ),
+            'BulkDeleteProxies': grpc.unary_unary_rpc_method_handler(
+                    servicer.BulkDeleteProxies,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkDeleteProxiesRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkDeleteProxiesResponse.SerializeToString,
+            ),
+            'ImportProxies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportProxies,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.ImportProxiesRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.ImportProxiesResponse.SerializeToString,
+            ),
+            'TestProxies': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestProxies,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.TestProxiesRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.TestProxiesResponse.SerializeToString,
+            ),
+            'CreateProxyPool': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateProxyPool,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.CreateProxyPoolRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.CreateProxyPoolResponse.SerializeToString,
+            ),
+            'GetProxyPool': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProxyPool,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.GetProxyPoolRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.GetProxyPoolResponse.SerializeToString,
+            ),
+            'ListProxyPools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProxyPools,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.ListProxyPoolsRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.ListProxyPoolsResponse.SerializeToString,
+            ),
+            'UpdateProxyPool': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProxyPool,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.UpdateProxyPoolRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.UpdateProxyPoolResponse.SerializeToString,
+            ),
+            'DeleteProxyPool': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteProxyPool,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.DeleteProxyPoolRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_proxy__pb2.DeleteProxyPoolResponse.SerializeToString,
+            ),
+            'AddSuppressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddSuppressions,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.AddSuppressionsRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.AddSuppressionsResponse.SerializeToString,
+            ),
+            'RemoveSuppressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveSuppressions,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.RemoveSuppressionsRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.RemoveSuppressionsResponse.SerializeToString,
+            ),
+            'ListSuppressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSuppressions,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.ListSuppressionsRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.ListSuppressionsResponse.SerializeToString,
+            ),
+            'CheckSuppressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckSuppressions,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.CheckSuppressionsRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_suppression__pb2.CheckSuppressionsResponse.SerializeToString,
+            ),
+            'ExtractKeywords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtractKeywords,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ExtractKeywordsRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ExtractKeywordsResponse.SerializeToString,
+            ),
+            'ScanText': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScanText,
+                    request_deserializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ScanTextRequest.FromString,
+                    response_serializer=domainflow_dot_validation_dot_v1_dot_keyword__pb2.ScanTextResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -624,6 +1360,1167 @@ class ValidationService:
             '/domainflow.validation.v1.ValidationService/ImportDnsPersonas',
             domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ImportDnsPersonasRequest.SerializeToString,
             domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ImportDnsPersonasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateHttpPersona(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/CreateHttpPersona',
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.CreateHttpPersonaRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.CreateHttpPersonaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHttpPersona(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/GetHttpPersona',
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.GetHttpPersonaRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.GetHttpPersonaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHttpPersonas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ListHttpPersonas',
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ListHttpPersonasRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ListHttpPersonasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateHttpPersona(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/UpdateHttpPersona',
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.UpdateHttpPersonaRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.UpdateHttpPersonaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteHttpPersona(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/DeleteHttpPersona',
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.DeleteHttpPersonaRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.DeleteHttpPersonaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestHttpPersona(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/TestHttpPersona',
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.TestHttpPersonaRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.TestHttpPersonaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportHttpPersonas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ExportHttpPersonas',
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ExportHttpPersonasRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ExportHttpPersonasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportHttpPersonas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ImportHttpPersonas',
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ImportHttpPersonasRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_http__persona__pb2.ImportHttpPersonasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateKeywordSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/CreateKeywordSet',
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.CreateKeywordSetRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.CreateKeywordSetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeywordSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/GetKeywordSet',
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.GetKeywordSetRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.GetKeywordSetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeywordSets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ListKeywordSets',
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.ListKeywordSetsRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.ListKeywordSetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateKeywordSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/UpdateKeywordSet',
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.UpdateKeywordSetRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.UpdateKeywordSetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteKeywordSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/DeleteKeywordSet',
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.DeleteKeywordSetRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.DeleteKeywordSetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetKeywordRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/SetKeywordRules',
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.SetKeywordRulesRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.SetKeywordRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportKeywordSets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ExportKeywordSets',
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.ExportKeywordSetsRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.ExportKeywordSetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportKeywordSets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ImportKeywordSets',
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.ImportKeywordSetsRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.ImportKeywordSetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateScoringProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/CreateScoringProfile',
+            domainflow_dot_validation_dot_v1_dot_scoring__pb2.CreateScoringProfileRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_scoring__pb2.CreateScoringProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetScoringProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/GetScoringProfile',
+            domainflow_dot_validation_dot_v1_dot_scoring__pb2.GetScoringProfileRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_scoring__pb2.GetScoringProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScoringProfiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ListScoringProfiles',
+            domainflow_dot_validation_dot_v1_dot_scoring__pb2.ListScoringProfilesRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_scoring__pb2.ListScoringProfilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateScoringProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/UpdateScoringProfile',
+            domainflow_dot_validation_dot_v1_dot_scoring__pb2.UpdateScoringProfileRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_scoring__pb2.UpdateScoringProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteScoringProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/DeleteScoringProfile',
+            domainflow_dot_validation_dot_v1_dot_scoring__pb2.DeleteScoringProfileRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_scoring__pb2.DeleteScoringProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainScore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ExplainScore',
+            domainflow_dot_validation_dot_v1_dot_scoring__pb2.ExplainScoreRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_scoring__pb2.ExplainScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateProxy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/CreateProxy',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.CreateProxyRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.CreateProxyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProxy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/GetProxy',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.GetProxyRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.GetProxyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProxies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ListProxies',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.ListProxiesRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.ListProxiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProxy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/UpdateProxy',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.UpdateProxyRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.UpdateProxyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteProxy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/DeleteProxy',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.DeleteProxyRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.DeleteProxyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BulkCreateProxies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/BulkCreateProxies',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkCreateProxiesRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkCreateProxiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BulkUpdateProxies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/BulkUpdateProxies',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkUpdateProxiesRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkUpdateProxiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BulkDeleteProxies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/BulkDeleteProxies',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkDeleteProxiesRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.BulkDeleteProxiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportProxies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ImportProxies',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.ImportProxiesRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.ImportProxiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestProxies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/TestProxies',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.TestProxiesRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.TestProxiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateProxyPool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/CreateProxyPool',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.CreateProxyPoolRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.CreateProxyPoolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProxyPool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/GetProxyPool',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.GetProxyPoolRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.GetProxyPoolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProxyPools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ListProxyPools',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.ListProxyPoolsRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.ListProxyPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProxyPool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/UpdateProxyPool',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.UpdateProxyPoolRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.UpdateProxyPoolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteProxyPool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/DeleteProxyPool',
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.DeleteProxyPoolRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_proxy__pb2.DeleteProxyPoolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddSuppressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/AddSuppressions',
+            domainflow_dot_validation_dot_v1_dot_suppression__pb2.AddSuppressionsRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_suppression__pb2.AddSuppressionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveSuppressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/RemoveSuppressions',
+            domainflow_dot_validation_dot_v1_dot_suppression__pb2.RemoveSuppressionsRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_suppression__pb2.RemoveSuppressionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSuppressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ListSuppressions',
+            domainflow_dot_validation_dot_v1_dot_suppression__pb2.ListSuppressionsRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_suppression__pb2.ListSuppressionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckSuppressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/CheckSuppressions',
+            domainflow_dot_validation_dot_v1_dot_suppression__pb2.CheckSuppressionsRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_suppression__pb2.CheckSuppressionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtractKeywords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ExtractKeywords',
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ExtractKeywordsRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_validation__service__pb2.ExtractKeywordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScanText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/domainflow.validation.v1.ValidationService/ScanText',
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.ScanTextRequest.SerializeToString,
+            domainflow_dot_validation_dot_v1_dot_keyword__pb2.ScanTextResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,11 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from domainflow.validation.v1 import http_persona_pb2 as _http_persona_pb2
+from domainflow.validation.v1 import keyword_pb2 as _keyword_pb2
+from domainflow.validation.v1 import proxy_pb2 as _proxy_pb2
+from domainflow.validation.v1 import scoring_pb2 as _scoring_pb2
+from domainflow.validation.v1 import suppression_pb2 as _suppression_pb2
 from domainflow.validation.v1 import validation_service_pb2 as _validation_service_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -68,6 +73,92 @@ class ValidationServiceStub:
     """Returns personas as one JSON document that ImportDnsPersonas takes: at most 1,000, and 1 MiB."""
     ImportDnsPersonas: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ImportDnsPersonasRequest, _validation_service_pb2.ImportDnsPersonasResponse]
     """Creates the personas of a document, all or none. Every fault of the document is named at once."""
+    CreateHttpPersona: _grpc.UnaryUnaryMultiCallable[_http_persona_pb2.CreateHttpPersonaRequest, _http_persona_pb2.CreateHttpPersonaResponse]
+    """Creates a persona for HTTP. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+    GetHttpPersona: _grpc.UnaryUnaryMultiCallable[_http_persona_pb2.GetHttpPersonaRequest, _http_persona_pb2.GetHttpPersonaResponse]
+    """Returns a persona for HTTP."""
+    ListHttpPersonas: _grpc.UnaryUnaryMultiCallable[_http_persona_pb2.ListHttpPersonasRequest, _http_persona_pb2.ListHttpPersonasResponse]
+    """Lists personas for HTTP by name."""
+    UpdateHttpPersona: _grpc.UnaryUnaryMultiCallable[_http_persona_pb2.UpdateHttpPersonaRequest, _http_persona_pb2.UpdateHttpPersonaResponse]
+    """Replaces name, description and settings of a persona for HTTP. Campaigns that are configured keep the settings they were given."""
+    DeleteHttpPersona: _grpc.UnaryUnaryMultiCallable[_http_persona_pb2.DeleteHttpPersonaRequest, _http_persona_pb2.DeleteHttpPersonaResponse]
+    """Deletes a persona for HTTP. Campaigns keep the settings they were given."""
+    TestHttpPersona: _grpc.UnaryUnaryMultiCallable[_http_persona_pb2.TestHttpPersonaRequest, _http_persona_pb2.TestHttpPersonaResponse]
+    """Asks for the pages of a few names as a persona does, now, within 25 s. Stores nothing."""
+    ExportHttpPersonas: _grpc.UnaryUnaryMultiCallable[_http_persona_pb2.ExportHttpPersonasRequest, _http_persona_pb2.ExportHttpPersonasResponse]
+    """Returns personas for HTTP as one JSON document that ImportHttpPersonas takes: at most 1,000, and 1 MiB."""
+    ImportHttpPersonas: _grpc.UnaryUnaryMultiCallable[_http_persona_pb2.ImportHttpPersonasRequest, _http_persona_pb2.ImportHttpPersonasResponse]
+    """Creates what a document holds, all or nothing. Every fault of the document is named at once."""
+    CreateKeywordSet: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.CreateKeywordSetRequest, _keyword_pb2.CreateKeywordSetResponse]
+    """Creates a keyword set, and compiles it. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+    GetKeywordSet: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.GetKeywordSetRequest, _keyword_pb2.GetKeywordSetResponse]
+    """Returns a keyword set, and compiles it."""
+    ListKeywordSets: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.ListKeywordSetsRequest, _keyword_pb2.ListKeywordSetsResponse]
+    """Lists keyword sets by name, without their rules."""
+    UpdateKeywordSet: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.UpdateKeywordSetRequest, _keyword_pb2.UpdateKeywordSetResponse]
+    """Replaces name, description, rules and expression of a keyword set. Campaigns that are configured keep the version they were given."""
+    DeleteKeywordSet: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.DeleteKeywordSetRequest, _keyword_pb2.DeleteKeywordSetResponse]
+    """Deletes a keyword set. Campaigns keep the version they were given."""
+    SetKeywordRules: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.SetKeywordRulesRequest, _keyword_pb2.SetKeywordRulesResponse]
+    """Adds, replaces and removes single rules of a keyword set."""
+    ExportKeywordSets: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.ExportKeywordSetsRequest, _keyword_pb2.ExportKeywordSetsResponse]
+    """Returns keyword sets as one JSON document that ImportKeywordSets takes: at most 1,000, and 3 MiB."""
+    ImportKeywordSets: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.ImportKeywordSetsRequest, _keyword_pb2.ImportKeywordSetsResponse]
+    """Creates what a document holds, all or nothing. Every fault of the document is named at once."""
+    CreateScoringProfile: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.CreateScoringProfileRequest, _scoring_pb2.CreateScoringProfileResponse]
+    """Creates a scoring profile. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+    GetScoringProfile: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.GetScoringProfileRequest, _scoring_pb2.GetScoringProfileResponse]
+    """Returns a scoring profile."""
+    ListScoringProfiles: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.ListScoringProfilesRequest, _scoring_pb2.ListScoringProfilesResponse]
+    """Lists scoring profiles by name."""
+    UpdateScoringProfile: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.UpdateScoringProfileRequest, _scoring_pb2.UpdateScoringProfileResponse]
+    """Replaces name, description and settings of a scoring profile. Campaigns that are configured keep the version they were given; to score with the new one, configure and rerun their CONTENT_ANALYSIS, which fetches nothing."""
+    DeleteScoringProfile: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.DeleteScoringProfileRequest, _scoring_pb2.DeleteScoringProfileResponse]
+    """Deletes a scoring profile. Campaigns keep the version they were given."""
+    ExplainScore: _grpc.UnaryUnaryMultiCallable[_scoring_pb2.ExplainScoreRequest, _scoring_pb2.ExplainScoreResponse]
+    """Explains the score of a page from what is stored of it, or says what another profile would make of it."""
+    CreateProxy: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.CreateProxyRequest, _proxy_pb2.CreateProxyResponse]
+    """Creates a proxy. Idempotent by request_id. ALREADY_EXISTS when url and user are taken."""
+    GetProxy: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.GetProxyRequest, _proxy_pb2.GetProxyResponse]
+    """Returns a proxy."""
+    ListProxies: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.ListProxiesRequest, _proxy_pb2.ListProxiesResponse]
+    """Lists proxies by url and user."""
+    UpdateProxy: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.UpdateProxyRequest, _proxy_pb2.UpdateProxyResponse]
+    """Replaces url, user, weight, disabled and description of a proxy, and its password where one is given. Requests under way are carried to their end."""
+    DeleteProxy: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.DeleteProxyRequest, _proxy_pb2.DeleteProxyResponse]
+    """Deletes a proxy, and takes it out of its pools."""
+    BulkCreateProxies: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.BulkCreateProxiesRequest, _proxy_pb2.BulkCreateProxiesResponse]
+    """Creates proxies, all or none."""
+    BulkUpdateProxies: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.BulkUpdateProxiesRequest, _proxy_pb2.BulkUpdateProxiesResponse]
+    """Changes weight of proxies, or whether they are used; all or none."""
+    BulkDeleteProxies: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.BulkDeleteProxiesRequest, _proxy_pb2.BulkDeleteProxiesResponse]
+    """Deletes proxies, and takes them out of their pools."""
+    ImportProxies: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.ImportProxiesRequest, _proxy_pb2.ImportProxiesResponse]
+    """Takes over a list of proxies as people have them. A bad line is reported and keeps nothing else from being taken."""
+    TestProxies: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.TestProxiesRequest, _proxy_pb2.TestProxiesResponse]
+    """Asks for a URL through each proxy, now, within 25 s."""
+    CreateProxyPool: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.CreateProxyPoolRequest, _proxy_pb2.CreateProxyPoolResponse]
+    """Creates a proxy pool. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+    GetProxyPool: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.GetProxyPoolRequest, _proxy_pb2.GetProxyPoolResponse]
+    """Returns a proxy pool."""
+    ListProxyPools: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.ListProxyPoolsRequest, _proxy_pb2.ListProxyPoolsResponse]
+    """Lists proxy pools by name."""
+    UpdateProxyPool: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.UpdateProxyPoolRequest, _proxy_pb2.UpdateProxyPoolResponse]
+    """Replaces name, description, proxies, strategy and rules of a proxy pool. Workers follow within seconds, also in the middle of a campaign."""
+    DeleteProxyPool: _grpc.UnaryUnaryMultiCallable[_proxy_pb2.DeleteProxyPoolRequest, _proxy_pb2.DeleteProxyPoolResponse]
+    """Deletes a proxy pool. Campaigns that go through it get PROXY_ERROR from then on: never round it."""
+    AddSuppressions: _grpc.UnaryUnaryMultiCallable[_suppression_pb2.AddSuppressionsRequest, _suppression_pb2.AddSuppressionsResponse]
+    """Adds entries to the suppression list, all or none. Workers follow within seconds."""
+    RemoveSuppressions: _grpc.UnaryUnaryMultiCallable[_suppression_pb2.RemoveSuppressionsRequest, _suppression_pb2.RemoveSuppressionsResponse]
+    """Removes entries from the suppression list."""
+    ListSuppressions: _grpc.UnaryUnaryMultiCallable[_suppression_pb2.ListSuppressionsRequest, _suppression_pb2.ListSuppressionsResponse]
+    """Lists the suppression list by entry."""
+    CheckSuppressions: _grpc.UnaryUnaryMultiCallable[_suppression_pb2.CheckSuppressionsRequest, _suppression_pb2.CheckSuppressionsResponse]
+    """Says which names and addresses are suppressed, and by which entry."""
+    ExtractKeywords: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ExtractKeywordsRequest, _validation_service_pb2.ExtractKeywordsResponse]
+    """Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing."""
+    ScanText: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.ScanTextRequest, _keyword_pb2.ScanTextResponse]
+    """Looks for keywords in texts, now. Stores nothing."""
 
 @_typing.type_check_only
 class ValidationServiceAsyncStub(ValidationServiceStub):
@@ -109,6 +200,92 @@ class ValidationServiceAsyncStub(ValidationServiceStub):
     """Returns personas as one JSON document that ImportDnsPersonas takes: at most 1,000, and 1 MiB."""
     ImportDnsPersonas: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ImportDnsPersonasRequest, _validation_service_pb2.ImportDnsPersonasResponse]  # type: ignore[assignment]
     """Creates the personas of a document, all or none. Every fault of the document is named at once."""
+    CreateHttpPersona: _aio.UnaryUnaryMultiCallable[_http_persona_pb2.CreateHttpPersonaRequest, _http_persona_pb2.CreateHttpPersonaResponse]  # type: ignore[assignment]
+    """Creates a persona for HTTP. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+    GetHttpPersona: _aio.UnaryUnaryMultiCallable[_http_persona_pb2.GetHttpPersonaRequest, _http_persona_pb2.GetHttpPersonaResponse]  # type: ignore[assignment]
+    """Returns a persona for HTTP."""
+    ListHttpPersonas: _aio.UnaryUnaryMultiCallable[_http_persona_pb2.ListHttpPersonasRequest, _http_persona_pb2.ListHttpPersonasResponse]  # type: ignore[assignment]
+    """Lists personas for HTTP by name."""
+    UpdateHttpPersona: _aio.UnaryUnaryMultiCallable[_http_persona_pb2.UpdateHttpPersonaRequest, _http_persona_pb2.UpdateHttpPersonaResponse]  # type: ignore[assignment]
+    """Replaces name, description and settings of a persona for HTTP. Campaigns that are configured keep the settings they were given."""
+    DeleteHttpPersona: _aio.UnaryUnaryMultiCallable[_http_persona_pb2.DeleteHttpPersonaRequest, _http_persona_pb2.DeleteHttpPersonaResponse]  # type: ignore[assignment]
+    """Deletes a persona for HTTP. Campaigns keep the settings they were given."""
+    TestHttpPersona: _aio.UnaryUnaryMultiCallable[_http_persona_pb2.TestHttpPersonaRequest, _http_persona_pb2.TestHttpPersonaResponse]  # type: ignore[assignment]
+    """Asks for the pages of a few names as a persona does, now, within 25 s. Stores nothing."""
+    ExportHttpPersonas: _aio.UnaryUnaryMultiCallable[_http_persona_pb2.ExportHttpPersonasRequest, _http_persona_pb2.ExportHttpPersonasResponse]  # type: ignore[assignment]
+    """Returns personas for HTTP as one JSON document that ImportHttpPersonas takes: at most 1,000, and 1 MiB."""
+    ImportHttpPersonas: _aio.UnaryUnaryMultiCallable[_http_persona_pb2.ImportHttpPersonasRequest, _http_persona_pb2.ImportHttpPersonasResponse]  # type: ignore[assignment]
+    """Creates what a document holds, all or nothing. Every fault of the document is named at once."""
+    CreateKeywordSet: _aio.UnaryUnaryMultiCallable[_keyword_pb2.CreateKeywordSetRequest, _keyword_pb2.CreateKeywordSetResponse]  # type: ignore[assignment]
+    """Creates a keyword set, and compiles it. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+    GetKeywordSet: _aio.UnaryUnaryMultiCallable[_keyword_pb2.GetKeywordSetRequest, _keyword_pb2.GetKeywordSetResponse]  # type: ignore[assignment]
+    """Returns a keyword set, and compiles it."""
+    ListKeywordSets: _aio.UnaryUnaryMultiCallable[_keyword_pb2.ListKeywordSetsRequest, _keyword_pb2.ListKeywordSetsResponse]  # type: ignore[assignment]
+    """Lists keyword sets by name, without their rules."""
+    UpdateKeywordSet: _aio.UnaryUnaryMultiCallable[_keyword_pb2.UpdateKeywordSetRequest, _keyword_pb2.UpdateKeywordSetResponse]  # type: ignore[assignment]
+    """Replaces name, description, rules and expression of a keyword set. Campaigns that are configured keep the version they were given."""
+    DeleteKeywordSet: _aio.UnaryUnaryMultiCallable[_keyword_pb2.DeleteKeywordSetRequest, _keyword_pb2.DeleteKeywordSetResponse]  # type: ignore[assignment]
+    """Deletes a keyword set. Campaigns keep the version they were given."""
+    SetKeywordRules: _aio.UnaryUnaryMultiCallable[_keyword_pb2.SetKeywordRulesRequest, _keyword_pb2.SetKeywordRulesResponse]  # type: ignore[assignment]
+    """Adds, replaces and removes single rules of a keyword set."""
+    ExportKeywordSets: _aio.UnaryUnaryMultiCallable[_keyword_pb2.ExportKeywordSetsRequest, _keyword_pb2.ExportKeywordSetsResponse]  # type: ignore[assignment]
+    """Returns keyword sets as one JSON document that ImportKeywordSets takes: at most 1,000, and 3 MiB."""
+    ImportKeywordSets: _aio.UnaryUnaryMultiCallable[_keyword_pb2.ImportKeywordSetsRequest, _keyword_pb2.ImportKeywordSetsResponse]  # type: ignore[assignment]
+    """Creates what a document holds, all or nothing. Every fault of the document is named at once."""
+    CreateScoringProfile: _aio.UnaryUnaryMultiCallable[_scoring_pb2.CreateScoringProfileRequest, _scoring_pb2.CreateScoringProfileResponse]  # type: ignore[assignment]
+    """Creates a scoring profile. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+    GetScoringProfile: _aio.UnaryUnaryMultiCallable[_scoring_pb2.GetScoringProfileRequest, _scoring_pb2.GetScoringProfileResponse]  # type: ignore[assignment]
+    """Returns a scoring profile."""
+    ListScoringProfiles: _aio.UnaryUnaryMultiCallable[_scoring_pb2.ListScoringProfilesRequest, _scoring_pb2.ListScoringProfilesResponse]  # type: ignore[assignment]
+    """Lists scoring profiles by name."""
+    UpdateScoringProfile: _aio.UnaryUnaryMultiCallable[_scoring_pb2.UpdateScoringProfileRequest, _scoring_pb2.UpdateScoringProfileResponse]  # type: ignore[assignment]
+    """Replaces name, description and settings of a scoring profile. Campaigns that are configured keep the version they were given; to score with the new one, configure and rerun their CONTENT_ANALYSIS, which fetches nothing."""
+    DeleteScoringProfile: _aio.UnaryUnaryMultiCallable[_scoring_pb2.DeleteScoringProfileRequest, _scoring_pb2.DeleteScoringProfileResponse]  # type: ignore[assignment]
+    """Deletes a scoring profile. Campaigns keep the version they were given."""
+    ExplainScore: _aio.UnaryUnaryMultiCallable[_scoring_pb2.ExplainScoreRequest, _scoring_pb2.ExplainScoreResponse]  # type: ignore[assignment]
+    """Explains the score of a page from what is stored of it, or says what another profile would make of it."""
+    CreateProxy: _aio.UnaryUnaryMultiCallable[_proxy_pb2.CreateProxyRequest, _proxy_pb2.CreateProxyResponse]  # type: ignore[assignment]
+    """Creates a proxy. Idempotent by request_id. ALREADY_EXISTS when url and user are taken."""
+    GetProxy: _aio.UnaryUnaryMultiCallable[_proxy_pb2.GetProxyRequest, _proxy_pb2.GetProxyResponse]  # type: ignore[assignment]
+    """Returns a proxy."""
+    ListProxies: _aio.UnaryUnaryMultiCallable[_proxy_pb2.ListProxiesRequest, _proxy_pb2.ListProxiesResponse]  # type: ignore[assignment]
+    """Lists proxies by url and user."""
+    UpdateProxy: _aio.UnaryUnaryMultiCallable[_proxy_pb2.UpdateProxyRequest, _proxy_pb2.UpdateProxyResponse]  # type: ignore[assignment]
+    """Replaces url, user, weight, disabled and description of a proxy, and its password where one is given. Requests under way are carried to their end."""
+    DeleteProxy: _aio.UnaryUnaryMultiCallable[_proxy_pb2.DeleteProxyRequest, _proxy_pb2.DeleteProxyResponse]  # type: ignore[assignment]
+    """Deletes a proxy, and takes it out of its pools."""
+    BulkCreateProxies: _aio.UnaryUnaryMultiCallable[_proxy_pb2.BulkCreateProxiesRequest, _proxy_pb2.BulkCreateProxiesResponse]  # type: ignore[assignment]
+    """Creates proxies, all or none."""
+    BulkUpdateProxies: _aio.UnaryUnaryMultiCallable[_proxy_pb2.BulkUpdateProxiesRequest, _proxy_pb2.BulkUpdateProxiesResponse]  # type: ignore[assignment]
+    """Changes weight of proxies, or whether they are used; all or none."""
+    BulkDeleteProxies: _aio.UnaryUnaryMultiCallable[_proxy_pb2.BulkDeleteProxiesRequest, _proxy_pb2.BulkDeleteProxiesResponse]  # type: ignore[assignment]
+    """Deletes proxies, and takes them out of their pools."""
+    ImportProxies: _aio.UnaryUnaryMultiCallable[_proxy_pb2.ImportProxiesRequest, _proxy_pb2.ImportProxiesResponse]  # type: ignore[assignment]
+    """Takes over a list of proxies as people have them. A bad line is reported and keeps nothing else from being taken."""
+    TestProxies: _aio.UnaryUnaryMultiCallable[_proxy_pb2.TestProxiesRequest, _proxy_pb2.TestProxiesResponse]  # type: ignore[assignment]
+    """Asks for a URL through each proxy, now, within 25 s."""
+    CreateProxyPool: _aio.UnaryUnaryMultiCallable[_proxy_pb2.CreateProxyPoolRequest, _proxy_pb2.CreateProxyPoolResponse]  # type: ignore[assignment]
+    """Creates a proxy pool. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+    GetProxyPool: _aio.UnaryUnaryMultiCallable[_proxy_pb2.GetProxyPoolRequest, _proxy_pb2.GetProxyPoolResponse]  # type: ignore[assignment]
+    """Returns a proxy pool."""
+    ListProxyPools: _aio.UnaryUnaryMultiCallable[_proxy_pb2.ListProxyPoolsRequest, _proxy_pb2.ListProxyPoolsResponse]  # type: ignore[assignment]
+    """Lists proxy pools by name."""
+    UpdateProxyPool: _aio.UnaryUnaryMultiCallable[_proxy_pb2.UpdateProxyPoolRequest, _proxy_pb2.UpdateProxyPoolResponse]  # type: ignore[assignment]
+    """Replaces name, description, proxies, strategy and rules of a proxy pool. Workers follow within seconds, also in the middle of a campaign."""
+    DeleteProxyPool: _aio.UnaryUnaryMultiCallable[_proxy_pb2.DeleteProxyPoolRequest, _proxy_pb2.DeleteProxyPoolResponse]  # type: ignore[assignment]
+    """Deletes a proxy pool. Campaigns that go through it get PROXY_ERROR from then on: never round it."""
+    AddSuppressions: _aio.UnaryUnaryMultiCallable[_suppression_pb2.AddSuppressionsRequest, _suppression_pb2.AddSuppressionsResponse]  # type: ignore[assignment]
+    """Adds entries to the suppression list, all or none. Workers follow within seconds."""
+    RemoveSuppressions: _aio.UnaryUnaryMultiCallable[_suppression_pb2.RemoveSuppressionsRequest, _suppression_pb2.RemoveSuppressionsResponse]  # type: ignore[assignment]
+    """Removes entries from the suppression list."""
+    ListSuppressions: _aio.UnaryUnaryMultiCallable[_suppression_pb2.ListSuppressionsRequest, _suppression_pb2.ListSuppressionsResponse]  # type: ignore[assignment]
+    """Lists the suppression list by entry."""
+    CheckSuppressions: _aio.UnaryUnaryMultiCallable[_suppression_pb2.CheckSuppressionsRequest, _suppression_pb2.CheckSuppressionsResponse]  # type: ignore[assignment]
+    """Says which names and addresses are suppressed, and by which entry."""
+    ExtractKeywords: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ExtractKeywordsRequest, _validation_service_pb2.ExtractKeywordsResponse]  # type: ignore[assignment]
+    """Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing."""
+    ScanText: _aio.UnaryUnaryMultiCallable[_keyword_pb2.ScanTextRequest, _keyword_pb2.ScanTextResponse]  # type: ignore[assignment]
+    """Looks for keywords in texts, now. Stores nothing."""
 
 class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
     """How names are checked: a check for somebody who waits, and the workers that check campaigns."""
@@ -225,5 +402,349 @@ class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_validation_service_pb2.ImportDnsPersonasResponse, _abc.Awaitable[_validation_service_pb2.ImportDnsPersonasResponse]]:
         """Creates the personas of a document, all or none. Every fault of the document is named at once."""
+
+    @_abc_1.abstractmethod
+    def CreateHttpPersona(
+        self,
+        request: _http_persona_pb2.CreateHttpPersonaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_http_persona_pb2.CreateHttpPersonaResponse, _abc.Awaitable[_http_persona_pb2.CreateHttpPersonaResponse]]:
+        """Creates a persona for HTTP. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+
+    @_abc_1.abstractmethod
+    def GetHttpPersona(
+        self,
+        request: _http_persona_pb2.GetHttpPersonaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_http_persona_pb2.GetHttpPersonaResponse, _abc.Awaitable[_http_persona_pb2.GetHttpPersonaResponse]]:
+        """Returns a persona for HTTP."""
+
+    @_abc_1.abstractmethod
+    def ListHttpPersonas(
+        self,
+        request: _http_persona_pb2.ListHttpPersonasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_http_persona_pb2.ListHttpPersonasResponse, _abc.Awaitable[_http_persona_pb2.ListHttpPersonasResponse]]:
+        """Lists personas for HTTP by name."""
+
+    @_abc_1.abstractmethod
+    def UpdateHttpPersona(
+        self,
+        request: _http_persona_pb2.UpdateHttpPersonaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_http_persona_pb2.UpdateHttpPersonaResponse, _abc.Awaitable[_http_persona_pb2.UpdateHttpPersonaResponse]]:
+        """Replaces name, description and settings of a persona for HTTP. Campaigns that are configured keep the settings they were given."""
+
+    @_abc_1.abstractmethod
+    def DeleteHttpPersona(
+        self,
+        request: _http_persona_pb2.DeleteHttpPersonaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_http_persona_pb2.DeleteHttpPersonaResponse, _abc.Awaitable[_http_persona_pb2.DeleteHttpPersonaResponse]]:
+        """Deletes a persona for HTTP. Campaigns keep the settings they were given."""
+
+    @_abc_1.abstractmethod
+    def TestHttpPersona(
+        self,
+        request: _http_persona_pb2.TestHttpPersonaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_http_persona_pb2.TestHttpPersonaResponse, _abc.Awaitable[_http_persona_pb2.TestHttpPersonaResponse]]:
+        """Asks for the pages of a few names as a persona does, now, within 25 s. Stores nothing."""
+
+    @_abc_1.abstractmethod
+    def ExportHttpPersonas(
+        self,
+        request: _http_persona_pb2.ExportHttpPersonasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_http_persona_pb2.ExportHttpPersonasResponse, _abc.Awaitable[_http_persona_pb2.ExportHttpPersonasResponse]]:
+        """Returns personas for HTTP as one JSON document that ImportHttpPersonas takes: at most 1,000, and 1 MiB."""
+
+    @_abc_1.abstractmethod
+    def ImportHttpPersonas(
+        self,
+        request: _http_persona_pb2.ImportHttpPersonasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_http_persona_pb2.ImportHttpPersonasResponse, _abc.Awaitable[_http_persona_pb2.ImportHttpPersonasResponse]]:
+        """Creates what a document holds, all or nothing. Every fault of the document is named at once."""
+
+    @_abc_1.abstractmethod
+    def CreateKeywordSet(
+        self,
+        request: _keyword_pb2.CreateKeywordSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyword_pb2.CreateKeywordSetResponse, _abc.Awaitable[_keyword_pb2.CreateKeywordSetResponse]]:
+        """Creates a keyword set, and compiles it. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+
+    @_abc_1.abstractmethod
+    def GetKeywordSet(
+        self,
+        request: _keyword_pb2.GetKeywordSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyword_pb2.GetKeywordSetResponse, _abc.Awaitable[_keyword_pb2.GetKeywordSetResponse]]:
+        """Returns a keyword set, and compiles it."""
+
+    @_abc_1.abstractmethod
+    def ListKeywordSets(
+        self,
+        request: _keyword_pb2.ListKeywordSetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyword_pb2.ListKeywordSetsResponse, _abc.Awaitable[_keyword_pb2.ListKeywordSetsResponse]]:
+        """Lists keyword sets by name, without their rules."""
+
+    @_abc_1.abstractmethod
+    def UpdateKeywordSet(
+        self,
+        request: _keyword_pb2.UpdateKeywordSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyword_pb2.UpdateKeywordSetResponse, _abc.Awaitable[_keyword_pb2.UpdateKeywordSetResponse]]:
+        """Replaces name, description, rules and expression of a keyword set. Campaigns that are configured keep the version they were given."""
+
+    @_abc_1.abstractmethod
+    def DeleteKeywordSet(
+        self,
+        request: _keyword_pb2.DeleteKeywordSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyword_pb2.DeleteKeywordSetResponse, _abc.Awaitable[_keyword_pb2.DeleteKeywordSetResponse]]:
+        """Deletes a keyword set. Campaigns keep the version they were given."""
+
+    @_abc_1.abstractmethod
+    def SetKeywordRules(
+        self,
+        request: _keyword_pb2.SetKeywordRulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyword_pb2.SetKeywordRulesResponse, _abc.Awaitable[_keyword_pb2.SetKeywordRulesResponse]]:
+        """Adds, replaces and removes single rules of a keyword set."""
+
+    @_abc_1.abstractmethod
+    def ExportKeywordSets(
+        self,
+        request: _keyword_pb2.ExportKeywordSetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyword_pb2.ExportKeywordSetsResponse, _abc.Awaitable[_keyword_pb2.ExportKeywordSetsResponse]]:
+        """Returns keyword sets as one JSON document that ImportKeywordSets takes: at most 1,000, and 3 MiB."""
+
+    @_abc_1.abstractmethod
+    def ImportKeywordSets(
+        self,
+        request: _keyword_pb2.ImportKeywordSetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyword_pb2.ImportKeywordSetsResponse, _abc.Awaitable[_keyword_pb2.ImportKeywordSetsResponse]]:
+        """Creates what a document holds, all or nothing. Every fault of the document is named at once."""
+
+    @_abc_1.abstractmethod
+    def CreateScoringProfile(
+        self,
+        request: _scoring_pb2.CreateScoringProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.CreateScoringProfileResponse, _abc.Awaitable[_scoring_pb2.CreateScoringProfileResponse]]:
+        """Creates a scoring profile. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+
+    @_abc_1.abstractmethod
+    def GetScoringProfile(
+        self,
+        request: _scoring_pb2.GetScoringProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.GetScoringProfileResponse, _abc.Awaitable[_scoring_pb2.GetScoringProfileResponse]]:
+        """Returns a scoring profile."""
+
+    @_abc_1.abstractmethod
+    def ListScoringProfiles(
+        self,
+        request: _scoring_pb2.ListScoringProfilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.ListScoringProfilesResponse, _abc.Awaitable[_scoring_pb2.ListScoringProfilesResponse]]:
+        """Lists scoring profiles by name."""
+
+    @_abc_1.abstractmethod
+    def UpdateScoringProfile(
+        self,
+        request: _scoring_pb2.UpdateScoringProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.UpdateScoringProfileResponse, _abc.Awaitable[_scoring_pb2.UpdateScoringProfileResponse]]:
+        """Replaces name, description and settings of a scoring profile. Campaigns that are configured keep the version they were given; to score with the new one, configure and rerun their CONTENT_ANALYSIS, which fetches nothing."""
+
+    @_abc_1.abstractmethod
+    def DeleteScoringProfile(
+        self,
+        request: _scoring_pb2.DeleteScoringProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.DeleteScoringProfileResponse, _abc.Awaitable[_scoring_pb2.DeleteScoringProfileResponse]]:
+        """Deletes a scoring profile. Campaigns keep the version they were given."""
+
+    @_abc_1.abstractmethod
+    def ExplainScore(
+        self,
+        request: _scoring_pb2.ExplainScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scoring_pb2.ExplainScoreResponse, _abc.Awaitable[_scoring_pb2.ExplainScoreResponse]]:
+        """Explains the score of a page from what is stored of it, or says what another profile would make of it."""
+
+    @_abc_1.abstractmethod
+    def CreateProxy(
+        self,
+        request: _proxy_pb2.CreateProxyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.CreateProxyResponse, _abc.Awaitable[_proxy_pb2.CreateProxyResponse]]:
+        """Creates a proxy. Idempotent by request_id. ALREADY_EXISTS when url and user are taken."""
+
+    @_abc_1.abstractmethod
+    def GetProxy(
+        self,
+        request: _proxy_pb2.GetProxyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.GetProxyResponse, _abc.Awaitable[_proxy_pb2.GetProxyResponse]]:
+        """Returns a proxy."""
+
+    @_abc_1.abstractmethod
+    def ListProxies(
+        self,
+        request: _proxy_pb2.ListProxiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.ListProxiesResponse, _abc.Awaitable[_proxy_pb2.ListProxiesResponse]]:
+        """Lists proxies by url and user."""
+
+    @_abc_1.abstractmethod
+    def UpdateProxy(
+        self,
+        request: _proxy_pb2.UpdateProxyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.UpdateProxyResponse, _abc.Awaitable[_proxy_pb2.UpdateProxyResponse]]:
+        """Replaces url, user, weight, disabled and description of a proxy, and its password where one is given. Requests under way are carried to their end."""
+
+    @_abc_1.abstractmethod
+    def DeleteProxy(
+        self,
+        request: _proxy_pb2.DeleteProxyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.DeleteProxyResponse, _abc.Awaitable[_proxy_pb2.DeleteProxyResponse]]:
+        """Deletes a proxy, and takes it out of its pools."""
+
+    @_abc_1.abstractmethod
+    def BulkCreateProxies(
+        self,
+        request: _proxy_pb2.BulkCreateProxiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.BulkCreateProxiesResponse, _abc.Awaitable[_proxy_pb2.BulkCreateProxiesResponse]]:
+        """Creates proxies, all or none."""
+
+    @_abc_1.abstractmethod
+    def BulkUpdateProxies(
+        self,
+        request: _proxy_pb2.BulkUpdateProxiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.BulkUpdateProxiesResponse, _abc.Awaitable[_proxy_pb2.BulkUpdateProxiesResponse]]:
+        """Changes weight of proxies, or whether they are used; all or none."""
+
+    @_abc_1.abstractmethod
+    def BulkDeleteProxies(
+        self,
+        request: _proxy_pb2.BulkDeleteProxiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.BulkDeleteProxiesResponse, _abc.Awaitable[_proxy_pb2.BulkDeleteProxiesResponse]]:
+        """Deletes proxies, and takes them out of their pools."""
+
+    @_abc_1.abstractmethod
+    def ImportProxies(
+        self,
+        request: _proxy_pb2.ImportProxiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.ImportProxiesResponse, _abc.Awaitable[_proxy_pb2.ImportProxiesResponse]]:
+        """Takes over a list of proxies as people have them. A bad line is reported and keeps nothing else from being taken."""
+
+    @_abc_1.abstractmethod
+    def TestProxies(
+        self,
+        request: _proxy_pb2.TestProxiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.TestProxiesResponse, _abc.Awaitable[_proxy_pb2.TestProxiesResponse]]:
+        """Asks for a URL through each proxy, now, within 25 s."""
+
+    @_abc_1.abstractmethod
+    def CreateProxyPool(
+        self,
+        request: _proxy_pb2.CreateProxyPoolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.CreateProxyPoolResponse, _abc.Awaitable[_proxy_pb2.CreateProxyPoolResponse]]:
+        """Creates a proxy pool. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
+
+    @_abc_1.abstractmethod
+    def GetProxyPool(
+        self,
+        request: _proxy_pb2.GetProxyPoolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.GetProxyPoolResponse, _abc.Awaitable[_proxy_pb2.GetProxyPoolResponse]]:
+        """Returns a proxy pool."""
+
+    @_abc_1.abstractmethod
+    def ListProxyPools(
+        self,
+        request: _proxy_pb2.ListProxyPoolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.ListProxyPoolsResponse, _abc.Awaitable[_proxy_pb2.ListProxyPoolsResponse]]:
+        """Lists proxy pools by name."""
+
+    @_abc_1.abstractmethod
+    def UpdateProxyPool(
+        self,
+        request: _proxy_pb2.UpdateProxyPoolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.UpdateProxyPoolResponse, _abc.Awaitable[_proxy_pb2.UpdateProxyPoolResponse]]:
+        """Replaces name, description, proxies, strategy and rules of a proxy pool. Workers follow within seconds, also in the middle of a campaign."""
+
+    @_abc_1.abstractmethod
+    def DeleteProxyPool(
+        self,
+        request: _proxy_pb2.DeleteProxyPoolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_proxy_pb2.DeleteProxyPoolResponse, _abc.Awaitable[_proxy_pb2.DeleteProxyPoolResponse]]:
+        """Deletes a proxy pool. Campaigns that go through it get PROXY_ERROR from then on: never round it."""
+
+    @_abc_1.abstractmethod
+    def AddSuppressions(
+        self,
+        request: _suppression_pb2.AddSuppressionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_suppression_pb2.AddSuppressionsResponse, _abc.Awaitable[_suppression_pb2.AddSuppressionsResponse]]:
+        """Adds entries to the suppression list, all or none. Workers follow within seconds."""
+
+    @_abc_1.abstractmethod
+    def RemoveSuppressions(
+        self,
+        request: _suppression_pb2.RemoveSuppressionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_suppression_pb2.RemoveSuppressionsResponse, _abc.Awaitable[_suppression_pb2.RemoveSuppressionsResponse]]:
+        """Removes entries from the suppression list."""
+
+    @_abc_1.abstractmethod
+    def ListSuppressions(
+        self,
+        request: _suppression_pb2.ListSuppressionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_suppression_pb2.ListSuppressionsResponse, _abc.Awaitable[_suppression_pb2.ListSuppressionsResponse]]:
+        """Lists the suppression list by entry."""
+
+    @_abc_1.abstractmethod
+    def CheckSuppressions(
+        self,
+        request: _suppression_pb2.CheckSuppressionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_suppression_pb2.CheckSuppressionsResponse, _abc.Awaitable[_suppression_pb2.CheckSuppressionsResponse]]:
+        """Says which names and addresses are suppressed, and by which entry."""
+
+    @_abc_1.abstractmethod
+    def ExtractKeywords(
+        self,
+        request: _validation_service_pb2.ExtractKeywordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_validation_service_pb2.ExtractKeywordsResponse, _abc.Awaitable[_validation_service_pb2.ExtractKeywordsResponse]]:
+        """Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing."""
+
+    @_abc_1.abstractmethod
+    def ScanText(
+        self,
+        request: _keyword_pb2.ScanTextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyword_pb2.ScanTextResponse, _abc.Awaitable[_keyword_pb2.ScanTextResponse]]:
+        """Looks for keywords in texts, now. Stores nothing."""
 
 def add_ValidationServiceServicer_to_server(servicer: ValidationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,6 +7,14 @@ import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { DnsSettings } from "../../validation/v1/dns_settings_pb.js";
 import { file_domainflow_validation_v1_dns_settings } from "../../validation/v1/dns_settings_pb.js";
+import type { HttpSettings } from "../../validation/v1/http_settings_pb.js";
+import { file_domainflow_validation_v1_http_settings } from "../../validation/v1/http_settings_pb.js";
+import type { KeywordChoice, KeywordSetVersion } from "../../validation/v1/keyword_pb.js";
+import { file_domainflow_validation_v1_keyword } from "../../validation/v1/keyword_pb.js";
+import type { LeadThresholds } from "../../validation/v1/lead_pb.js";
+import { file_domainflow_validation_v1_lead } from "../../validation/v1/lead_pb.js";
+import type { ScoringSettings } from "../../validation/v1/scoring_pb.js";
+import { file_domainflow_validation_v1_scoring } from "../../validation/v1/scoring_pb.js";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
@@ -15,7 +23,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file domainflow/campaign/v1/campaign.proto.
  */
 export const file_domainflow_campaign_v1_campaign: GenFile = /*@__PURE__*/
-  fileDesc("CiVkb21haW5mbG93L2NhbXBhaWduL3YxL2NhbXBhaWduLnByb3RvEhZkb21haW5mbG93LmNhbXBhaWduLnYxIvkFCghDYW1wYWlnbhITCgtjYW1wYWlnbl9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEjIKBG1vZGUYAyABKA4yJC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduTW9kZRI0Cg1pbml0aWFsX3BoYXNlGAQgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZRIyCgtmaW5hbF9waGFzZRgFIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USNAoNY3VycmVudF9waGFzZRgGIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USMwoGc3RhdHVzGAcgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cxIyCgZwaGFzZXMYCCADKAsyIi5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdGUSRAoNY29uZmlndXJhdGlvbhgJIAEoCzItLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25Db25maWd1cmF0aW9uEhIKCm5hbWVfY291bnQYCiABKAMSLwoLY3JlYXRlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRldGFnGA0gASgJEhAKCHJldmlzaW9uGA4gASgDEjIKCHByaW9yaXR5GA8gASgOMiAuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5Qcmlvcml0eRIXCg9uYW1lX3JhdGVfbGltaXQYECABKAUSMAoMYXJjaGl2ZV90aW1lGBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCghkZWxldGlvbhgSIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRGVsZXRpb24iZgoIRGVsZXRpb24SMAoMcmVxdWVzdF90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglyb3dfY291bnQYAiABKAMSFQoNZGVsZXRlZF9jb3VudBgDIAEoAyLBAgoKUGhhc2VTdGF0ZRIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USMwoGc3RhdHVzGAIgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cxILCgNydW4YAyABKAUSEgoKbmFtZV9jb3VudBgEIAEoAxIVCg1zZXR0bGVkX2NvdW50GAUgASgDEi4KCnN0YXJ0X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdmYWlsdXJlGAggASgJEhIKCnJlc3VsdF9ydW4YCSABKAUSFQoNbWlzc2luZ19jb3VudBgKIAEoAyKTAQoVQ2FtcGFpZ25Db25maWd1cmF0aW9uEkMKCmdlbmVyYXRpb24YASABKAsyLy5kb21haW5mbG93LmNhbXBhaWduLnYxLkdlbmVyYXRpb25Db25maWd1cmF0aW9uEjUKA2RucxgCIAEoCzIoLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRG5zQ29uZmlndXJhdGlvbiKcAQoXR2VuZXJhdGlvbkNvbmZpZ3VyYXRpb24SOAoHcGF0dGVybhgBIAEoCzIlLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGF0dGVyblNvdXJjZUgAEjYKBnVwbG9hZBgCIAEoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuVXBsb2FkU291cmNlSABCDwoGc291cmNlEgW6SAIIASLcAgoNUGF0dGVyblNvdXJjZRI9CgR0eXBlGAEgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QYXR0ZXJuVHlwZUIKukgHggEEEAEgABIgCg1wcmVmaXhfbGVuZ3RoGAIgASgFQgm6SAYaBBg/KAASIAoNc3VmZml4X2xlbmd0aBgDIAEoBUIJukgGGgQYPygAEiEKDWNoYXJhY3Rlcl9zZXQYBCABKAlCCrpIB3IFEAEYgAISGQoIY29uc3RhbnQYBSABKAlCB7pIBHICGD8SGQoEdGxkcxgGIAMoCUILukgIkgEFCAEQ6AcSIgoMZmlyc3Rfb2Zmc2V0GAcgASgDQge6SAQiAigASACIAQESIQoKbmFtZV9jb3VudBgIIAEoA0INukgKIggYgJTr3AMoABIXCg9vdmVybGFwX2FsbG93ZWQYCSABKAhCDwoNX2ZpcnN0X29mZnNldCIOCgxVcGxvYWRTb3VyY2UiuAIKEERuc0NvbmZpZ3VyYXRpb24SJgoJcmVzb2x2ZXJzGAEgAygJQhO6SBCSAQ0Q6AcYASIGcgQQARhkEj0KB3RpbWVvdXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CEbpIDqoBCyICCB4yBRCA4esXEiAKDWF0dGVtcHRfbGltaXQYAyABKAVCCbpIBhoEGBQoABIaCgZ3aW5kb3cYBCABKAVCCrpIBxoFGJBOKAASIQoKY2h1bmtfc2l6ZRgFIAEoBUINukgKGgUYiCcoZNgBARIjCg5kbnNfcGVyc29uYV9pZBgGIAEoCUILukgIcgOwAQHYAQESNwoIc2V0dGluZ3MYByABKAsyJS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuRG5zU2V0dGluZ3MiLgoMT3V0Y29tZUNvdW50Eg8KB291dGNvbWUYASABKAkSDQoFY291bnQYAiABKAMilQEKB1JlY2VpcHQSEwoLY2FtcGFpZ25faWQYASABKAkSLQoJcmVhZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0CgZwaGFzZXMYAyADKAsyJC5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlUmVjZWlwdBIQCghiYWxhbmNlZBgEIAEoCCKKAwoMUGhhc2VSZWNlaXB0EiwKBXBoYXNlGAEgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZRILCgNydW4YAiABKAUSMwoGc3RhdHVzGAMgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cxISCgpuYW1lX2NvdW50GAQgASgDEjYKCG91dGNvbWVzGAUgAygLMiQuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5PdXRjb21lQ291bnQSFwoPdW5zZXR0bGVkX2NvdW50GAYgASgDEhYKDmNvbnRlbnRfc2hhMjU2GAcgASgJEioKB2VsYXBzZWQYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFwoPZHVwbGljYXRlX2NvdW50GAkgASgDEhYKDnJlamVjdGVkX2NvdW50GAogASgDEhkKEWRlYWRfbGV0dGVyX2NvdW50GAsgASgDEhUKDW1pc3NpbmdfY291bnQYDCABKAMi1QIKCkRlYWRMZXR0ZXISEwoLY2FtcGFpZ25faWQYASABKAkSLAoFcGhhc2UYAiABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEgsKA3J1bhgDIAEoBRIQCghwb3NpdGlvbhgEIAEoAxIMCgRuYW1lGAUgASgJEg0KBWNhdXNlGAYgASgJEhUKDWZhaWx1cmVfY291bnQYByABKAUSLwoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjYKBXN0YXRlGAkgASgOMicuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5EZWFkTGV0dGVyU3RhdGUSMAoMcmVzb2x2ZV90aW1lGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCg5yZXNvbHZlX3JlYXNvbhgLIAEoCSqnAQoFUGhhc2USFQoRUEhBU0VfVU5TUEVDSUZJRUQQABIbChdQSEFTRV9ET01BSU5fR0VORVJBVElPThABEhgKFFBIQVNFX0ROU19WQUxJREFUSU9OEAISGQoVUEhBU0VfSFRUUF9WQUxJREFUSU9OEAMSGgoWUEhBU0VfQ09OVEVOVF9BTkFMWVNJUxAEEhkKFVBIQVNFX0xFQURfRVhUUkFDVElPThAFKoQCCgtQaGFzZVN0YXR1cxIcChhQSEFTRV9TVEFUVVNfVU5TUEVDSUZJRUQQABIcChhQSEFTRV9TVEFUVVNfTk9UX1NUQVJURUQQARIbChdQSEFTRV9TVEFUVVNfQ09ORklHVVJFRBACEhgKFFBIQVNFX1NUQVRVU19SVU5OSU5HEAMSFwoTUEhBU0VfU1RBVFVTX1BBVVNFRBAEEhoKFlBIQVNFX1NUQVRVU19DT01QTEVURUQQBRIXChNQSEFTRV9TVEFUVVNfRkFJTEVEEAYSGAoUUEhBU0VfU1RBVFVTX1NLSVBQRUQQBxIaChZQSEFTRV9TVEFUVVNfQ0FOQ0VMTEVEEAgq8AEKC1BoYXNlQWN0aW9uEhwKGFBIQVNFX0FDVElPTl9VTlNQRUNJRklFRBAAEhoKFlBIQVNFX0FDVElPTl9DT05GSUdVUkUQARIWChJQSEFTRV9BQ1RJT05fU1RBUlQQAhIWChJQSEFTRV9BQ1RJT05fUEFVU0UQAxIXChNQSEFTRV9BQ1RJT05fUkVTVU1FEAQSFwoTUEhBU0VfQUNUSU9OX0NBTkNFTBAFEhYKElBIQVNFX0FDVElPTl9SRVRSWRAGEhUKEVBIQVNFX0FDVElPTl9TS0lQEAcSFgoSUEhBU0VfQUNUSU9OX1JFUlVOEAgqbgoMQ2FtcGFpZ25Nb2RlEh0KGUNBTVBBSUdOX01PREVfVU5TUEVDSUZJRUQQABIeChpDQU1QQUlHTl9NT0RFX1NURVBfQllfU1RFUBABEh8KG0NBTVBBSUdOX01PREVfRlVMTF9TRVFVRU5DRRACKl4KCFByaW9yaXR5EhgKFFBSSU9SSVRZX1VOU1BFQ0lGSUVEEAASEQoNUFJJT1JJVFlfSElHSBABEhMKD1BSSU9SSVRZX05PUk1BTBACEhAKDFBSSU9SSVRZX0xPVxADKnQKC1BhdHRlcm5UeXBlEhwKGFBBVFRFUk5fVFlQRV9VTlNQRUNJRklFRBAAEhcKE1BBVFRFUk5fVFlQRV9QUkVGSVgQARIXChNQQVRURVJOX1RZUEVfU1VGRklYEAISFQoRUEFUVEVSTl9UWVBFX0JPVEgQAyqRAQoPRGVhZExldHRlclN0YXRlEiEKHURFQURfTEVUVEVSX1NUQVRFX1VOU1BFQ0lGSUVEEAASGgoWREVBRF9MRVRURVJfU1RBVEVfT1BFThABEh4KGkRFQURfTEVUVEVSX1NUQVRFX1JFRFJJVkVOEAISHwobREVBRF9MRVRURVJfU1RBVEVfRElTQ0FSREVEEANiBnByb3RvMw", [file_buf_validate_validate, file_domainflow_validation_v1_dns_settings, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("CiVkb21haW5mbG93L2NhbXBhaWduL3YxL2NhbXBhaWduLnByb3RvEhZkb21haW5mbG93LmNhbXBhaWduLnYxIvkFCghDYW1wYWlnbhITCgtjYW1wYWlnbl9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEjIKBG1vZGUYAyABKA4yJC5kb21haW5mbG93LmNhbXBhaWduLnYxLkNhbXBhaWduTW9kZRI0Cg1pbml0aWFsX3BoYXNlGAQgASgOMh0uZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZRIyCgtmaW5hbF9waGFzZRgFIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USNAoNY3VycmVudF9waGFzZRgGIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USMwoGc3RhdHVzGAcgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cxIyCgZwaGFzZXMYCCADKAsyIi5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdGUSRAoNY29uZmlndXJhdGlvbhgJIAEoCzItLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQ2FtcGFpZ25Db25maWd1cmF0aW9uEhIKCm5hbWVfY291bnQYCiABKAMSLwoLY3JlYXRlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRldGFnGA0gASgJEhAKCHJldmlzaW9uGA4gASgDEjIKCHByaW9yaXR5GA8gASgOMiAuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5Qcmlvcml0eRIXCg9uYW1lX3JhdGVfbGltaXQYECABKAUSMAoMYXJjaGl2ZV90aW1lGBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCghkZWxldGlvbhgSIAEoCzIgLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRGVsZXRpb24iZgoIRGVsZXRpb24SMAoMcmVxdWVzdF90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglyb3dfY291bnQYAiABKAMSFQoNZGVsZXRlZF9jb3VudBgDIAEoAyLBAgoKUGhhc2VTdGF0ZRIsCgVwaGFzZRgBIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USMwoGc3RhdHVzGAIgASgOMiMuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QaGFzZVN0YXR1cxILCgNydW4YAyABKAUSEgoKbmFtZV9jb3VudBgEIAEoAxIVCg1zZXR0bGVkX2NvdW50GAUgASgDEi4KCnN0YXJ0X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdmYWlsdXJlGAggASgJEhIKCnJlc3VsdF9ydW4YCSABKAUSFQoNbWlzc2luZ19jb3VudBgKIAEoAyLGAgoVQ2FtcGFpZ25Db25maWd1cmF0aW9uEkMKCmdlbmVyYXRpb24YASABKAsyLy5kb21haW5mbG93LmNhbXBhaWduLnYxLkdlbmVyYXRpb25Db25maWd1cmF0aW9uEjUKA2RucxgCIAEoCzIoLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuRG5zQ29uZmlndXJhdGlvbhI3CgRodHRwGAMgASgLMikuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5IdHRwQ29uZmlndXJhdGlvbhI/CghhbmFseXNpcxgEIAEoCzItLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuQW5hbHlzaXNDb25maWd1cmF0aW9uEjcKBGxlYWQYBSABKAsyKS5kb21haW5mbG93LmNhbXBhaWduLnYxLkxlYWRDb25maWd1cmF0aW9uIpwBChdHZW5lcmF0aW9uQ29uZmlndXJhdGlvbhI4CgdwYXR0ZXJuGAEgASgLMiUuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5QYXR0ZXJuU291cmNlSAASNgoGdXBsb2FkGAIgASgLMiQuZG9tYWluZmxvdy5jYW1wYWlnbi52MS5VcGxvYWRTb3VyY2VIAEIPCgZzb3VyY2USBbpIAggBItwCCg1QYXR0ZXJuU291cmNlEj0KBHR5cGUYASABKA4yIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlBhdHRlcm5UeXBlQgq6SAeCAQQQASAAEiAKDXByZWZpeF9sZW5ndGgYAiABKAVCCbpIBhoEGD8oABIgCg1zdWZmaXhfbGVuZ3RoGAMgASgFQgm6SAYaBBg/KAASIQoNY2hhcmFjdGVyX3NldBgEIAEoCUIKukgHcgUQARiAAhIZCghjb25zdGFudBgFIAEoCUIHukgEcgIYPxIZCgR0bGRzGAYgAygJQgu6SAiSAQUIARDoBxIiCgxmaXJzdF9vZmZzZXQYByABKANCB7pIBCICKABIAIgBARIhCgpuYW1lX2NvdW50GAggASgDQg26SAoiCBiAlOvcAygAEhcKD292ZXJsYXBfYWxsb3dlZBgJIAEoCEIPCg1fZmlyc3Rfb2Zmc2V0Ig4KDFVwbG9hZFNvdXJjZSK4AgoQRG5zQ29uZmlndXJhdGlvbhImCglyZXNvbHZlcnMYASADKAlCE7pIEJIBDRDoBxgBIgZyBBABGGQSPQoHdGltZW91dBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIRukgOqgELIgIIHjIFEIDh6xcSIAoNYXR0ZW1wdF9saW1pdBgDIAEoBUIJukgGGgQYFCgAEhoKBndpbmRvdxgEIAEoBUIKukgHGgUYkE4oABIhCgpjaHVua19zaXplGAUgASgFQg26SAoaBRiIJyhk2AEBEiMKDmRuc19wZXJzb25hX2lkGAYgASgJQgu6SAhyA7ABAdgBARI3CghzZXR0aW5ncxgHIAEoCzIlLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5EbnNTZXR0aW5ncyKcAgoRSHR0cENvbmZpZ3VyYXRpb24SJAoPaHR0cF9wZXJzb25hX2lkGAEgASgJQgu6SAhyA7ABAdgBARI4CghzZXR0aW5ncxgCIAEoCzImLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5IdHRwU2V0dGluZ3MSOQoIa2V5d29yZHMYAyABKAsyJy5kb21haW5mbG93LnZhbGlkYXRpb24udjEuS2V5d29yZENob2ljZRJJChRrZXl3b3JkX3NldF92ZXJzaW9ucxgEIAMoCzIrLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5LZXl3b3JkU2V0VmVyc2lvbhIhCgpjaHVua19zaXplGAUgASgFQg26SAoaBRjQDyhk2AEBIp4BChVBbmFseXNpc0NvbmZpZ3VyYXRpb24SJwoSc2NvcmluZ19wcm9maWxlX2lkGAEgASgJQgu6SAhyA7ABAdgBARI7CghzZXR0aW5ncxgCIAEoCzIpLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5TY29yaW5nU2V0dGluZ3MSHwoXc2NvcmluZ19wcm9maWxlX3ZlcnNpb24YAyABKAMiUQoRTGVhZENvbmZpZ3VyYXRpb24SPAoKdGhyZXNob2xkcxgBIAEoCzIoLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5MZWFkVGhyZXNob2xkcyIuCgxPdXRjb21lQ291bnQSDwoHb3V0Y29tZRgBIAEoCRINCgVjb3VudBgCIAEoAyKVAQoHUmVjZWlwdBITCgtjYW1wYWlnbl9pZBgBIAEoCRItCglyZWFkX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjQKBnBoYXNlcxgDIAMoCzIkLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2VSZWNlaXB0EhAKCGJhbGFuY2VkGAQgASgIIrwDCgxQaGFzZVJlY2VpcHQSLAoFcGhhc2UYASABKA4yHS5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlEgsKA3J1bhgCIAEoBRIzCgZzdGF0dXMYAyABKA4yIy5kb21haW5mbG93LmNhbXBhaWduLnYxLlBoYXNlU3RhdHVzEhIKCm5hbWVfY291bnQYBCABKAMSNgoIb3V0Y29tZXMYBSADKAsyJC5kb21haW5mbG93LmNhbXBhaWduLnYxLk91dGNvbWVDb3VudBIXCg91bnNldHRsZWRfY291bnQYBiABKAMSFgoOY29udGVudF9zaGEyNTYYByABKAkSKgoHZWxhcHNlZBgIIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIXCg9kdXBsaWNhdGVfY291bnQYCSABKAMSFgoOcmVqZWN0ZWRfY291bnQYCiABKAMSGQoRZGVhZF9sZXR0ZXJfY291bnQYCyABKAMSFQoNbWlzc2luZ19jb3VudBgMIAEoAxIwCgVhdWRpdBgNIAEoCzIhLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuTGVhZEF1ZGl0IpoBCglMZWFkQXVkaXQSFgoOYW5hbHlzZWRfY291bnQYASABKAMSFwoPcXVhbGlmaWVkX2NvdW50GAIgASgDEhYKDnJlamVjdGVkX2NvdW50GAMgASgDEhgKEG5vX2tleXdvcmRfY291bnQYBCABKAMSEwoLZXJyb3JfY291bnQYBSABKAMSFQoNdGltZW91dF9jb3VudBgGIAEoAyLVAgoKRGVhZExldHRlchITCgtjYW1wYWlnbl9pZBgBIAEoCRIsCgVwaGFzZRgCIAEoDjIdLmRvbWFpbmZsb3cuY2FtcGFpZ24udjEuUGhhc2USCwoDcnVuGAMgASgFEhAKCHBvc2l0aW9uGAQgASgDEgwKBG5hbWUYBSABKAkSDQoFY2F1c2UYBiABKAkSFQoNZmFpbHVyZV9jb3VudBgHIAEoBRIvCgtjcmVhdGVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNgoFc3RhdGUYCSABKA4yJy5kb21haW5mbG93LmNhbXBhaWduLnYxLkRlYWRMZXR0ZXJTdGF0ZRIwCgxyZXNvbHZlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDnJlc29sdmVfcmVhc29uGAsgASgJKqcBCgVQaGFzZRIVChFQSEFTRV9VTlNQRUNJRklFRBAAEhsKF1BIQVNFX0RPTUFJTl9HRU5FUkFUSU9OEAESGAoUUEhBU0VfRE5TX1ZBTElEQVRJT04QAhIZChVQSEFTRV9IVFRQX1ZBTElEQVRJT04QAxIaChZQSEFTRV9DT05URU5UX0FOQUxZU0lTEAQSGQoVUEhBU0VfTEVBRF9FWFRSQUNUSU9OEAUqhAIKC1BoYXNlU3RhdHVzEhwKGFBIQVNFX1NUQVRVU19VTlNQRUNJRklFRBAAEhwKGFBIQVNFX1NUQVRVU19OT1RfU1RBUlRFRBABEhsKF1BIQVNFX1NUQVRVU19DT05GSUdVUkVEEAISGAoUUEhBU0VfU1RBVFVTX1JVTk5JTkcQAxIXChNQSEFTRV9TVEFUVVNfUEFVU0VEEAQSGgoWUEhBU0VfU1RBVFVTX0NPTVBMRVRFRBAFEhcKE1BIQVNFX1NUQVRVU19GQUlMRUQQBhIYChRQSEFTRV9TVEFUVVNfU0tJUFBFRBAHEhoKFlBIQVNFX1NUQVRVU19DQU5DRUxMRUQQCCrwAQoLUGhhc2VBY3Rpb24SHAoYUEhBU0VfQUNUSU9OX1VOU1BFQ0lGSUVEEAASGgoWUEhBU0VfQUNUSU9OX0NPTkZJR1VSRRABEhYKElBIQVNFX0FDVElPTl9TVEFSVBACEhYKElBIQVNFX0FDVElPTl9QQVVTRRADEhcKE1BIQVNFX0FDVElPTl9SRVNVTUUQBBIXChNQSEFTRV9BQ1RJT05fQ0FOQ0VMEAUSFgoSUEhBU0VfQUNUSU9OX1JFVFJZEAYSFQoRUEhBU0VfQUNUSU9OX1NLSVAQBxIWChJQSEFTRV9BQ1RJT05fUkVSVU4QCCpuCgxDYW1wYWlnbk1vZGUSHQoZQ0FNUEFJR05fTU9ERV9VTlNQRUNJRklFRBAAEh4KGkNBTVBBSUdOX01PREVfU1RFUF9CWV9TVEVQEAESHwobQ0FNUEFJR05fTU9ERV9GVUxMX1NFUVVFTkNFEAIqXgoIUHJpb3JpdHkSGAoUUFJJT1JJVFlfVU5TUEVDSUZJRUQQABIRCg1QUklPUklUWV9ISUdIEAESEwoPUFJJT1JJVFlfTk9STUFMEAISEAoMUFJJT1JJVFlfTE9XEAMqdAoLUGF0dGVyblR5cGUSHAoYUEFUVEVSTl9UWVBFX1VOU1BFQ0lGSUVEEAASFwoTUEFUVEVSTl9UWVBFX1BSRUZJWBABEhcKE1BBVFRFUk5fVFlQRV9TVUZGSVgQAhIVChFQQVRURVJOX1RZUEVfQk9USBADKpEBCg9EZWFkTGV0dGVyU3RhdGUSIQodREVBRF9MRVRURVJfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZERUFEX0xFVFRFUl9TVEFURV9PUEVOEAESHgoaREVBRF9MRVRURVJfU1RBVEVfUkVEUklWRU4QAhIfChtERUFEX0xFVFRFUl9TVEFURV9ESVNDQVJERUQQA2IGcHJvdG8z", [file_buf_validate_validate, file_domainflow_validation_v1_dns_settings, file_domainflow_validation_v1_http_settings, file_domainflow_validation_v1_keyword, file_domainflow_validation_v1_lead, file_domainflow_validation_v1_scoring, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * A campaign: a set of names and the phases they go through. It is its own long-running operation.
@@ -296,6 +304,27 @@ export type CampaignConfiguration = Message<"domainflow.campaign.v1.CampaignConf
    * @generated from field: domainflow.campaign.v1.DnsConfiguration dns = 2;
    */
   dns?: DnsConfiguration | undefined;
+
+  /**
+   * How pages are asked for, and what is looked for on them.
+   *
+   * @generated from field: domainflow.campaign.v1.HttpConfiguration http = 3;
+   */
+  http?: HttpConfiguration | undefined;
+
+  /**
+   * How pages are scored.
+   *
+   * @generated from field: domainflow.campaign.v1.AnalysisConfiguration analysis = 4;
+   */
+  analysis?: AnalysisConfiguration | undefined;
+
+  /**
+   * What makes a lead.
+   *
+   * @generated from field: domainflow.campaign.v1.LeadConfiguration lead = 5;
+   */
+  lead?: LeadConfiguration | undefined;
 };
 
 /**
@@ -510,14 +539,120 @@ export const DnsConfigurationSchema: GenMessage<DnsConfiguration> = /*@__PURE__*
   messageDesc(file_domainflow_campaign_v1_campaign, 7);
 
 /**
+ * How pages are asked for, and what is looked for on them. The names asked are those that DNS found to be RESOLVED; all, where DNS was left out.
+ *
+ * @generated from message domainflow.campaign.v1.HttpConfiguration
+ */
+export type HttpConfiguration = Message<"domainflow.campaign.v1.HttpConfiguration"> & {
+  /**
+   * The persona whose settings apply: copied into `settings` when the phase is configured, so that a later change of the persona changes no
+   * campaign. Not together with settings.
+   *
+   * @generated from field: string http_persona_id = 1;
+   */
+  httpPersonaId: string;
+
+  /**
+   * How to ask. Empty: every default.
+   *
+   * @generated from field: domainflow.validation.v1.HttpSettings settings = 2;
+   */
+  settings?: HttpSettings | undefined;
+
+  /**
+   * What to look for. Empty: nothing; pages are classified and contacts found all the same.
+   *
+   * @generated from field: domainflow.validation.v1.KeywordChoice keywords = 3;
+   */
+  keywords?: KeywordChoice | undefined;
+
+  /**
+   * Output only. The versions of the sets in `keywords`, taken when the phase is configured.
+   *
+   * @generated from field: repeated domainflow.validation.v1.KeywordSetVersion keyword_set_versions = 4;
+   */
+  keywordSetVersions: KeywordSetVersion[];
+
+  /**
+   * Names per chunk, 100 to 2,000; 0: the suite decides, and decides anew while the phase runs.
+   *
+   * @generated from field: int32 chunk_size = 5;
+   */
+  chunkSize: number;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.HttpConfiguration.
+ * Use `create(HttpConfigurationSchema)` to create a new message.
+ */
+export const HttpConfigurationSchema: GenMessage<HttpConfiguration> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign, 8);
+
+/**
+ * How pages are scored. The names scored are those whose page came.
+ *
+ * @generated from message domainflow.campaign.v1.AnalysisConfiguration
+ */
+export type AnalysisConfiguration = Message<"domainflow.campaign.v1.AnalysisConfiguration"> & {
+  /**
+   * The profile that applies: copied into `settings` when the phase is configured. Not together with settings.
+   *
+   * @generated from field: string scoring_profile_id = 1;
+   */
+  scoringProfileId: string;
+
+  /**
+   * How to score. Empty: every default.
+   *
+   * @generated from field: domainflow.validation.v1.ScoringSettings settings = 2;
+   */
+  settings?: ScoringSettings | undefined;
+
+  /**
+   * Output only. Version of the profile.
+   *
+   * @generated from field: int64 scoring_profile_version = 3;
+   */
+  scoringProfileVersion: bigint;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.AnalysisConfiguration.
+ * Use `create(AnalysisConfigurationSchema)` to create a new message.
+ */
+export const AnalysisConfigurationSchema: GenMessage<AnalysisConfiguration> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign, 9);
+
+/**
+ * What makes a lead. The names decided on are those whose page was asked for.
+ *
+ * @generated from message domainflow.campaign.v1.LeadConfiguration
+ */
+export type LeadConfiguration = Message<"domainflow.campaign.v1.LeadConfiguration"> & {
+  /**
+   * Empty: every default.
+   *
+   * @generated from field: domainflow.validation.v1.LeadThresholds thresholds = 1;
+   */
+  thresholds?: LeadThresholds | undefined;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.LeadConfiguration.
+ * Use `create(LeadConfigurationSchema)` to create a new message.
+ */
+export const LeadConfigurationSchema: GenMessage<LeadConfiguration> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign, 10);
+
+/**
  * How often one outcome occurred.
  *
  * @generated from message domainflow.campaign.v1.OutcomeCount
  */
 export type OutcomeCount = Message<"domainflow.campaign.v1.OutcomeCount"> & {
   /**
-   * Name of the outcome: GENERATED for stored names; for DNS the value of
-   * domainflow.validation.v1.DnsVerdict without its prefix, such as RESOLVED.
+   * Name of the outcome: GENERATED for stored names; for DNS and HTTP the value of domainflow.validation.v1.DnsVerdict or HttpVerdict without
+   * its prefix, such as RESOLVED; for the analysis WITH_KEYWORD, WITHOUT_KEYWORD or ERROR; for leads the value of LeadReason.
    *
    * @generated from field: string outcome = 1;
    */
@@ -536,7 +671,7 @@ export type OutcomeCount = Message<"domainflow.campaign.v1.OutcomeCount"> & {
  * Use `create(OutcomeCountSchema)` to create a new message.
  */
 export const OutcomeCountSchema: GenMessage<OutcomeCount> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 8);
+  messageDesc(file_domainflow_campaign_v1_campaign, 11);
 
 /**
  * How a campaign's names ended, per phase. Every name is counted exactly once in each phase that it reached.
@@ -579,7 +714,7 @@ export type Receipt = Message<"domainflow.campaign.v1.Receipt"> & {
  * Use `create(ReceiptSchema)` to create a new message.
  */
 export const ReceiptSchema: GenMessage<Receipt> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 9);
+  messageDesc(file_domainflow_campaign_v1_campaign, 12);
 
 /**
  * How the names of one phase ended.
@@ -673,6 +808,13 @@ export type PhaseReceipt = Message<"domainflow.campaign.v1.PhaseReceipt"> & {
    * @generated from field: int64 missing_count = 12;
    */
   missingCount: bigint;
+
+  /**
+   * Lead extraction only: where the names went.
+   *
+   * @generated from field: domainflow.campaign.v1.LeadAudit audit = 13;
+   */
+  audit?: LeadAudit | undefined;
 };
 
 /**
@@ -680,7 +822,63 @@ export type PhaseReceipt = Message<"domainflow.campaign.v1.PhaseReceipt"> & {
  * Use `create(PhaseReceiptSchema)` to create a new message.
  */
 export const PhaseReceiptSchema: GenMessage<PhaseReceipt> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 10);
+  messageDesc(file_domainflow_campaign_v1_campaign, 13);
+
+/**
+ * Where the names of lead extraction went: analysed = qualified + rejected + no_keyword + error + timeout, always.
+ *
+ * @generated from message domainflow.campaign.v1.LeadAudit
+ */
+export type LeadAudit = Message<"domainflow.campaign.v1.LeadAudit"> & {
+  /**
+   * Names decided on.
+   *
+   * @generated from field: int64 analysed_count = 1;
+   */
+  analysedCount: bigint;
+
+  /**
+   * QUALIFIED.
+   *
+   * @generated from field: int64 qualified_count = 2;
+   */
+  qualifiedCount: bigint;
+
+  /**
+   * LOW_SCORE, PARKED, THIN_CONTENT and SUPPRESSED.
+   *
+   * @generated from field: int64 rejected_count = 3;
+   */
+  rejectedCount: bigint;
+
+  /**
+   * NO_KEYWORDS.
+   *
+   * @generated from field: int64 no_keyword_count = 4;
+   */
+  noKeywordCount: bigint;
+
+  /**
+   * DNS_ERROR, HTTP_ERROR and DEAD_LETTER.
+   *
+   * @generated from field: int64 error_count = 5;
+   */
+  errorCount: bigint;
+
+  /**
+   * DNS_TIMEOUT and HTTP_TIMEOUT.
+   *
+   * @generated from field: int64 timeout_count = 6;
+   */
+  timeoutCount: bigint;
+};
+
+/**
+ * Describes the message domainflow.campaign.v1.LeadAudit.
+ * Use `create(LeadAuditSchema)` to create a new message.
+ */
+export const LeadAuditSchema: GenMessage<LeadAudit> = /*@__PURE__*/
+  messageDesc(file_domainflow_campaign_v1_campaign, 14);
 
 /**
  * A name whose check failed, or ended the worker that did it, as often as it was tried. The chunk it was in was split until the name
@@ -772,7 +970,7 @@ export type DeadLetter = Message<"domainflow.campaign.v1.DeadLetter"> & {
  * Use `create(DeadLetterSchema)` to create a new message.
  */
 export const DeadLetterSchema: GenMessage<DeadLetter> = /*@__PURE__*/
-  messageDesc(file_domainflow_campaign_v1_campaign, 11);
+  messageDesc(file_domainflow_campaign_v1_campaign, 15);
 
 /**
  * The steps every campaign goes through, in this order.

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file domainflow/validation/v1/http.proto.
  */
 export const file_domainflow_validation_v1_http: GenFile = /*@__PURE__*/
-  fileDesc("CiNkb21haW5mbG93L3ZhbGlkYXRpb24vdjEvaHR0cC5wcm90bxIYZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxIsICCgpIdHRwUmVzdWx0EjYKB3ZlcmRpY3QYASABKA4yJS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuSHR0cFZlcmRpY3QSEwoLc3RhdHVzX2NvZGUYAiABKAUSEQoJZmluYWxfdXJsGAMgASgJEg0KBXRpdGxlGAQgASgJEhAKCGxhbmd1YWdlGAUgASgJEhQKDGNvbnRlbnRfc2l6ZRgGIAEoAxIWCg5jb250ZW50X3NoYTI1NhgHIAEoDBIRCgl0cnVuY2F0ZWQYCCABKAgSFQoNYXR0ZW1wdF9jb3VudBgJIAEoBRIrCghkdXJhdGlvbhgKIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIuCgpjaGVja190aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCrGBQoLSHR0cFZlcmRpY3QSHAoYSFRUUF9WRVJESUNUX1VOU1BFQ0lGSUVEEAASEwoPSFRUUF9WRVJESUNUX09LEAESGAoUSFRUUF9WRVJESUNUX1RJTUVPVVQQAhIjCh9IVFRQX1ZFUkRJQ1RfQ09OTkVDVElPTl9SRUZVU0VEEAMSIQodSFRUUF9WRVJESUNUX0NPTk5FQ1RJT05fUkVTRVQQBBIcChhIVFRQX1ZFUkRJQ1RfVU5SRUFDSEFCTEUQBRIeChpIVFRQX1ZFUkRJQ1RfVExTX0hBTkRTSEFLRRAGEiAKHEhUVFBfVkVSRElDVF9UTFNfQ0VSVElGSUNBVEUQBxIcChhIVFRQX1ZFUkRJQ1RfUFJPWFlfRVJST1IQCBIaChZIVFRQX1ZFUkRJQ1RfTk9UX0ZPVU5EEAkSFQoRSFRUUF9WRVJESUNUX0dPTkUQChIdChlIVFRQX1ZFUkRJQ1RfVU5BVVRIT1JJWkVEEAsSGgoWSFRUUF9WRVJESUNUX0ZPUkJJRERFThAMEh0KGUhUVFBfVkVSRElDVF9SQVRFX0xJTUlURUQQDRIuCipIVFRQX1ZFUkRJQ1RfVU5BVkFJTEFCTEVfRk9SX0xFR0FMX1JFQVNPTlMQDhIdChlIVFRQX1ZFUkRJQ1RfU0VSVkVSX0VSUk9SEA8SIwofSFRUUF9WRVJESUNUX1NUQVRVU19OT1RfQUxMT1dFRBAQEiMKH0hUVFBfVkVSRElDVF9UT09fTUFOWV9SRURJUkVDVFMQERIkCiBIVFRQX1ZFUkRJQ1RfQUREUkVTU19OT1RfQUxMT1dFRBASEhkKFUhUVFBfVkVSRElDVF9FWENMVURFRBATEh8KG0hUVFBfVkVSRElDVF9QUk9UT0NPTF9FUlJPUhAUEhwKGEhUVFBfVkVSRElDVF9ERUFEX0xFVFRFUhAVYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("CiNkb21haW5mbG93L3ZhbGlkYXRpb24vdjEvaHR0cC5wcm90bxIYZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxIvwCCgpIdHRwUmVzdWx0EjYKB3ZlcmRpY3QYASABKA4yJS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuSHR0cFZlcmRpY3QSEwoLc3RhdHVzX2NvZGUYAiABKAUSEQoJZmluYWxfdXJsGAMgASgJEg0KBXRpdGxlGAQgASgJEhAKCGxhbmd1YWdlGAUgASgJEhQKDGNvbnRlbnRfc2l6ZRgGIAEoAxIWCg5jb250ZW50X3NoYTI1NhgHIAEoDBIRCgl0cnVuY2F0ZWQYCCABKAgSFQoNYXR0ZW1wdF9jb3VudBgJIAEoBRIrCghkdXJhdGlvbhgKIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIuCgpjaGVja190aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI4CghldmlkZW5jZRgMIAEoCzImLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5IdHRwRXZpZGVuY2UiygMKDEh0dHBFdmlkZW5jZRIOCgZyZWFzb24YASABKAkSOQoJcmVkaXJlY3RzGAIgAygLMiYuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkh0dHBSZWRpcmVjdBIzCgZ0cmlhbHMYAyADKAsyIy5kb21haW5mbG93LnZhbGlkYXRpb24udjEuSHR0cFRyaWFsEjIKA3RscxgEIAEoCzIlLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5UbHNFdmlkZW5jZRIPCgdhZGRyZXNzGAUgASgJEg0KBXByb3h5GAYgASgJEhQKDGNvbnRlbnRfdHlwZRgHIAEoCRIOCgZzZXJ2ZXIYCCABKAkSEgoKdHJ1bmNhdGlvbhgJIAEoCRIzChBjb25uZWN0X2R1cmF0aW9uGAogASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjYKE2ZpcnN0X2J5dGVfZHVyYXRpb24YCyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SPwoQZWFybGllcl9hdHRlbXB0cxgMIAMoCzIlLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5IdHRwQXR0ZW1wdCIwCgxIdHRwUmVkaXJlY3QSCwoDdXJsGAEgASgJEhMKC3N0YXR1c19jb2RlGAIgASgFInEKCUh0dHBUcmlhbBIOCgZzY2hlbWUYASABKAkSDAoEcG9ydBgCIAEoBRI2Cgd2ZXJkaWN0GAMgASgOMiUuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkh0dHBWZXJkaWN0Eg4KBnJlYXNvbhgEIAEoCSKEAQoLSHR0cEF0dGVtcHQSNgoHdmVyZGljdBgBIAEoDjIlLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5IdHRwVmVyZGljdBITCgtzdGF0dXNfY29kZRgCIAEoBRIoCgVkZWxheRgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiLWAQoLVGxzRXZpZGVuY2USDwoHdmVyc2lvbhgBIAEoCRIOCgZjaXBoZXIYAiABKAkSMwoPbm90X2JlZm9yZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5ub3RfYWZ0ZXJfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFbmFtZXMYBSADKAkSDgoGaXNzdWVyGAYgASgJEg0KBXZhbGlkGAcgASgIEg8KB3Byb2JsZW0YCCABKAkqxgUKC0h0dHBWZXJkaWN0EhwKGEhUVFBfVkVSRElDVF9VTlNQRUNJRklFRBAAEhMKD0hUVFBfVkVSRElDVF9PSxABEhgKFEhUVFBfVkVSRElDVF9USU1FT1VUEAISIwofSFRUUF9WRVJESUNUX0NPTk5FQ1RJT05fUkVGVVNFRBADEiEKHUhUVFBfVkVSRElDVF9DT05ORUNUSU9OX1JFU0VUEAQSHAoYSFRUUF9WRVJESUNUX1VOUkVBQ0hBQkxFEAUSHgoaSFRUUF9WRVJESUNUX1RMU19IQU5EU0hBS0UQBhIgChxIVFRQX1ZFUkRJQ1RfVExTX0NFUlRJRklDQVRFEAcSHAoYSFRUUF9WRVJESUNUX1BST1hZX0VSUk9SEAgSGgoWSFRUUF9WRVJESUNUX05PVF9GT1VORBAJEhUKEUhUVFBfVkVSRElDVF9HT05FEAoSHQoZSFRUUF9WRVJESUNUX1VOQVVUSE9SSVpFRBALEhoKFkhUVFBfVkVSRElDVF9GT1JCSURERU4QDBIdChlIVFRQX1ZFUkRJQ1RfUkFURV9MSU1JVEVEEA0SLgoqSFRUUF9WRVJESUNUX1VOQVZBSUxBQkxFX0ZPUl9MRUdBTF9SRUFTT05TEA4SHQoZSFRUUF9WRVJESUNUX1NFUlZFUl9FUlJPUhAPEiMKH0hUVFBfVkVSRElDVF9TVEFUVVNfTk9UX0FMTE9XRUQQEBIjCh9IVFRQX1ZFUkRJQ1RfVE9PX01BTllfUkVESVJFQ1RTEBESJAogSFRUUF9WRVJESUNUX0FERFJFU1NfTk9UX0FMTE9XRUQQEhIZChVIVFRQX1ZFUkRJQ1RfRVhDTFVERUQQExIfChtIVFRQX1ZFUkRJQ1RfUFJPVE9DT0xfRVJST1IQFBIcChhIVFRQX1ZFUkRJQ1RfREVBRF9MRVRURVIQFWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Verdict and evidence of HTTP on one name.
@@ -96,6 +96,13 @@ export type HttpResult = Message<"domainflow.validation.v1.HttpResult"> & {
    * @generated from field: google.protobuf.Timestamp check_time = 11;
    */
   checkTime?: Timestamp | undefined;
+
+  /**
+   * What else is known. Only in GetDomain, StreamEnriched with evidence, and checks that are answered at once.
+   *
+   * @generated from field: domainflow.validation.v1.HttpEvidence evidence = 12;
+   */
+  evidence?: HttpEvidence | undefined;
 };
 
 /**
@@ -104,6 +111,279 @@ export type HttpResult = Message<"domainflow.validation.v1.HttpResult"> & {
  */
 export const HttpResultSchema: GenMessage<HttpResult> = /*@__PURE__*/
   messageDesc(file_domainflow_validation_v1_http, 0);
+
+/**
+ * How a verdict of HTTP came about.
+ *
+ * @generated from message domainflow.validation.v1.HttpEvidence
+ */
+export type HttpEvidence = Message<"domainflow.validation.v1.HttpEvidence"> & {
+  /**
+   * In words, at most 300 characters; empty for an ordinary page.
+   *
+   * @generated from field: string reason = 1;
+   */
+  reason: string;
+
+  /**
+   * The responses before the last one, in order.
+   *
+   * @generated from field: repeated domainflow.validation.v1.HttpRedirect redirects = 2;
+   */
+  redirects: HttpRedirect[];
+
+  /**
+   * Schemes and ports that were asked in the last attempt, in order; the last or the nearest to a page gave the verdict.
+   *
+   * @generated from field: repeated domainflow.validation.v1.HttpTrial trials = 3;
+   */
+  trials: HttpTrial[];
+
+  /**
+   * Of the last https response; unset without one.
+   *
+   * @generated from field: domainflow.validation.v1.TlsEvidence tls = 4;
+   */
+  tls?: TlsEvidence | undefined;
+
+  /**
+   * What the last connection was made to; empty without one.
+   *
+   * @generated from field: string address = 5;
+   */
+  address: string;
+
+  /**
+   * The proxy it went through, URL without credentials; empty without one.
+   *
+   * @generated from field: string proxy = 6;
+   */
+  proxy: string;
+
+  /**
+   * Content-Type of the last response, at most 500 characters, as the ones below.
+   *
+   * @generated from field: string content_type = 7;
+   */
+  contentType: string;
+
+  /**
+   * Its Server.
+   *
+   * @generated from field: string server = 8;
+   */
+  server: string;
+
+  /**
+   * What cut the page: "size", "time" or "broken"; empty when it is whole.
+   *
+   * @generated from field: string truncation = 9;
+   */
+  truncation: string;
+
+  /**
+   * From the last request to the connection; 0 on a kept one.
+   *
+   * @generated from field: google.protobuf.Duration connect_duration = 10;
+   */
+  connectDuration?: Duration | undefined;
+
+  /**
+   * From then to the first byte.
+   *
+   * @generated from field: google.protobuf.Duration first_byte_duration = 11;
+   */
+  firstByteDuration?: Duration | undefined;
+
+  /**
+   * Attempts before the last one that a retry lane repeated, in order; at most 20.
+   *
+   * @generated from field: repeated domainflow.validation.v1.HttpAttempt earlier_attempts = 12;
+   */
+  earlierAttempts: HttpAttempt[];
+};
+
+/**
+ * Describes the message domainflow.validation.v1.HttpEvidence.
+ * Use `create(HttpEvidenceSchema)` to create a new message.
+ */
+export const HttpEvidenceSchema: GenMessage<HttpEvidence> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_http, 1);
+
+/**
+ * One response that led elsewhere.
+ *
+ * @generated from message domainflow.validation.v1.HttpRedirect
+ */
+export type HttpRedirect = Message<"domainflow.validation.v1.HttpRedirect"> & {
+  /**
+   * URL of the request.
+   *
+   * @generated from field: string url = 1;
+   */
+  url: string;
+
+  /**
+   * Status of the response.
+   *
+   * @generated from field: int32 status_code = 2;
+   */
+  statusCode: number;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.HttpRedirect.
+ * Use `create(HttpRedirectSchema)` to create a new message.
+ */
+export const HttpRedirectSchema: GenMessage<HttpRedirect> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_http, 2);
+
+/**
+ * What one scheme and port came to.
+ *
+ * @generated from message domainflow.validation.v1.HttpTrial
+ */
+export type HttpTrial = Message<"domainflow.validation.v1.HttpTrial"> & {
+  /**
+   * "https" or "http".
+   *
+   * @generated from field: string scheme = 1;
+   */
+  scheme: string;
+
+  /**
+   * Its port.
+   *
+   * @generated from field: int32 port = 2;
+   */
+  port: number;
+
+  /**
+   * Verdict on it.
+   *
+   * @generated from field: domainflow.validation.v1.HttpVerdict verdict = 3;
+   */
+  verdict: HttpVerdict;
+
+  /**
+   * In words; empty for a page.
+   *
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.HttpTrial.
+ * Use `create(HttpTrialSchema)` to create a new message.
+ */
+export const HttpTrialSchema: GenMessage<HttpTrial> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_http, 3);
+
+/**
+ * An attempt that was repeated.
+ *
+ * @generated from message domainflow.validation.v1.HttpAttempt
+ */
+export type HttpAttempt = Message<"domainflow.validation.v1.HttpAttempt"> & {
+  /**
+   * What it came to.
+   *
+   * @generated from field: domainflow.validation.v1.HttpVerdict verdict = 1;
+   */
+  verdict: HttpVerdict;
+
+  /**
+   * Status of its last response; 0 without one.
+   *
+   * @generated from field: int32 status_code = 2;
+   */
+  statusCode: number;
+
+  /**
+   * How long the next one waited.
+   *
+   * @generated from field: google.protobuf.Duration delay = 3;
+   */
+  delay?: Duration | undefined;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.HttpAttempt.
+ * Use `create(HttpAttemptSchema)` to create a new message.
+ */
+export const HttpAttemptSchema: GenMessage<HttpAttempt> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_http, 4);
+
+/**
+ * What was said of the certificate, and how the connection was secured.
+ *
+ * @generated from message domainflow.validation.v1.TlsEvidence
+ */
+export type TlsEvidence = Message<"domainflow.validation.v1.TlsEvidence"> & {
+  /**
+   * "TLSv1.3".
+   *
+   * @generated from field: string version = 1;
+   */
+  version: string;
+
+  /**
+   * Name of the cipher.
+   *
+   * @generated from field: string cipher = 2;
+   */
+  cipher: string;
+
+  /**
+   * From when the certificate is valid; unset when it cannot be read.
+   *
+   * @generated from field: google.protobuf.Timestamp not_before_time = 3;
+   */
+  notBeforeTime?: Timestamp | undefined;
+
+  /**
+   * Until when.
+   *
+   * @generated from field: google.protobuf.Timestamp not_after_time = 4;
+   */
+  notAfterTime?: Timestamp | undefined;
+
+  /**
+   * Names and addresses it is for, at most 100.
+   *
+   * @generated from field: repeated string names = 5;
+   */
+  names: string[];
+
+  /**
+   * Organisation and common name of who issued it.
+   *
+   * @generated from field: string issuer = 6;
+   */
+  issuer: string;
+
+  /**
+   * Whether a browser would have taken it for the host at that time.
+   *
+   * @generated from field: bool valid = 7;
+   */
+  valid: boolean;
+
+  /**
+   * If not why, in words.
+   *
+   * @generated from field: string problem = 8;
+   */
+  problem: string;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.TlsEvidence.
+ * Use `create(TlsEvidenceSchema)` to create a new message.
+ */
+export const TlsEvidenceSchema: GenMessage<TlsEvidence> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_http, 5);
 
 /**
  * What fetching a name's page came to. Exactly one per name that the HTTP phase is asked about.

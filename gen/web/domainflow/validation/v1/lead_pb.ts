@@ -4,6 +4,7 @@
 
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
@@ -12,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file domainflow/validation/v1/lead.proto.
  */
 export const file_domainflow_validation_v1_lead: GenFile = /*@__PURE__*/
-  fileDesc("CiNkb21haW5mbG93L3ZhbGlkYXRpb24vdjEvbGVhZC5wcm90bxIYZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxInIKB0NvbnRhY3QSMwoEa2luZBgBIAEoDjIlLmRvbWFpbmZsb3cudmFsaWRhdGlvbi52MS5Db250YWN0S2luZBINCgV2YWx1ZRgCIAEoCRISCgpzb3VyY2VfdXJsGAMgASgJEg8KB3NuaXBwZXQYBCABKAki1wEKBExlYWQSNAoGc3RhdHVzGAEgASgOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxlYWRTdGF0dXMSNAoGcmVhc29uGAIgASgOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxlYWRSZWFzb24SMwoIY29udGFjdHMYAyADKAsyIS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuQ29udGFjdBIuCgpjaGVja190aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCqOAQoKTGVhZFN0YXR1cxIbChdMRUFEX1NUQVRVU19VTlNQRUNJRklFRBAAEhkKFUxFQURfU1RBVFVTX1FVQUxJRklFRBABEhgKFExFQURfU1RBVFVTX1JFSkVDVEVEEAISFQoRTEVBRF9TVEFUVVNfRVJST1IQAxIXChNMRUFEX1NUQVRVU19USU1FT1VUEAQq3QIKCkxlYWRSZWFzb24SGwoXTEVBRF9SRUFTT05fVU5TUEVDSUZJRUQQABIZChVMRUFEX1JFQVNPTl9RVUFMSUZJRUQQARIZChVMRUFEX1JFQVNPTl9MT1dfU0NPUkUQAhIbChdMRUFEX1JFQVNPTl9OT19LRVlXT1JEUxADEhYKEkxFQURfUkVBU09OX1BBUktFRBAEEhwKGExFQURfUkVBU09OX1RISU5fQ09OVEVOVBAFEhoKFkxFQURfUkVBU09OX1NVUFBSRVNTRUQQBhIZChVMRUFEX1JFQVNPTl9ETlNfRVJST1IQBxIbChdMRUFEX1JFQVNPTl9ETlNfVElNRU9VVBAIEhoKFkxFQURfUkVBU09OX0hUVFBfRVJST1IQCRIcChhMRUFEX1JFQVNPTl9IVFRQX1RJTUVPVVQQChIbChdMRUFEX1JFQVNPTl9ERUFEX0xFVFRFUhALKo4BCgtDb250YWN0S2luZBIcChhDT05UQUNUX0tJTkRfVU5TUEVDSUZJRUQQABIWChJDT05UQUNUX0tJTkRfRU1BSUwQARIWChJDT05UQUNUX0tJTkRfUEhPTkUQAhIYChRDT05UQUNUX0tJTkRfQ09NUEFOWRADEhcKE0NPTlRBQ1RfS0lORF9TT0NJQUwQBGIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("CiNkb21haW5mbG93L3ZhbGlkYXRpb24vdjEvbGVhZC5wcm90bxIYZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxIpUBCgdDb250YWN0EjMKBGtpbmQYASABKA4yJS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuQ29udGFjdEtpbmQSDQoFdmFsdWUYAiABKAkSEgoKc291cmNlX3VybBgDIAEoCRIPCgdzbmlwcGV0GAQgASgJEg0KBWZvdW5kGAUgASgJEhIKCmNvbmZpZGVuY2UYBiABKAEi5wEKBExlYWQSNAoGc3RhdHVzGAEgASgOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxlYWRTdGF0dXMSNAoGcmVhc29uGAIgASgOMiQuZG9tYWluZmxvdy52YWxpZGF0aW9uLnYxLkxlYWRSZWFzb24SMwoIY29udGFjdHMYAyADKAsyIS5kb21haW5mbG93LnZhbGlkYXRpb24udjEuQ29udGFjdBIuCgpjaGVja190aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZkZXRhaWwYBSABKAkiwgIKDkxlYWRUaHJlc2hvbGRzEjEKC21hdGNoX3Njb3JlGAEgASgBQhe6SBQSEhlmZmZmZmbuPymamZmZmZmpP0gAiAEBEjUKD2xvd19zY29yZV9ncmFjZRgCIAEoAUIXukgUEhIZMzMzMzMz4z8pAAAAAAAAAABIAYgBARIrChFtaW5fY29udGVudF9ieXRlcxgDIAEoBUIQukgNGggYgICAASiAAtgBARI9ChdwYXJrZWRfY29uZmlkZW5jZV9mbG9vchgEIAEoAUIXukgUEhIZAAAAAAAA8D8pAAAAAAAAAABIAogBARIaChJzdHJ1Y3R1cmVfb3B0aW9uYWwYBSABKAhCDgoMX21hdGNoX3Njb3JlQhIKEF9sb3dfc2NvcmVfZ3JhY2VCGgoYX3BhcmtlZF9jb25maWRlbmNlX2Zsb29yKo4BCgpMZWFkU3RhdHVzEhsKF0xFQURfU1RBVFVTX1VOU1BFQ0lGSUVEEAASGQoVTEVBRF9TVEFUVVNfUVVBTElGSUVEEAESGAoUTEVBRF9TVEFUVVNfUkVKRUNURUQQAhIVChFMRUFEX1NUQVRVU19FUlJPUhADEhcKE0xFQURfU1RBVFVTX1RJTUVPVVQQBCrdAgoKTGVhZFJlYXNvbhIbChdMRUFEX1JFQVNPTl9VTlNQRUNJRklFRBAAEhkKFUxFQURfUkVBU09OX1FVQUxJRklFRBABEhkKFUxFQURfUkVBU09OX0xPV19TQ09SRRACEhsKF0xFQURfUkVBU09OX05PX0tFWVdPUkRTEAMSFgoSTEVBRF9SRUFTT05fUEFSS0VEEAQSHAoYTEVBRF9SRUFTT05fVEhJTl9DT05URU5UEAUSGgoWTEVBRF9SRUFTT05fU1VQUFJFU1NFRBAGEhkKFUxFQURfUkVBU09OX0ROU19FUlJPUhAHEhsKF0xFQURfUkVBU09OX0ROU19USU1FT1VUEAgSGgoWTEVBRF9SRUFTT05fSFRUUF9FUlJPUhAJEhwKGExFQURfUkVBU09OX0hUVFBfVElNRU9VVBAKEhsKF0xFQURfUkVBU09OX0RFQURfTEVUVEVSEAsqjgEKC0NvbnRhY3RLaW5kEhwKGENPTlRBQ1RfS0lORF9VTlNQRUNJRklFRBAAEhYKEkNPTlRBQ1RfS0lORF9FTUFJTBABEhYKEkNPTlRBQ1RfS0lORF9QSE9ORRACEhgKFENPTlRBQ1RfS0lORF9DT01QQU5ZEAMSFwoTQ09OVEFDVF9LSU5EX1NPQ0lBTBAEYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp]);
 
 /**
  * A way to reach somebody, and where it was found.
@@ -47,6 +48,20 @@ export type Contact = Message<"domainflow.validation.v1.Contact"> & {
    * @generated from field: string snippet = 4;
    */
   snippet: string;
+
+  /**
+   * How it was found, such as "structured" (schema.org), "link", "text" or "obfuscated".
+   *
+   * @generated from field: string found = 5;
+   */
+  found: string;
+
+  /**
+   * How sure it is that this reaches the site's owner, 0 to 1.
+   *
+   * @generated from field: double confidence = 6;
+   */
+  confidence: number;
 };
 
 /**
@@ -89,6 +104,13 @@ export type Lead = Message<"domainflow.validation.v1.Lead"> & {
    * @generated from field: google.protobuf.Timestamp check_time = 4;
    */
   checkTime?: Timestamp | undefined;
+
+  /**
+   * The decision in words, with the figures that decided. Where contacts are given.
+   *
+   * @generated from field: string detail = 5;
+   */
+  detail: string;
 };
 
 /**
@@ -97,6 +119,55 @@ export type Lead = Message<"domainflow.validation.v1.Lead"> & {
  */
 export const LeadSchema: GenMessage<Lead> = /*@__PURE__*/
   messageDesc(file_domainflow_validation_v1_lead, 1);
+
+/**
+ * What makes a lead. Fields left out take their defaults.
+ *
+ * @generated from message domainflow.validation.v1.LeadThresholds
+ */
+export type LeadThresholds = Message<"domainflow.validation.v1.LeadThresholds"> & {
+  /**
+   * Score from which on a page is a lead, 0.05 to 0.95; unset: 0.27.
+   *
+   * @generated from field: optional double match_score = 1;
+   */
+  matchScore?: number | undefined;
+
+  /**
+   * Score from which on a page that is not thin is a lead as well, 0 to 0.6, at most match_score; unset: 0.24.
+   *
+   * @generated from field: optional double low_score_grace = 2;
+   */
+  lowScoreGrace?: number | undefined;
+
+  /**
+   * Bytes after decoding below which a page is thin, 256 to 2,097,152; 0: the default, 1,024.
+   *
+   * @generated from field: int32 min_content_bytes = 3;
+   */
+  minContentBytes: number;
+
+  /**
+   * Confidence from which on a page counts as parked, 0 to 1; unset: 0.45.
+   *
+   * @generated from field: optional double parked_confidence_floor = 4;
+   */
+  parkedConfidenceFloor?: number | undefined;
+
+  /**
+   * Whether a page without a heading and without a link into the site may be a lead.
+   *
+   * @generated from field: bool structure_optional = 5;
+   */
+  structureOptional: boolean;
+};
+
+/**
+ * Describes the message domainflow.validation.v1.LeadThresholds.
+ * Use `create(LeadThresholdsSchema)` to create a new message.
+ */
+export const LeadThresholdsSchema: GenMessage<LeadThresholds> = /*@__PURE__*/
+  messageDesc(file_domainflow_validation_v1_lead, 2);
 
 /**
  * Whether a name is a lead.
