@@ -17,7 +17,9 @@ only |
 | dead_letters | validation; campaign resolves them |
 | whatever a deleted campaign leaves | campaign, once nobody else may write it (deletion.py) |
 | ledger_totals, tld_totals, uncounted | the triggers on chunks |
-| http_results, page_analyses, keyword_hits, leads | validation |
+| http_results, pages, page_analyses, scorings, keyword_hits, leads | validation |
+| http_personas, keyword_sets, scoring_profiles, their versions | validation; campaign reads them |
+| proxies, proxy_pools, proxy_pool_members, proxy_reports, suppressions | validation |
 | name_orders, derivations, segments, counter_checks | query's maintainer |
 | chunks.tld_counts, where whoever settled a chunk did not count them | query's maintainer |
 | pool_reports, pool_history | every process, of its own pool |

@@ -147,8 +147,8 @@ async def run_worker(settings: WorkSettings, open_probe: OpenProbe) -> None:
         stack.push_async_callback(pool.close)
         queue = await jetstream.connect(settings.nats_url, name="worker")
         stack.push_async_callback(queue.close)
-        probe = await stack.enter_async_context(open_probe())
         store = Store(pool)
+        probe = await stack.enter_async_context(open_probe(store))
         host, pid = socket.gethostname(), os.getpid()
         worker_id = f"{host}-{pid}-{secrets.token_hex(4)}"
         pools = {worker_id: pool}

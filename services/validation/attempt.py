@@ -11,7 +11,7 @@ import asyncpg
 
 from services.chassis import postgres
 from services.validation.pacing import Pace
-from services.validation.probe import Check, Outcome, Probe
+from services.validation.probe import Check, Item, Outcome, Probe
 from services.validation.results import ChunkResults
 from services.validation.store import Claim, Store
 
@@ -31,22 +31,22 @@ class CheckFailed(Exception):
     """Checking the names failed, and one of them may be why; the text says how."""
 
 
-async def stored_names(store: Store, claim: Claim) -> list[str]:
-    """Return all names of the claim. Raises NotPrepared when they are not there."""
-    names = await store.names(claim)
-    if len(names) != claim.name_count:
-        raise NotPrepared(f"{len(names)} of {claim.name_count} names are stored")
-    return names
+async def stored_items(store: Store, probe: Probe[Item, Any], claim: Claim) -> Sequence[Item]:
+    """Return what there is to check of the claim. Raises NotPrepared when it is not all there."""
+    items = await probe.items(store, claim)
+    if len(items) != claim.name_count:
+        raise NotPrepared(f"{len(items)} of {claim.name_count} names are stored")
+    return items
 
 
 async def check_and_settle(
-    store: Store, probe: Probe[Any], claim: Claim, names: Sequence[str], pace: Pace
+    store: Store, probe: Probe[Item, Any], claim: Claim, items: Sequence[Item], pace: Pace
 ) -> bool:
-    """Check the names and store what comes of it; False when the chunk is not ours any more.
+    """Check the items and store what comes of it; False when the chunk is not ours any more.
 
     Raises NotPrepared and CheckFailed.
     """
-    outcomes = await _check(probe, claim, names, pace)
+    outcomes = await _check(probe, claim, items, pace)
     try:
         results = probe.results(claim, outcomes)
     except Exception as error:
@@ -62,7 +62,7 @@ def told(error: BaseException) -> str:
 
 
 async def _check(
-    probe: Probe[Outcome], claim: Claim, names: Sequence[str], pace: Pace
+    probe: Probe[Item, Outcome], claim: Claim, items: Sequence[Item], pace: Pace
 ) -> Sequence[Outcome]:
     """Whatever a probe raises is about this chunk, also what looks like a part that is away."""
     async with AsyncExitStack() as stack:
@@ -71,29 +71,29 @@ async def _check(
         except Exception as error:
             raise NotPrepared(told(error)) from error
         try:
-            return await (_paced(check, names, pace) if pace.rate else check(names))
+            return await (_paced(check, items, pace) if pace.rate else check(items))
         except Exception as error:
             raise CheckFailed(told(error)) from error
 
 
-async def _paced(check: Check[Outcome], names: Sequence[str], pace: Pace) -> list[Outcome]:
-    """Hand the names over in slices; a slice with mute names must not delay the next."""
+async def _paced(check: Check[Item, Outcome], items: Sequence[Item], pace: Pace) -> list[Outcome]:
+    """Hand the items over in slices; a slice with mute names must not delay the next."""
 
-    async def check_slice(some: Sequence[str]) -> Sequence[Outcome]:
+    async def check_slice(some: Sequence[Item]) -> Sequence[Outcome]:
         return await check(some)
 
     slices = []
     first = 0
     async with asyncio.TaskGroup() as group:
-        while first < len(names):
-            count = pace.take(len(names) - first, time.monotonic())
+        while first < len(items):
+            count = pace.take(len(items) - first, time.monotonic())
             if count:
-                slices.append(group.create_task(check_slice(names[first : first + count])))
+                slices.append(group.create_task(check_slice(items[first : first + count])))
                 first += count
                 continue
             pace.waiting += 1
             try:
-                await asyncio.sleep(pace.wait(len(names) - first))
+                await asyncio.sleep(pace.wait(len(items) - first))
             finally:
                 pace.waiting -= 1
     return [outcome for checked in slices for outcome in checked.result()]

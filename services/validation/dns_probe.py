@@ -28,7 +28,7 @@ class DnsProbe:
     """Asks the resolvers that a campaign names."""
 
     pool = "dns"
-    phase: int = campaign_pb2.PHASE_DNS_VALIDATION
+    phases = frozenset({int(campaign_pb2.PHASE_DNS_VALIDATION)})
     # Some 0.4 kB each. A chunk waits for the last attempt of its mute names, 6 s by default; at
     # 75,000 names/s that many are under way meanwhile.
     names_limit = 500_000
@@ -50,8 +50,14 @@ class DnsProbe:
         who = Reporter(worker_id, host)
         await ResolverNews(self.engines, store, who, self._withdrawals).tell()
 
+    async def items(self, store: Store, claim: Claim) -> Sequence[str]:
+        return await store.names(claim)
+
+    def name(self, item: str) -> str:
+        return item
+
     @asynccontextmanager
-    async def prepare(self, claim: Claim) -> AsyncIterator[Check[Outcome]]:
+    async def prepare(self, claim: Claim) -> AsyncIterator[Check[str, Outcome]]:
         plan = plan_of(_configuration(claim))
         number = self._withdrawals.begun(plan, time.monotonic())
         try:
@@ -69,8 +75,8 @@ class DnsProbe:
             key.campaign_no, key.run, key.first_position, outcomes, now, evidence_to_bytes
         )
 
-    def dead_letter(self, name: str) -> Outcome:
-        return Outcome(name, Verdict.DEAD_LETTER, -1, (), (), -1, "", 0, 0, False)
+    def dead_letter(self, item: str) -> Outcome:
+        return Outcome(item, Verdict.DEAD_LETTER, -1, (), (), -1, "", 0, 0, False)
 
     def time_limit(self, claim: Claim) -> float:
         settings = plan_of(_configuration(claim)).engine

@@ -24,7 +24,7 @@ from services.validation.attempt import (
     CheckFailed,
     NotPrepared,
     check_and_settle,
-    stored_names,
+    stored_items,
     told,
 )
 from services.validation.pacing import Pace
@@ -147,7 +147,7 @@ async def _listen(stream: asyncio.StreamReader, said: bytearray) -> None:
 
 
 async def attempt_alone(
-    database_url: str, open_probe: Callable[[], AbstractAsyncContextManager[Probe[Any]]]
+    database_url: str, open_probe: Callable[[Store], AbstractAsyncContextManager[Probe[Any, Any]]]
 ) -> int:
     """Make the attempt at the claim on standard input; returns the status to exit with."""
     line = await asyncio.to_thread(sys.stdin.buffer.readline)
@@ -162,14 +162,13 @@ async def attempt_alone(
             await postgres.open_pool(
                 database_url, application_name="domainflow-attempt", max_size=2
             ) as pool,
-            open_probe() as probe,
+            open_probe(store := Store(pool)) as probe,
         ):
-            store = Store(pool)
-            names = await stored_names(store, claim)
+            items = await stored_items(store, probe, claim)
             pace = Pace(claim.name_rate_limit, time.monotonic())
             following = asyncio.create_task(_follow_rate(store, claim, pace))
             try:
-                settled = await check_and_settle(store, probe, claim, names, pace)
+                settled = await check_and_settle(store, probe, claim, items, pace)
             finally:
                 following.cancel()
     except postgres.AWAY as error:

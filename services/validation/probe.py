@@ -8,19 +8,20 @@ from services.validation.load import EndpointCounts
 from services.validation.results import ChunkResults
 from services.validation.store import Claim, Store
 
-# Whatever a probe finds out about one name.
+# What a probe has to know of one name to check it, and whatever it finds out about it.
+Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-# Names to their outcomes, in the same order. Called several times at once for one claim.
-Check = Callable[[Sequence[str]], Awaitable[Sequence[Outcome]]]
+# Items to their outcomes, in the same order. Called several times at once for one claim.
+Check = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]]
 
 
-class Probe(Protocol[Outcome]):
-    """How the names of one phase are checked. Open as long as its worker lives."""
+class Probe(Protocol[Item, Outcome]):
+    """How the names of some phases are checked. Open as long as its worker lives."""
 
     # The subject its tasks come from, such as "dns".
     pool: str
-    # Number of its phase, as in domainflow.campaign.v1.Phase.
-    phase: int
+    # Numbers of its phases, as in domainflow.campaign.v1.Phase.
+    phases: frozenset[int]
     # Names in hand at most, for the memory's sake.
     names_limit: int
     # Chunks are taken when fewer names than this are still to be asked about.
@@ -35,7 +36,14 @@ class Probe(Protocol[Outcome]):
     async def attend(self, store: Store, worker_id: str, host: str) -> None:
         """Tell what is learnt of the resolvers or hosts that are asked, until cancelled."""
 
-    def prepare(self, claim: Claim) -> AbstractAsyncContextManager[Check[Outcome]]:
+    async def items(self, store: Store, claim: Claim) -> Sequence[Item]:
+        """Read what there is to check, in order of position: one for each name of the claim, or the
+        attempt fails."""
+
+    def name(self, item: Item) -> str:
+        """The name of an item."""
+
+    def prepare(self, claim: Claim) -> AbstractAsyncContextManager[Check[Item, Outcome]]:
         """Get ready for the claim's campaign.
 
         What it raises is taken to be wrong for every name; what `Check` raises, for one of those
@@ -45,8 +53,8 @@ class Probe(Protocol[Outcome]):
     def results(self, claim: Claim, outcomes: Sequence[Outcome]) -> ChunkResults:
         """Encode the outcomes of all of the claim's names."""
 
-    def dead_letter(self, name: str) -> Outcome:
-        """The outcome of a name that was given up."""
+    def dead_letter(self, item: Item) -> Outcome:
+        """The outcome of an item that was given up."""
 
     def time_limit(self, claim: Claim) -> float:
         """Seconds that checking the claim's names takes at the very most when all is well."""

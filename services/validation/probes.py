@@ -7,8 +7,9 @@ from typing import Any
 from services.validation.dns_probe import DnsProbe
 from services.validation.engines import Engines
 from services.validation.probe import Probe
+from services.validation.store import Store
 
-OpenProbe = Callable[[], AbstractAsyncContextManager[Probe[Any]]]
+OpenProbe = Callable[[Store], AbstractAsyncContextManager[Probe[Any, Any]]]
 
 
 class NoSuchPool(LookupError):
@@ -25,7 +26,7 @@ def probe_of(pool: str) -> OpenProbe:
 
 
 @asynccontextmanager
-async def _dns() -> AsyncIterator[DnsProbe]:
+async def _dns(_: Store) -> AsyncIterator[DnsProbe]:
     async with Engines() as engines:
         yield DnsProbe(engines)
 

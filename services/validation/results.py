@@ -52,13 +52,19 @@ _MAX_INT = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkResults:
-    """A chunk's outcomes, of whatever pool, ready to be stored."""
+class TableRows:
+    """Rows of one table, in COPY's binary format."""
 
-    # Where its rows go, and the rows in COPY's binary format.
     table: str
     columns: Sequence[str]
     rows: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResults:
+    """A chunk's outcomes, of whatever pool, ready to be stored."""
+
+    tables: Sequence[TableRows]
     # Names of the outcomes, and how many names had each.
     outcomes: Sequence[str]
     counts: Sequence[int]
@@ -117,7 +123,8 @@ def chunk_results(
     text = "".join(lines)
     sha256 = hashlib.sha256(text.encode()).digest()
     tlds = tld_counts(text, _NUMBERS)
-    return ChunkResults(TABLE, COLUMNS, b"".join(parts), _OUTCOMES, counts, sha256, tlds)
+    rows = TableRows(TABLE, COLUMNS, b"".join(parts))
+    return ChunkResults((rows,), _OUTCOMES, counts, sha256, tlds)
 
 
 def _source(ttl: int, resolver: str) -> bytes:

@@ -50,6 +50,11 @@ class Claim:
     lost_count: int = 0
     # Names per second that its campaign may ask about, as of the claim; 0: no limit.
     name_rate_limit: int = 0
+    # Of a chunk of some names only: the last position, and the run of the earlier phase whose
+    # results say which; 0: that phase was left out. A chunk without a last position has every name
+    # from its first position on.
+    last_position: int | None = None
+    source_run: int = 0
 
     @property
     def label(self) -> str:
@@ -100,10 +105,12 @@ class Store:
         """Take a chunk; None when it is settled, held by somebody else, or not to be done now."""
         row = await self._pool.fetchrow(
             """SELECT t.attempt, t.name_count, t.configuration,
-                   c.failure_count, c.lost_count, k.name_rate_limit
+                   c.failure_count, c.lost_count, k.name_rate_limit, c.last_position,
+                   coalesce(p.source_run, 0) AS source_run
                FROM claim_chunk($1, $2, $3, $4, $5, $6) AS t
                JOIN chunks c ON c.campaign_no = $1 AND c.phase = $2 AND c.run = $3
                    AND c.first_position = $4
+               JOIN phases p ON p.campaign_no = $1 AND p.phase = $2
                JOIN campaigns k ON k.no = $1""",
             *_arguments(key),
             worker_id,
@@ -279,7 +286,7 @@ class Store:
         )
 
     async def names(self, claim: Claim) -> list[str]:
-        """Return the chunk's names in order of position."""
+        """Return the names of a chunk that has every position, in order."""
         first = claim.key.first_position
         joined: str | None = await self._pool.fetchval(
             # One string: splitting it costs a tenth of decoding a row per name.
@@ -336,9 +343,10 @@ async def _settle(
     )
     if row is None:
         return None
-    await connection.copy_to_table(
-        results.table, source=_once(results.rows), columns=results.columns, format="binary"
-    )
+    for each in results.tables:
+        await connection.copy_to_table(
+            each.table, source=_once(each.rows), columns=each.columns, format="binary"
+        )
     return _settled_event(claim, results, row["elapsed"])
 
 

@@ -27,7 +27,7 @@ from nats.js import JetStreamContext
 
 from domainflow.validation.v1 import task_pb2
 from services.chassis import jetstream, postgres
-from services.validation.attempt import CheckFailed, NotPrepared, check_and_settle, stored_names
+from services.validation.attempt import CheckFailed, NotPrepared, check_and_settle, stored_items
 from services.validation.failure import GiveUp, Retry, Split, after_failure, is_suspect
 from services.validation.isolation import Isolation
 from services.validation.load import LoadMeter
@@ -87,7 +87,7 @@ class Worker:
         *,
         store: Store,
         queue: Client,
-        probe: Probe[Any],
+        probe: Probe[Any, Any],
         worker_id: str,
         host: str,
         pid: int,
@@ -239,7 +239,7 @@ class Worker:
 
     async def _settle_chunk(self, chunk: _Chunk) -> None:
         task = task_pb2.ChunkTask.FromString(chunk.message.data)
-        if task.phase != self._probe.phase:
+        if task.phase not in self._probe.phases:
             raise _NotOurTask
         key = ChunkKey(task.campaign_no, task.phase, task.run, task.first_position)
         claim = await self._claim(key)
@@ -278,8 +278,9 @@ class Worker:
             case Split():
                 await self._store.split(claim, cause)
             case GiveUp():
-                (name,) = await self._store.names(claim)
-                results = self._probe.results(claim, [self._probe.dead_letter(name)])
+                (item,) = await self._probe.items(self._store, claim)
+                name = self._probe.name(item)
+                results = self._probe.results(claim, [self._probe.dead_letter(item)])
                 if await self._store.give_up(claim, results, name, cause):
                     self._settled += 1
                     log.warning("%s was given up: %s", name, cause)
@@ -306,9 +307,9 @@ class Worker:
                 if is_suspect(claim.lost_count):
                     settled = await self._attempt_alone(chunk, claim, pace)
                 else:
-                    names = await stored_names(self._store, claim)
+                    items = await stored_items(self._store, self._probe, claim)
                     chunk.asked = True
-                    settled = await check_and_settle(self._store, self._probe, claim, names, pace)
+                    settled = await check_and_settle(self._store, self._probe, claim, items, pace)
                 if not settled:
                     log.warning("refused, since it is not ours any more: %s", claim.label)
                 return settled

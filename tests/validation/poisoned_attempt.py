@@ -11,11 +11,12 @@ from contextlib import asynccontextmanager
 
 from services.validation.engines import Engines
 from services.validation.isolation import attempt_alone
+from services.validation.store import Store
 from tests.validation.probes import PoisonedProbe, hang, kill_this_process
 
 
 @asynccontextmanager
-async def poisoned_probe() -> AsyncIterator[PoisonedProbe]:
+async def poisoned_probe(_: Store) -> AsyncIterator[PoisonedProbe]:
     harm = {"kill": kill_this_process, "hang": hang}[os.environ["HARM"]]
     async with Engines() as engines:
         yield PoisonedProbe(engines, os.environ["POISON"], harm)

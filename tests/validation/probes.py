@@ -24,7 +24,7 @@ class PoisonedProbe(DnsProbe):
         self._harm = harm
 
     @asynccontextmanager
-    async def prepare(self, claim: Claim) -> AsyncIterator[Check[Outcome]]:
+    async def prepare(self, claim: Claim) -> AsyncIterator[Check[str, Outcome]]:
         async with super().prepare(claim) as check:
 
             async def poisoned(names: Sequence[str]) -> Sequence[Outcome]:

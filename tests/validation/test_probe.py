@@ -16,7 +16,7 @@ from services.chassis.postgres import Pool
 from services.validation.dns_probe import DnsProbe
 from services.validation.load import EndpointCounts
 from services.validation.probe import Check
-from services.validation.results import ChunkResults
+from services.validation.results import ChunkResults, TableRows
 from services.validation.store import Claim, Store
 from services.validation.worker import Worker
 from tests.campaigns import validating
@@ -31,7 +31,7 @@ class LengthProbe:
     """Knows how long each name is."""
 
     pool = "http"
-    phase = HTTP
+    phases = frozenset({HTTP})
     names_limit = 1000
     names_ahead = 100
 
@@ -44,8 +44,14 @@ class LengthProbe:
     async def attend(self, store: Store, worker_id: str, host: str) -> None:
         """There is nothing to tell."""
 
+    async def items(self, store: Store, claim: Claim) -> Sequence[str]:
+        return await store.names(claim)
+
+    def name(self, item: str) -> str:
+        return item
+
     @asynccontextmanager
-    async def prepare(self, claim: Claim) -> AsyncIterator[Check[int]]:
+    async def prepare(self, claim: Claim) -> AsyncIterator[Check[str, int]]:
         yield self._check
 
     async def _check(self, names: Sequence[str]) -> Sequence[int]:
@@ -61,9 +67,10 @@ class LengthProbe:
         digest = sha256(repr(outcomes).encode()).digest()
         columns = ["position", "length"]
         rows += struct.pack(">h", -1)
-        return ChunkResults("lengths", columns, rows, ["MEASURED", "DEAD_LETTER"], counts, digest)
+        table = TableRows("lengths", columns, rows)
+        return ChunkResults((table,), ["MEASURED", "DEAD_LETTER"], counts, digest)
 
-    def dead_letter(self, name: str) -> int:
+    def dead_letter(self, item: str) -> int:
         return -1
 
     def time_limit(self, claim: Claim) -> float:

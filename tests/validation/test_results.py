@@ -73,7 +73,7 @@ async def test_outcomes_come_back_as_they_were_copied(pool: Pool) -> None:
 
     async with pool.acquire() as connection:
         await connection.copy_to_table(
-            "dns_results", source=_once(results.rows), columns=COLUMNS, format="binary"
+            "dns_results", source=_once(results.tables[0].rows), columns=COLUMNS, format="binary"
         )
 
     rows = await pool.fetch(f"SELECT {', '.join(COLUMNS)} FROM dns_results ORDER BY position")
