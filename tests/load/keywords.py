@@ -14,8 +14,8 @@ from typing import Any
 
 import re2
 
-from services.validation.content.keyword_rules import regex_options
-from services.validation.content.keywords import (
+from services.chassis.matching.keyword_rules import regex_options
+from services.chassis.matching.keywords import (
     CompiledRules,
     Rule,
     RuleKind,

@@ -10,8 +10,8 @@ import re2
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.validation.content.folding import IGNORED, clean, fold, joins
-from services.validation.content.keyword_rules import (
+from services.chassis.matching.folding import IGNORED, clean, fold, joins
+from services.chassis.matching.keyword_rules import (
     MAX_CONTEXT,
     MAX_LITERAL,
     MAX_NAME,
@@ -20,7 +20,7 @@ from services.validation.content.keyword_rules import (
     MOST_PROBLEMS,
     regex_options,
 )
-from services.validation.content.keywords import (
+from services.chassis.matching.keywords import (
     MAX_MATCHES,
     MAX_OCCURRENCES,
     MAX_PAGE_SNIPPETS,

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import re2
 
-from services.validation.content.folding import clean, fold, joins
+from services.chassis.matching.folding import clean, fold, joins
 
 MAX_RULES = 10_000
 MAX_REGEXES = 500

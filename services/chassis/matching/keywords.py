@@ -27,7 +27,7 @@ from typing import Any
 import ahocorasick_rs
 import re2
 
-from services.validation.content.folding import (
+from services.chassis.matching.folding import (
     IGNORED,
     FoldedText,
     Shifts,
@@ -38,7 +38,7 @@ from services.validation.content.folding import (
     fold,
     fold_text,
 )
-from services.validation.content.keyword_rules import (
+from services.chassis.matching.keyword_rules import (
     MOST_PROBLEMS,
     Rule,
     RuleKind,
@@ -49,7 +49,7 @@ from services.validation.content.keyword_rules import (
     problems_of,
     regex_options,
 )
-from services.validation.content.regex_literals import Needed, is_near, outline
+from services.chassis.matching.regex_literals import Needed, is_near, outline
 
 __all__ = [
     "CompiledRules",

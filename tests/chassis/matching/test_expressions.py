@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.validation.content.expressions import (
+from services.chassis.matching.expressions import (
     MAX_DEPTH,
     MAX_LENGTH,
     All,

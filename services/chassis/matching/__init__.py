@@ -1,0 +1,1 @@
+"""Keyword rules: what they say, how they are compiled, and what they find in texts. Pure."""
