@@ -287,6 +287,56 @@ class RunNotFound(NotFound):
     reason = "RUN_NOT_FOUND"
 
 
+class ResourceNotFound(NotFound):
+    """No stored thing of this kind has this id. `resource`: such as "keyword_set"."""
+
+    reason = "RESOURCE_NOT_FOUND"
+
+    def __init__(self, resource: str, resource_id: object) -> None:
+        super().__init__(
+            f"no {resource.replace('_', ' ')} has the id {resource_id}",
+            resource=resource,
+            id=resource_id,
+        )
+
+
+class ResourceExists(AlreadyExists):
+    """Another stored thing of this kind has this name. `other_id`: its id, "" when it has gone."""
+
+    reason = "RESOURCE_EXISTS"
+
+    def __init__(self, resource: str, name: str, other_id: object) -> None:
+        super().__init__(
+            f"another {resource.replace('_', ' ')} has the name {name!r}",
+            resource=resource,
+            name=name,
+            id=other_id,
+        )
+
+
+class NoPage(FailedPrecondition):
+    """The name has no page that could be scored."""
+
+    reason = "NO_PAGE"
+
+    def __init__(self, campaign_id: object, position: int) -> None:
+        super().__init__(
+            f"the name at position {position:,} of the campaign {campaign_id} has no page that"
+            " could be scored",
+            campaign_id=campaign_id,
+            position=position,
+        )
+
+
+class NoSecretKey(FailedPrecondition):
+    """The service has no key to encrypt secrets with."""
+
+    reason = "NO_SECRET_KEY"
+
+    def __init__(self) -> None:
+        super().__init__("the service has no key to encrypt secrets with (DOMAINFLOW_SECRET_KEYS)")
+
+
 class TooManyCalls(ResourceExhausted):
     """The process has as many calls in progress as it admits."""
 

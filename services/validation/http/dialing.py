@@ -23,8 +23,8 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import AddrInfoType, Connection
 from aiohttp.http_exceptions import HttpProcessingError
 
+from services.chassis.http_settings import TlsVersion
 from services.validation.http.certificates import Connection as TlsConnection
-from services.validation.http.settings import TlsVersion
 
 if TYPE_CHECKING:
     from aiohttp.client import ClientTimeout

@@ -16,6 +16,7 @@ from aiohttp import ClientResponse, ClientSession, ClientTimeout, CookieJar, Dum
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from services.chassis.http_settings import HttpSettings
 from services.validation.http import certificates, urls
 from services.validation.http.addresses import PUBLIC_ONLY, AddressPolicy, judge_of
 from services.validation.http.certificates import TlsFacts
@@ -39,7 +40,6 @@ from services.validation.http.robots import (
     RobotsCache,
 )
 from services.validation.http.robots import parse as parse_robots
-from services.validation.http.settings import HttpSettings
 from services.validation.http.turns import Turns
 from services.validation.http.urls import BadUrl, Target
 from services.validation.http.verdict import (

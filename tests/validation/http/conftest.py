@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from services.chassis.http_settings import HttpSettings
 from services.validation.http.addresses import AddressPolicy
 from services.validation.http.fetch import Fetcher
-from services.validation.http.settings import HttpSettings
 from tests.validation.http.servers import authority
 
 LOOPBACK = AddressPolicy.parse(allowed=["127.0.0.0/8"])

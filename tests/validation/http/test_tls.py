@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from services.chassis.http_settings import TlsVersion
 from services.validation.http.certificates import Connection, covers, facts
-from services.validation.http.settings import TlsVersion
 from services.validation.http.verdict import Verdict
 from tests.validation.http.conftest import fetching, secured
 from tests.validation.http.servers import (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.validation.http.settings import BadSettings, HttpSettings
+from services.chassis.http_settings import BadSettings, HttpSettings
 
 
 def test_the_user_agent_is_honest_by_default():
