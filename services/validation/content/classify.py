@@ -134,7 +134,7 @@ def classify(
         weight = 0.6 if page.script_count else 1.0
         findings.append(_finding(PageKind.EMPTY, [Signal("no_text", weight, "")]))
     return Classification(
-        _kind(findings, thresholds),
+        _kind(findings, thresholds, said_by_the_way=_by_the_way(sale, parked)),
         findings[0].confidence,
         tuple(it for it in findings if it.signals),
     )
@@ -150,7 +150,16 @@ def parking_domain(host: str) -> str:
     return ""
 
 
-def _kind(findings: Sequence[Finding], thresholds: Thresholds) -> PageKind:
+def _by_the_way(sale: Sequence[Signal], parked: Sequence[Signal]) -> bool:
+    """Whether the offer is a line of a parking page, as most of them have one."""
+    if not sale or sale[0].name == "sale_phrase_in_title":
+        return False
+    return _finding(PageKind.PARKED, parked).confidence > sale[0].weight
+
+
+def _kind(
+    findings: Sequence[Finding], thresholds: Thresholds, *, said_by_the_way: bool
+) -> PageKind:
     least = {
         PageKind.PARKED: thresholds.parked,
         PageKind.FOR_SALE: thresholds.for_sale,
@@ -161,7 +170,7 @@ def _kind(findings: Sequence[Finding], thresholds: Thresholds) -> PageKind:
         PageKind.EMPTY: 0.0,
     }
     reached = [it.kind for it in findings if it.signals and it.confidence >= least[it.kind]]
-    if PageKind.FOR_SALE in reached:
+    if PageKind.FOR_SALE in reached and not said_by_the_way:
         return PageKind.FOR_SALE
     return reached[0] if reached else PageKind.CONTENT
 
@@ -235,14 +244,15 @@ def _parked(
         if mark in scripts or mark in hosts:
             signals.append(Signal("parking_script", weight, mark))
             break
-    said = [it for it in PARKED_PHRASES if it[0] in head]
-    if said and is_thin:
+    said = [it for it in PARKED_PHRASES if it[0] in head] if is_thin else []
+    if said:
         phrase, weight = max(said, key=lambda it: it[1])
         signals.append(Signal("parked_phrase_in_title", weight, phrase))
     elif "parked" in page.title.lower():
         signals.append(Signal("parked_in_title", 0.231, "parked"))
-    elif said := [it for it in PARKED_PHRASES if it[0] in body]:
-        phrase, weight = max(said, key=lambda it: it[1])
+    # The text of a page has its headings as well: what they said is no second word for it.
+    if more := [it for it in PARKED_PHRASES if it[0] in body and it not in said]:
+        phrase, weight = max(more, key=lambda it: it[1])
         signals.append(Signal("parked_phrase_in_text", weight, phrase))
     if is_thin and page.anchor_share > 0.5 and signals:
         signals.append(Signal("thin_text_of_links", 0.2, f"{page.anchor_share:.2f}"))

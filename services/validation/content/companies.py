@@ -7,6 +7,12 @@ stand there.
 import re
 from collections.abc import Iterator
 
+from services.validation.content.marks import (
+    CONSTRUCTION_PHRASES,
+    DEFAULT_PHRASES,
+    LOGIN_PHRASES,
+    NOT_FOUND_PHRASES,
+)
 from services.validation.content.sighting import (
     ContactKind,
     Found,
@@ -74,6 +80,8 @@ _COPYRIGHT_TAIL = re.compile(
 )
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _TITLE = re.compile(r"\s+(?:[-|·•»\u2012-\u2015]|::)\s+|\s*\|\s*")
+# In titles of pages that are nobody's own.
+_STOCK = (*NOT_FOUND_PHRASES, *LOGIN_PHRASES, *DEFAULT_PHRASES, *CONSTRUCTION_PHRASES)
 _LETTERS = re.compile(r"[^\W\d_]")
 _SQUEEZED = re.compile(r"[\W_]+")
 _EDGES, _QUOTES = " ,;:|-\u2013\u2014", "\"'„“”»«"
@@ -94,14 +102,20 @@ def named(
 
 
 def in_title(title: str, owner: Owner) -> Iterator[Sighting]:
-    """The part of a title that is the site's: the one that is like its domain, else the last."""
+    """The part of a title that is the site's: the one that is like its domain, else the last.
+
+    A site that calls itself by its bare domain, as stock pages do, names nobody, and what follows
+    "404" or "Log in" is hardly ever a company.
+    """
     title = clean(title, 500)
     parts = [part for part in _TITLE.split(title, maxsplit=8) if part]
+    if owner.domain and any(_has_domain(part, owner) for part in parts):
+        return
     for part in reversed(parts):
         if is_like_domain(part, owner):
             yield from _sighting(part, Found.TITLE, owner, 0.4, context=title)
             return
-    if len(parts) > 1 and len(parts[-1]) <= 60:
+    if len(parts) > 1 and len(parts[-1]) <= 60 and not _is_stock(title.lower()):
         yield from _sighting(parts[-1], Found.TITLE, owner, 0.25, context=title)
 
 
@@ -141,6 +155,19 @@ def is_like_domain(name: str, owner: Owner) -> bool:
     return bool(squeezed) and (
         owner.label in squeezed or (len(squeezed) > 3 and squeezed in owner.label)
     )
+
+
+def _has_domain(part: str, owner: Owner) -> bool:
+    """Whether the domain stands there as nobody writes a name: "example.com", not "Example.com"."""
+    at = part.find(owner.domain)
+    if at < 0:
+        return False
+    before, after = part[at - 1 : at], part[at + len(owner.domain) :][:1]
+    return not before.isalnum() and not after.isalnum()
+
+
+def _is_stock(title: str) -> bool:
+    return any(phrase in title for phrase in _STOCK)
 
 
 def _parts(text: str, lower: str) -> tuple[list[tuple[int, int]], bool]:

@@ -75,8 +75,10 @@ SALE_PHRASES = (
 PARKED_PHRASES = (
     ("this domain is parked", 0.5), ("domain is parked", 0.4), ("parked free", 0.5),
     ("parked domain", 0.3), ("domain parking", 0.25), ("this page is parked", 0.5),
+    ("web page is parked", 0.5), ("webpage is parked", 0.5),
     ("parked courtesy of", 0.6), ("this domain has expired", 0.35), ("domain has expired", 0.35),
     ("this domain name expired", 0.35), ("this domain has been registered", 0.3),
+    ("domain has recently been registered", 0.3), ("domain was recently registered", 0.3),
     ("is registered, but the owner currently does not have an active website", 0.6),
     ("related searches", 0.2), ("related links", 0.1), ("sponsored listings", 0.3),
     ("the domain owner maintain no relationship with the advertisers", 0.7),

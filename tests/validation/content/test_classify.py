@@ -127,3 +127,31 @@ def test_thresholds_decide_what_a_page_is_called_not_how_sure_it_is() -> None:
 )
 def test_hosts_are_matched_by_whole_labels(host: str, domain: str) -> None:
     assert parking_domain(host) == domain
+
+
+def test_what_the_text_says_adds_to_what_the_title_says() -> None:
+    found = kind_of(
+        "<title>example.com</title><h2>Related searches</h2><p>This domain is parked free."
+    )
+
+    assert signals_of(found) == ["parked_phrase_in_title", "parked_phrase_in_text"]
+    assert found.kind is PageKind.PARKED
+    assert found.parked_confidence == 0.6
+
+
+def test_a_heading_is_not_counted_again_as_text() -> None:
+    found = kind_of("<title>example.com</title><h2>Related searches</h2><p>Loans, hotels")
+
+    assert signals_of(found) == ["parked_phrase_in_title"]
+    assert found.kind is PageKind.CONTENT
+
+
+def test_an_offer_by_the_way_does_not_make_a_parking_page_one_of_a_seller() -> None:
+    page = "<p>This web page is parked for free. Would you like to buy this domain?"
+    offered = kind_of(f"<title>example.com</title>{page}")
+    shouted = kind_of(f"<title>example.com is for sale</title>{page}")
+
+    assert offered.kind is PageKind.PARKED
+    assert shouted.kind is PageKind.FOR_SALE
+    assert offered.is_parked
+    assert shouted.is_parked

@@ -730,3 +730,25 @@ def test_a_hostile_megabyte_is_read_within_the_limits(text):
     page = ContactPage(URL, text, links, items, text, text, text, text, [text])
 
     assert len(find_contacts(page)) <= MAX_CONTACTS
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "firma.de",
+        "firma.de - parked",
+        "firma.de | Domain parking",
+        "firma.de is for sale",
+        "Buy firma.de",
+        "www.firma.de | Startseite und mehr",
+        "Log In - WordPress",
+        "404 - File or directory not found",
+        "Coming soon | Another page",
+    ],
+)
+def test_titles_of_pages_that_are_nobodys_own_name_no_company(title):
+    assert companies(title=title) == []
+
+
+def test_a_domain_that_is_written_as_a_name_is_one():
+    assert companies(title="Shoes and more | Firma.de") == ["Firma.de"]

@@ -7,6 +7,7 @@ import pytest
 
 from services.validation.content.classify import PageKind, classify
 from services.validation.content.clusters import fingerprint
+from services.validation.content.contacts import MAX_CONTACTS, ContactPage, find_contacts
 from services.validation.content.crawl import next_pages
 from services.validation.content.features import Features, features_of
 from services.validation.content.markup import parse
@@ -54,6 +55,20 @@ def test_pages_of_packages_are_read_classified_and_scored() -> None:
         assert Features.from_bytes(vector.to_bytes()) == vector
         assert 0 <= explain(vector, DEFAULT_PROFILE, now=1_790_000_000).score <= 1_000
         next_pages(url, page.links)
+        contacts = find_contacts(
+            ContactPage(
+                url=url,
+                text=page.lines,
+                links=(*page.contact_links, *((it.url, it.text) for it in page.links)),
+                items=(*page.json_ld, *page.microdata),
+                title=page.title,
+                site_name=page.site_name,
+                language=page.language,
+                protected=page.protected,
+            )
+        )
+        assert len(contacts) <= MAX_CONTACTS
+        assert all(it.value and "\n" not in it.value for it in contacts)
         kinds.append(found.kind)
 
     # Documentation is not parked.
