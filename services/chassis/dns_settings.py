@@ -96,6 +96,14 @@ def check_settings(
     yield from _check_canaries(settings, path)
 
 
+def is_pem(text: str) -> bool:
+    """Whether it holds certificates that can be read."""
+    try:
+        return bool(load_pem_x509_certificates(text.encode()))
+    except ValueError:
+        return False
+
+
 def _check_resolver(resolver: pb.DnsResolver, path: str) -> Iterator[FieldViolation]:
     transport = transport_of(resolver)
     if transport == pb.DNS_TRANSPORT_SYSTEM:
@@ -120,7 +128,7 @@ def _check_resolver(resolver: pb.DnsResolver, path: str) -> Iterator[FieldViolat
     if resolver.ca_pem:
         if transport not in _ENCRYPTED:
             yield FieldViolation(f"{path}.ca_pem", "is for TLS and HTTPS only")
-        elif not _is_pem(resolver.ca_pem):
+        elif not is_pem(resolver.ca_pem):
             yield FieldViolation(f"{path}.ca_pem", "holds no certificates in PEM that can be read")
     if "\0" in resolver.operator:
         yield FieldViolation(f"{path}.operator", "has a NUL character")
@@ -156,13 +164,6 @@ def _is_host(text: str) -> bool:
         name = text.lower().removesuffix(".")
         return len(name) <= 253 and not any(explain_label(each) for each in name.split("."))
     return True
-
-
-def _is_pem(text: str) -> bool:
-    try:
-        return bool(load_pem_x509_certificates(text.encode()))
-    except ValueError:
-        return False
 
 
 def _check_repeated(settings: pb.DnsSettings, path: str) -> Iterator[FieldViolation]:

@@ -1,8 +1,23 @@
-"""What an HTTP persona says: who asks, how, how patiently and within which limits. Pure."""
+"""What an HTTP persona says: who asks, how, how patiently and within which limits; and how a caller
+may say it.
+
+Campaigns copy settings and validation carries them out: both have to mean the same by them.
+"""
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+
+from domainflow.validation.v1 import http_settings_pb2 as pb
+from services.chassis.dns_settings import is_pem
+from services.chassis.errors import FieldViolation
+
+Network = IPv4Network | IPv6Network
 
 # Who to write to about these requests. Installations set their own.
 DEFAULT_CONTACT = "https://domainflow.example/bot"
@@ -29,6 +44,25 @@ _RESERVED_HEADERS = frozenset(
         "user-agent",
     )
 )
+
+
+# Of an HttpRetryLane that leaves them out: attempts, seconds before the first repetition, at most.
+LANE_DEFAULTS: dict[int, tuple[int, float, float]] = {
+    pb.HttpRetryLane.REASON_RATE_LIMITED: (4, 30.0, 900.0),
+    pb.HttpRetryLane.REASON_TIMEOUT: (2, 60.0, 600.0),
+    pb.HttpRetryLane.REASON_TLS: (2, 60.0, 600.0),
+    pb.HttpRetryLane.REASON_RESET: (3, 20.0, 600.0),
+    pb.HttpRetryLane.REASON_SERVER_ERROR: (2, 60.0, 600.0),
+}
+# Where the message calls a field of HttpSettings otherwise.
+_PROTO_NAMES = {
+    "max_redirects": "redirect_limit",
+    "enforce_certificates": "certificates_enforced",
+    "host_concurrency": "host_in_flight_limit",
+    "address_concurrency": "address_in_flight_limit",
+    "host_rate": "host_rate_limit",
+    "address_rate": "address_rate_limit",
+}
 
 
 class TlsVersion(IntEnum):
@@ -184,3 +218,125 @@ def _header_problem(headers: tuple[tuple[str, str], ...]) -> str:
 
 
 FIELDS = tuple(f.name for f in fields(HttpSettings) if f.init)
+
+
+def http_settings_of(settings: pb.HttpSettings) -> HttpSettings:
+    """The settings of a message; what it leaves open takes the defaults. Raises BadSettings."""
+    given: dict[str, Any] = {
+        "user_agent": settings.user_agent,
+        "accept_language": settings.accept_language,
+        "schemes": tuple(settings.schemes),
+        "https_ports": tuple(settings.https_ports),
+        "http_ports": tuple(settings.http_ports),
+        "allowed_statuses": frozenset(settings.allowed_statuses),
+        "connect_timeout": seconds(settings.connect_timeout),
+        "first_byte_timeout": seconds(settings.first_byte_timeout),
+        "total_timeout": seconds(settings.total_timeout),
+        "body_limit": settings.body_limit,
+        "header_limit": settings.header_limit,
+        "host_concurrency": settings.host_in_flight_limit,
+        "address_concurrency": settings.address_in_flight_limit,
+    }
+    given = {name: value for name, value in given.items() if value}
+    if settings.accept_language == "-":
+        given["accept_language"] = ""
+    if settings.headers:
+        given["headers"] = tuple((it.name, it.value) for it in settings.headers if it.value)
+    if settings.HasField("redirect_limit"):
+        given["max_redirects"] = settings.redirect_limit
+    if settings.tls_floor:
+        # The numbers on the wire are as far apart.
+        given["tls_floor"] = 0x0300 + settings.tls_floor
+    return HttpSettings(
+        enforce_certificates=settings.certificates_enforced,
+        cookies=not settings.cookies_disabled,
+        keep_alive=not settings.keep_alive_disabled,
+        respect_robots=not settings.robots_ignored,
+        host_rate=settings.host_rate_limit,
+        address_rate=settings.address_rate_limit,
+        **given,
+    )
+
+
+def lane_of(lane: pb.HttpRetryLane) -> tuple[int, float, float]:
+    """Attempts, seconds before the first repetition and at most, with the defaults of its reason.
+
+    Bears a reason of a later version.
+    """
+    tries, delay, max_delay = LANE_DEFAULTS.get(lane.reason, (1, 0.0, 0.0))
+    return (
+        lane.attempt_limit or tries,
+        seconds(lane.delay) if lane.HasField("delay") else delay,
+        seconds(lane.max_delay) if lane.HasField("max_delay") else max_delay,
+    )
+
+
+def check_http_settings(
+    settings: pb.HttpSettings, path: str, allowed: Sequence[Network] | None = None
+) -> Iterator[FieldViolation]:
+    """What is wrong with settings that stand at `path`. Bears what breaks the contract's rules.
+
+    `allowed`: networks that the service was started to allow (`allowed_networks`); None: that is
+    checked elsewhere.
+    """
+    try:
+        http_settings_of(settings)
+    except BadSettings as bad:
+        for name, problem in bad.problems.items():
+            if name != "headers":
+                yield FieldViolation(f"{path}.{_PROTO_NAMES.get(name, name)}", problem)
+    for index, header in enumerate(settings.headers):
+        if problem := _header_problem(((header.name, header.value),)):
+            yield FieldViolation(f"{path}.headers[{index}]", problem)
+    yield from _check_lanes(settings, path)
+    for index, text in enumerate(settings.allowed_networks):
+        if problem := _network_problem(text, allowed):
+            yield FieldViolation(f"{path}.allowed_networks[{index}]", problem)
+    if settings.ca_pem and not is_pem(settings.ca_pem):
+        yield FieldViolation(f"{path}.ca_pem", "holds no certificates in PEM that can be read")
+
+
+def allowed_networks(text: str) -> tuple[Network, ...]:
+    """The networks of the environment variable HTTP_ALLOWED_NETWORKS, comma-separated; empty: none.
+
+    Raises ValueError.
+    """
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def is_within(network: Network, others: Sequence[Network]) -> bool:
+    """Whether one of the others has every address of the network."""
+    return any(
+        network.version == other.version
+        and int(other.network_address) <= int(network.network_address)
+        and int(network.broadcast_address) <= int(other.broadcast_address)
+        for other in others
+    )
+
+
+def seconds(duration: Duration) -> float:
+    return duration.ToTimedelta().total_seconds()
+
+
+def _check_lanes(settings: pb.HttpSettings, path: str) -> Iterator[FieldViolation]:
+    seen: dict[int, int] = {}
+    for index, lane in enumerate(settings.retry_lanes):
+        at = f"{path}.retry_lanes[{index}]"
+        first = seen.setdefault(lane.reason, index)
+        if first != index:
+            yield FieldViolation(f"{at}.reason", f"is that of retry_lanes[{first}] already")
+        _, delay, max_delay = lane_of(lane)
+        if delay > max_delay:
+            field = "delay" if lane.HasField("delay") else "max_delay"
+            problem = f"delay is {delay:g} s, more than max_delay, {max_delay:g} s"
+            yield FieldViolation(f"{at}.{field}", problem)
+
+
+def _network_problem(text: str, allowed: Sequence[Network] | None) -> str:
+    try:
+        network = ip_network(text)
+    except ValueError as problem:
+        return f"is no network: {problem}"
+    if allowed is not None and not is_within(network, allowed):
+        return f"{network} is not within a network that the service was started to allow"
+    return ""
