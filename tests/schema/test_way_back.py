@@ -55,13 +55,13 @@ async def test_rows_that_only_the_newer_version_has_are_not_given_up(database_ur
     before = await schema_of(database_url)
 
     with pytest.raises(WouldLose, match=r"^0005_query\.sql: leads$"):
-        await revert(database_url)
+        await revert(database_url, to="0004")
     # Not the steps that lose nothing either, when a later one does.
     with pytest.raises(WouldLose, match="leads"):
         await revert(database_url, to="0")
     assert await schema_of(database_url) == before
 
-    assert await revert(database_url, lose_data=True) == [FILES[4]]
+    assert await revert(database_url, to="0004", lose_data=True) == [FILES[5], FILES[4]]
 
 
 async def test_a_value_in_a_newer_column_is_not_given_up(database_url: str) -> None:
@@ -88,7 +88,7 @@ async def test_what_was_settled_survives_the_way_back_and_forward(database_url: 
     of_runs = "SELECT phase, run, settled_count, outcome_counts, revision FROM ledger_totals"
     before = await executed(database_url, of_runs)
 
-    await revert(database_url)
+    await revert(database_url, to="0004")
     await settle(worker, no, 100, [1, 99])
     assert await migrate(database_url) == FILES[4:]
     await settle(worker, no, 300, [0, 100])
@@ -99,10 +99,51 @@ async def test_what_was_settled_survives_the_way_back_and_forward(database_url: 
     assert [tuple(row) for row in after] == [(2, 1, 400, [81, 319], 4)]
 
 
+async def test_what_later_phases_settled_stays_and_what_is_open_of_them_goes(
+    database_url: str,
+) -> None:
+    no = await planned(database_url, chunks=4)
+    await executed(
+        database_url,
+        """INSERT INTO phases (campaign_no, phase, status, run, result_run, planned, source_run)
+        VALUES ($1, 3, 'COMPLETED', 1, 1, true, 1), ($1, 4, 'RUNNING', 1, 1, false, 1)""",
+        no,
+    )
+    await executed(
+        database_url,
+        """INSERT INTO chunks (campaign_no, phase, run, first_position, last_position, name_count,
+            state, outcome_counts)
+        VALUES ($1, 3, 1, 5, 90, 20, 'done', '{15,5}'), ($1, 3, 1, 91, 399, 30, 'done', '{30}'),
+            ($1, 4, 1, 6, 80, 10, 'done', '{10}'), ($1, 4, 1, 91, 380, 20, 'queued', NULL)""",
+        no,
+    )
+    of_runs = "SELECT phase, settled_count, outcome_counts FROM ledger_totals ORDER BY phase"
+    before = await executed(database_url, of_runs)
+    assert [tuple(row) for row in before] == [(3, 50, [45, 5]), (4, 10, [10])]
+
+    with pytest.raises(WouldLose, match="what is not settled of the later phases"):
+        await revert(database_url)
+    assert await revert(database_url, lose_data=True) == [FILES[5]]
+
+    assert await executed(database_url, of_runs) == before
+    left = await executed(
+        database_url, "SELECT first_position FROM chunks WHERE phase > 2 ORDER BY phase, 1"
+    )
+    assert [row[0] for row in left] == [5, 91, 6]
+    statuses = await executed(
+        database_url,
+        """SELECT p.status, k.current_phase, k.status FROM phases p
+        JOIN campaigns k ON k.no = p.campaign_no WHERE p.phase > 2 ORDER BY p.phase""",
+    )
+    assert [row[0] for row in statuses] == ["COMPLETED", "CANCELLED"]
+    assert tuple(statuses[0])[1:] == (4, "CANCELLED")
+    assert await migrate(database_url) == [FILES[5]]
+
+
 async def test_the_version_to_go_back_to_is_named_by_the_beginning_of_its_name(
     database_url: str,
 ) -> None:
-    assert await revert(database_url, to="0003") == [FILES[4], FILES[3]]
+    assert await revert(database_url, to="0003") == [FILES[5], FILES[4], FILES[3]]
     assert await revert(database_url, to=FILES[1]) == [FILES[2]]
     assert await revert(database_url, to="0002") == []
 

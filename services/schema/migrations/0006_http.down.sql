@@ -1,13 +1,15 @@
 -- Loses what was found on pages: SELECT FROM pages
 -- Loses how scores were made: SELECT FROM scorings
--- Loses chunks of the later phases: SELECT FROM chunks WHERE last_position IS NOT NULL
+-- Loses what is not settled of the later phases (those that run are cancelled): SELECT FROM chunks WHERE last_position IS NOT NULL AND state <> 'done'
+-- Loses which run a later phase rests on: SELECT FROM phases WHERE source_run IS NOT NULL
 -- Loses HTTP personas: SELECT FROM http_personas
 -- Loses keyword sets: SELECT FROM keyword_set_versions
 -- Loses scoring profiles: SELECT FROM scoring_profile_versions
 -- Loses proxies: SELECT FROM proxies
 -- Loses proxy pools: SELECT FROM proxy_pools
 -- Loses the suppression list: SELECT FROM suppressions
--- Made again: proxy_reports. With chunks, keyword_sets, scoring_profiles and proxy_pool_members go.
+-- Made again: proxy_reports. With what is named above go keyword_sets, scoring_profiles, proxy_pool_members, chunks.last_position and
+-- page_analyses.scoring. What the later phases settled stays, with its chunks and counters: who reads those goes by where the next chunk begins.
 
 -- As in 0005_query.sql.
 LOCK TABLE phases IN EXCLUSIVE MODE;
@@ -69,6 +71,10 @@ BEGIN
 END
 $$;
 DROP FUNCTION candidate_positions(integer, smallint, integer, integer, integer, integer);
-DELETE FROM chunks WHERE last_position IS NOT NULL;
+-- The version before takes a chunk for every position from its first one on. A phase of which something is open cannot go on there.
+DELETE FROM chunks WHERE last_position IS NOT NULL AND state <> 'done';
+UPDATE campaigns k SET current_phase = p.phase, status = 'CANCELLED', version = k.version + 1, update_time = now()
+FROM phases p WHERE p.campaign_no = k.no AND p.phase > 2 AND p.status IN ('RUNNING', 'PAUSED');
+UPDATE phases SET status = 'CANCELLED', end_time = now() WHERE phase > 2 AND status IN ('RUNNING', 'PAUSED');
 ALTER TABLE phases DROP source_run;
 ALTER TABLE chunks DROP last_position;

@@ -7,7 +7,7 @@ SET LOCAL lock_timeout = '500ms';
 LOCK TABLE phases IN ACCESS EXCLUSIVE MODE;
 
 -- A later phase works on what an earlier one found, so its chunks are sparse: a chunk has those positions from first_position to
--- last_position that candidate_positions gives, name_count of them. Chunks of a run are disjoint and in order.
+-- last_position that candidate_positions gives, name_count of them; first_position is one of these. Chunks of a run are disjoint and in order.
 ALTER TABLE chunks
     -- Null: the chunk has every position from first_position on.
     ADD last_position integer;
@@ -96,8 +96,8 @@ BEGIN
     END IF;
     UPDATE chunks SET state = 'ready', worker = NULL, claim_time = NULL, lease_expire_time = NULL, ready_time = NULL,
         done_time = NULL, outcome_counts = NULL, content_sha256 = NULL, failure_count = 0
-    WHERE campaign_no = p_campaign AND phase = p_phase AND run = p_run AND first_position <= p_position
-      AND coalesce(last_position, first_position) >= p_position AND name_count = 1 AND state = 'done';
+    WHERE campaign_no = p_campaign AND phase = p_phase AND run = p_run AND first_position = p_position
+      AND name_count = 1 AND state = 'done';
     IF NOT FOUND THEN
         RAISE EXCEPTION 'the dead letter at position % has no chunk of its own', p_position;
     END IF;
@@ -129,6 +129,8 @@ CREATE TABLE pages (
     -- Names of rules that hit, the most frequent first, and how often each; null without any.
     keywords text[],
     hit_counts integer[],
+    -- Whether the page as a whole is a hit; null where nothing was looked for.
+    keyword_match boolean,
     -- domainflow.validation.v1.PageEvidence without kind, as protobuf bytes.
     evidence bytea,
     PRIMARY KEY (campaign_no, run, position)
