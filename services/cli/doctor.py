@@ -21,7 +21,7 @@ from services.cli.exits import ExitCode, Failure
 from services.cli.suite_state import SuiteState, data_argument
 from services.suite import envoy, nats, ports, postgres
 from services.suite.process import StartFailed
-from services.suite.suite import MAINTAINER, POOL
+from services.suite.suite import MAINTAINER, POOLS
 
 OLDEST_PYTHON = (3, 11)
 # A million names with their results take about 300 MB with indexes and write-ahead log.
@@ -102,7 +102,7 @@ def parts(state: SuiteState, data: Path) -> Iterator[Finding]:
         )
         again = f", started again {part.restarts} times" if part.restarts else ""
         fine = part.state == "ready"
-        ours = part.name in (*SERVICES, MAINTAINER, POOL) or part.name.startswith("worker-")
+        ours = part.name in (*SERVICES, MAINTAINER, *POOLS) or "worker-" in part.name
         log = data / ("logs" if ours else part.name)
         yield Finding(
             f"part {part.name}",

@@ -8,6 +8,7 @@ A backup is a folder, readable by its owner only, for it holds every secret of t
 | cluster/ | the server's files, as pg_basebackup writes them, with the log that they need; or |
 | dump/ | the database as pg_dump writes it, for servers of others and other versions |
 | postgres-password, page-token-key | with them URLs and page tokens go on being valid |
+| secret-keys, suppression-salt | with them stored passwords open, and hashed entries apply |
 
 The queue is not in it: tasks are handed out again from the tables.
 """
@@ -15,7 +16,7 @@ The queue is not in it: tasks are handed out again from the tables.
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -43,7 +44,11 @@ _MANIFEST = "backup.json"
 _SECRETS = {
     Path("postgres/password"): "postgres-password",
     Path("page-token-key"): "page-token-key",
+    Path("secret-keys"): "secret-keys",
+    Path("suppression-salt"): "suppression-salt",
 }
+# Of these, those that have nothing to do with the embedded server.
+_KEYS = tuple(place for place in _SECRETS if place.parent == Path())
 
 
 class BackupFailed(Exception):
@@ -134,7 +139,7 @@ async def restore(
     try:
         if database_url is not None:
             await _load(source, backup, database_url)
-            _give_secrets(source, data_folder, only=Path("page-token-key"))
+            _give_secrets(source, data_folder, only=_KEYS)
         else:
             await _make_server(source, backup, data_folder, on_progress)
     except CopyFailed as failure:
@@ -305,9 +310,9 @@ async def _check(url: str, backup: Backup) -> None:
         await connection.close()
 
 
-def _give_secrets(source: Path, data_folder: Path, only: Path | None = None) -> None:
+def _give_secrets(source: Path, data_folder: Path, only: Collection[Path] | None = None) -> None:
     for place, name in _SECRETS.items():
-        if (source / name).exists() and only in (None, place):
+        if (source / name).exists() and (only is None or place in only):
             write_private(data_folder / place, (source / name).read_text())
 
 

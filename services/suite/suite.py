@@ -10,7 +10,12 @@ What the services are told, all by environment variables (the caller's own are p
 | CAMPAIGN_ADDRESS, VALIDATION_ADDRESS, QUERY_ADDRESS | all | host:port that service listens on |
 | PAGE_TOKEN_KEY | campaign, validation, query | 32 bytes in base64, the same at every start |
 | DATABASE_REPLICA_URL | query | the replica that `Options.replica` asks for, or the caller's |
-| WORKER_MIN, WORKER_MAX | dns-pool | fewest and most worker processes |
+| WORKER_MIN, WORKER_MAX | each pool | fewest and most worker processes |
+| DOMAINFLOW_SECRET_KEYS | validation, HTTP workers | the caller's, or 32 bytes in base64, kept |
+| DOMAINFLOW_SUPPRESSION_SALT | validation, HTTP and analysis workers | as the keys |
+
+What is made here for want of the caller's own is kept in the data folder, and goes into backups:
+without it, stored passwords of proxies and hashed suppressions are lost.
 """
 
 import asyncio
@@ -35,8 +40,8 @@ from services.suite.postgres import EmbeddedPostgres, EmbeddedReplica
 from services.suite.private import kept_secret, write_private
 from services.suite.process import Process, Report, Spec, StartFailed, State, run_once
 
-# The part that keeps as many workers as there is work for.
-POOL = "dns-pool"
+# The parts that keep as many workers as there is work for, one for each kind of work.
+POOLS = ("dns-pool", "http-pool", "analysis-pool")
 # The part that keeps true what is derived of the tables.
 MAINTAINER = "query-maintainer"
 # A short call ends within this; a stream is cut and resumed by its client.
@@ -58,11 +63,14 @@ class Options:
     """What a start may vary. `port` is the public one: None takes 8080 or the next free.
 
     `workers`: so many processes that ask DNS, or a range within which their number follows the
-    work. `replica`: a second PostgreSQL that follows the embedded one, and is read from.
+    work; `http_workers` those that fetch pages, `analysis_workers` those that score them and decide
+    on leads. `replica`: a second PostgreSQL that follows the embedded one, and is read from.
     """
 
     port: int | None = None
     workers: int | WorkerRange = 1
+    http_workers: int | WorkerRange = 0
+    analysis_workers: int | WorkerRange = 0
     database_url: str | None = None
     nats_url: str | None = None
     replica: bool = False
@@ -71,12 +79,20 @@ class Options:
 
     @classmethod
     def from_environment(
-        cls, *, port: int | None = None, workers: int | WorkerRange = 1, replica: bool = False
+        cls,
+        *,
+        port: int | None = None,
+        workers: int | WorkerRange = 1,
+        http_workers: int | WorkerRange = 0,
+        analysis_workers: int | WorkerRange = 0,
+        replica: bool = False,
     ) -> Self:
         """Uses the servers that DATABASE_URL and NATS_URL name, where they do."""
         return cls(
             port=port,
             workers=workers,
+            http_workers=http_workers,
+            analysis_workers=analysis_workers,
             database_url=os.environ.get("DATABASE_URL") or None,
             nats_url=os.environ.get("NATS_URL") or None,
             replica=replica,
@@ -205,26 +221,43 @@ class Suite:
             **common,
             "PAGE_TOKEN_KEY": kept_secret(self._folder / "page-token-key", _new_key),
         }
+        salt = self._kept("DOMAINFLOW_SUPPRESSION_SALT", "suppression-salt", _new_salt)
+        keys = self._kept("DOMAINFLOW_SECRET_KEYS", "secret-keys", _new_key)
+        checking = {**sealing, **keys, **salt}
         parts = [
             self._service("campaign", ["services.campaign"], sealing, addresses),
-            self._service("validation", ["services.validation", "serve"], sealing, addresses),
+            self._service("validation", ["services.validation", "serve"], checking, addresses),
             self._service("query", ["services.query"], {**sealing, **self._replica}, addresses),
             self._service(MAINTAINER, ["services.query", "maintain"], common, addresses),
         ]
-        match self._options.workers:
-            case WorkerRange(fewest, most):
-                command = ["services.validation", "pool", "dns"]
-                limits = {"WORKER_MIN": str(fewest), "WORKER_MAX": str(most)}
-                parts.append(self._service(POOL, command, {**common, **limits}, addresses))
-            case count:
-                command = ["services.validation", "work", "dns"]
-                parts += [
-                    self._service(f"worker-{number}", command, common, addresses)
-                    for number in range(1, count + 1)
-                ]
+        parts += self._workers("dns", self._options.workers, common)
+        parts += self._workers("http", self._options.http_workers, {**common, **keys, **salt})
+        parts += self._workers("analysis", self._options.analysis_workers, {**common, **salt})
         stack.push_async_callback(_together, [part.stop for part in parts])
         await _together([part.start for part in parts])
         return Upstreams(**addresses)
+
+    def _workers(
+        self, pool: str, number: int | WorkerRange, environment: Mapping[str, str]
+    ) -> list[Process]:
+        """The workers of one kind, or the part that keeps them."""
+        match number:
+            case WorkerRange(fewest, most):
+                command = ["services.validation", "pool", pool]
+                limits = {"WORKER_MIN": str(fewest), "WORKER_MAX": str(most)}
+                return [self._service(f"{pool}-pool", command, {**environment, **limits}, {})]
+            case count:
+                command = ["services.validation", "work", pool]
+                kind = "" if pool == "dns" else f"{pool}-"
+                return [
+                    self._service(f"{kind}worker-{each}", command, environment, {})
+                    for each in range(1, count + 1)
+                ]
+
+    def _kept(self, variable: str, file: str, make: Callable[[], str]) -> dict[str, str]:
+        """A variable of the caller's, or else a secret of this data folder."""
+        given = self._options.environment.get(variable)
+        return {variable: given or kept_secret(self._folder / file, make)}
 
     def _inherited(self) -> dict[str, str]:
         """The caller's variables; children import the same tree as we do, installed or not."""
@@ -328,3 +361,7 @@ async def _together(actions: list[Callable[[], Awaitable[None]]]) -> None:
 
 def _new_key() -> str:
     return base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def _new_salt() -> str:
+    return secrets.token_hex(32)

@@ -26,6 +26,8 @@ from tests.conftest import _execute, drop_database
 pytestmark = pytest.mark.postgres
 
 ROUND = 50
+# What has to do with the suite rather than with its server.
+SECRETS = ("page-token-key", "secret-keys", "suppression-salt")
 
 
 @asynccontextmanager
@@ -35,7 +37,8 @@ async def _suite(folder: Path) -> AsyncIterator[EmbeddedPostgres]:
     try:
         async with EmbeddedPostgres(folder / "postgres") as server:
             await migrate(server.url)
-            (folder / "page-token-key").write_text("the key\n")
+            for secret in SECRETS:
+                (folder / secret).write_text(f"the {secret}\n")
             parts = {"postgres": {"port": server.port}}
             state = {"pid": os.getpid(), "database_url": server.url, "parts": parts}
             write_private(folder / "suite.json", json.dumps(state))
@@ -103,7 +106,8 @@ async def test_a_backup_of_a_busy_database_is_whole_and_restores(
     assert made.kind is kind
     assert await restore(target, again) == made == read(target)
 
-    assert (again / "page-token-key").read_text() == "the key\n"
+    for secret in SECRETS:
+        assert (again / secret).read_text() == f"the {secret}\n"
     async with EmbeddedPostgres(again / "postgres") as server:
         one, other = await _rows(server.url)
         # Whole transactions, none from before missing, and those with the password of before.
@@ -121,7 +125,7 @@ def test_only_its_owner_may_read_a_backup(kept_backup: Path) -> None:
     for path in (kept_backup, *kept_backup.rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
     names = {path.name for path in kept_backup.iterdir()}
-    assert names == {"backup.json", "cluster", "page-token-key", "postgres-password"}
+    assert names == {"backup.json", "cluster", "postgres-password", *SECRETS}
 
 
 async def test_a_dump_goes_to_a_server_of_others_if_its_database_is_empty(

@@ -3,6 +3,8 @@
 import asyncio
 import io
 import json
+import operator
+import re
 import struct
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -14,12 +16,18 @@ import grpc
 import pytest
 from google.api import annotations_pb2
 from google.protobuf import message_factory
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc, summary_pb2
-from domainflow.validation.v1 import validation_service_pb2, validation_service_pb2_grpc
+from domainflow.validation.v1 import (
+    keyword_pb2,
+    scoring_pb2,
+    validation_service_pb2,
+    validation_service_pb2_grpc,
+)
 from services.suite.envoy import MAX_REQUEST_BYTES, EmbeddedEnvoy, Upstreams
 from tests.eventually import eventually
 
@@ -30,6 +38,7 @@ SERVICES = (
 )
 KNOWN = "0190a000-0000-7000-8000-000000000001"
 QUERIES = query_service_pb2.DESCRIPTOR.services_by_name["QueryService"].methods
+CHECKS = validation_service_pb2.DESCRIPTOR.services_by_name["ValidationService"].methods
 
 
 class CampaignService(campaign_service_pb2_grpc.CampaignServiceServicer):
@@ -132,13 +141,12 @@ for each in QUERIES:
 
 
 class ValidationService(validation_service_pb2_grpc.ValidationServiceServicer):
-    """Has no workers; counts the names of streams and remembers how long they may last."""
+    """Answers with nothing; counts the names of streams and remembers how long they may last, and
+    what each other call asked for."""
 
     def __init__(self) -> None:
         self.remaining = 0.0
-
-    async def ListWorkers(self, request, context):
-        return validation_service_pb2.ListWorkersResponse()
+        self.asked: dict[str, Message] = {}
 
     async def ValidateDomains(self, requests, context):
         self.remaining = context.time_remaining()
@@ -147,6 +155,21 @@ class ValidationService(validation_service_pb2_grpc.ValidationServiceServicer):
             count += len(request.batch.names)
             summary = validation_service_pb2.ValidateSummary(name_count=count)
             yield validation_service_pb2.ValidateDomainsResponse(summary=summary)
+
+
+def _remembering(method):
+    empty = message_factory.GetMessageClass(method.output_type)()
+
+    async def call(self, request, context):
+        self.asked[method.name] = request
+        return empty
+
+    return call
+
+
+for each in CHECKS:
+    if each.name not in vars(ValidationService):
+        setattr(ValidationService, each.name, _remembering(each))
 
 
 @dataclass
@@ -391,6 +414,43 @@ async def test_every_query_has_its_path_in_json(door: Door, http: aiohttp.Client
                 lines = [json.loads(line) async for line in answer.content]
             assert lines
     assert set(door.query.remaining) == {method.name for method in QUERIES}
+
+
+async def test_every_check_has_its_path_in_json(door: Door, http: aiohttp.ClientSession) -> None:
+    calls = [method for method in CHECKS if not method.client_streaming]
+    for method in calls:
+        rule = method.GetOptions().Extensions[annotations_pb2.http]
+        verb = rule.WhichOneof("pattern")
+        template = getattr(rule, verb)
+        path = re.sub(r"\{[a-z_.]*position\}", "7", template)
+        path = re.sub(r"\{[a-z_.]+\}", KNOWN, path)
+        async with http.request(verb, path, json={} if rule.body else None) as answer:
+            assert answer.status == 200, (method.name, path, await answer.text())
+            await answer.json()
+        # What the path names has arrived.
+        for named in re.findall(r"\{([a-z_.]+)\}", template):
+            found = operator.attrgetter(named)(door.validation.asked[method.name])
+            assert found == (7 if named == "position" else KNOWN), (method.name, named)
+    assert set(door.validation.asked) == {method.name for method in calls}
+
+
+async def test_document_of_three_megabytes_passes_and_numbers_of_64_bits_are_texts(
+    door: Door, http: aiohttp.ClientSession
+) -> None:
+    document = "x" * (3 << 20)
+    body = io.BytesIO(json.dumps({"document": document}).encode())
+    async with http.post("/v1/keyword-sets:import", data=body) as answer:
+        assert answer.status == 200, await answer.text()
+    asked = door.validation.asked["ImportKeywordSets"]
+    assert asked == keyword_pb2.ImportKeywordSetsRequest(document=document)
+
+    large = 2**53 + 1
+    path = f"/v1/scoring-profiles/{KNOWN}?version={large}"
+    async with http.get(path) as answer:
+        profile = (await answer.json())["scoringProfile"]
+        assert profile is None
+    asked = door.validation.asked["GetScoringProfile"]
+    assert asked == scoring_pb2.GetScoringProfileRequest(scoring_profile_id=KNOWN, version=large)
 
 
 async def test_json_stream_sends_each_message_as_a_line_at_once(

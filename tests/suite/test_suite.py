@@ -24,6 +24,7 @@ from tests.suite.living import gone
 
 pytestmark = [pytest.mark.postgres, pytest.mark.nats]
 
+KEY = "a2V5IGtleSBrZXkga2V5IGtleSBrZXkga2V5IGtleSE="
 PARTS = {
     *("postgres", "nats", "campaign", "validation", "query", "query-maintainer", "worker-1"),
     "envoy",
@@ -118,6 +119,30 @@ async def test_range_of_workers_is_a_part_that_keeps_them_itself(data_folder: Pa
     assert pool["reason"].startswith("0 -> 1 process")
     assert int(worker["load"]["memoryBytes"]) > 1 << 20
     await gone(worker["pid"])
+
+
+async def test_what_is_not_given_is_made_once_and_told_to_those_who_need_it(
+    data_folder: Path,
+) -> None:
+    given = {**os.environ, "DOMAINFLOW_SECRET_KEYS": KEY, "HTTP_ALLOWED_NETWORKS": "127.0.0.1/32"}
+    async with Suite(data_folder, Options(environment=given)) as suite:
+        serving, querying, dns = (
+            _environment(suite, name) for name in ("validation", "query", "worker-1")
+        )
+    salt = data_folder / "suppression-salt"
+
+    assert serving["DOMAINFLOW_SECRET_KEYS"] == KEY
+    assert serving["HTTP_ALLOWED_NETWORKS"] == "127.0.0.1/32"
+    assert serving["DOMAINFLOW_SUPPRESSION_SALT"] == salt.read_text().strip() != ""
+    assert stat.S_IMODE(salt.stat().st_mode) == 0o600
+    assert not (data_folder / "secret-keys").exists()
+    for other in (querying, dns):
+        assert "DOMAINFLOW_SUPPRESSION_SALT" not in other
+
+
+def _environment(suite: Suite, part: str) -> dict[str, str]:
+    text = Path(f"/proc/{suite.processes[part].pid}/environ").read_text()
+    return dict(line.split("=", 1) for line in text.split("\0") if line)
 
 
 async def test_replica_is_read_from_by_those_who_want_it_fast(data_folder: Path) -> None:
