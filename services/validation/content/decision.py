@@ -16,41 +16,28 @@ The first of these that holds decides:
  9. LOW_SCORE.
 """
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from math import isfinite
 
-from services.chassis.errors import FieldViolation
+from services.chassis.leads import STATUS_OF, LeadReason, LeadStatus, Thresholds
 from services.validation.dns.verdict import Verdict as DnsVerdict
+
+__all__ = [
+    "Decision",
+    "Facts",
+    "LeadReason",
+    "LeadStatus",
+    "PageFacts",
+    "Stage",
+    "Thresholds",
+    "decide",
+    "dns_stage",
+    "http_stage",
+]
 
 # Of domainflow.validation.v1.HttpVerdict.
 _HTTP_OK, _HTTP_TIMEOUT, _HTTP_DEAD_LETTER = 1, 2, 21
-
-
-class LeadStatus(IntEnum):
-    """The numbers are those of domainflow.validation.v1.LeadStatus."""
-
-    QUALIFIED = 1
-    REJECTED = 2
-    ERROR = 3
-    TIMEOUT = 4
-
-
-class LeadReason(IntEnum):
-    """The numbers are those of domainflow.validation.v1.LeadReason."""
-
-    QUALIFIED = 1
-    LOW_SCORE = 2
-    NO_KEYWORDS = 3
-    PARKED = 4
-    THIN_CONTENT = 5
-    SUPPRESSED = 6
-    DNS_ERROR = 7
-    DNS_TIMEOUT = 8
-    HTTP_ERROR = 9
-    HTTP_TIMEOUT = 10
-    DEAD_LETTER = 11
 
 
 class Stage(IntEnum):
@@ -63,20 +50,6 @@ class Stage(IntEnum):
     DEAD_LETTER = 4
 
 
-STATUS_OF: Mapping[LeadReason, LeadStatus] = {
-    LeadReason.QUALIFIED: LeadStatus.QUALIFIED,
-    LeadReason.LOW_SCORE: LeadStatus.REJECTED,
-    LeadReason.NO_KEYWORDS: LeadStatus.REJECTED,
-    LeadReason.PARKED: LeadStatus.REJECTED,
-    LeadReason.THIN_CONTENT: LeadStatus.REJECTED,
-    LeadReason.SUPPRESSED: LeadStatus.REJECTED,
-    LeadReason.DNS_ERROR: LeadStatus.ERROR,
-    LeadReason.DNS_TIMEOUT: LeadStatus.TIMEOUT,
-    LeadReason.HTTP_ERROR: LeadStatus.ERROR,
-    LeadReason.HTTP_TIMEOUT: LeadStatus.TIMEOUT,
-    LeadReason.DEAD_LETTER: LeadStatus.ERROR,
-}
-
 _OF_DNS = {
     Stage.FAILED: LeadReason.DNS_ERROR,
     Stage.TIMED_OUT: LeadReason.DNS_TIMEOUT,
@@ -86,31 +59,6 @@ _OF_HTTP = {
     Stage.FAILED: LeadReason.HTTP_ERROR,
     Stage.TIMED_OUT: LeadReason.HTTP_TIMEOUT,
     Stage.DEAD_LETTER: LeadReason.DEAD_LETTER,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """What makes a lead. `check` says what is wrong with one."""
-
-    # Score from which on a page is a lead: 0.05-0.95.
-    match_score: float = 0.27
-    # Score from which on a page that is not thin is a lead as well: 0-0.6, at most match_score.
-    low_score_grace: float = 0.24
-    # Bytes after decoding below which a page is thin: 256-2,097,152.
-    min_content_bytes: int = 1_024
-    # Confidence from which on a page counts as parked: 0-1.
-    parked_confidence_floor: float = 0.45
-    # Whether a page has to have signs of structure (a heading, a link into the site).
-    require_structural_signals: bool = True
-
-
-# Field -> smallest and largest value.
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "match_score": (0.05, 0.95),
-    "low_score_grace": (0.0, 0.6),
-    "min_content_bytes": (256, 2 * 1024 * 1024),
-    "parked_confidence_floor": (0.0, 1.0),
 }
 
 
@@ -154,20 +102,6 @@ class Decision:
         return STATUS_OF[self.reason]
 
 
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """Where the names went that were decided on. analysed is the sum of the others."""
-
-    analysed: int
-    qualified: int
-    # LOW_SCORE, PARKED, THIN_CONTENT and SUPPRESSED.
-    rejected: int
-    no_keyword: int
-    # DNS_ERROR, HTTP_ERROR and DEAD_LETTER.
-    error: int
-    timeout: int
-
-
 def dns_stage(verdict: int) -> Stage:
     """Of a DnsVerdict. A name passes when it resolves; a wildcard's answer is not its own."""
     if verdict == DnsVerdict.RESOLVED:
@@ -184,23 +118,6 @@ def http_stage(verdict: int) -> Stage:
     if verdict == _HTTP_TIMEOUT:
         return Stage.TIMED_OUT
     return Stage.DEAD_LETTER if verdict == _HTTP_DEAD_LETTER else Stage.FAILED
-
-
-def check(thresholds: Thresholds, path: str) -> Iterator[FieldViolation]:
-    """What is wrong with thresholds that stand at `path`: every bad field by its name."""
-    bad = set()
-    for field, (least, most) in _RANGES.items():
-        value = getattr(thresholds, field)
-        # Not a number is in no range.
-        if not least <= value <= most:
-            bad.add(field)
-            yield FieldViolation(f"{path}.{field}", f"has to be from {least:g} to {most:,g}")
-    if not bad & {"match_score", "low_score_grace"}:
-        if thresholds.low_score_grace > thresholds.match_score:
-            yield FieldViolation(
-                f"{path}.low_score_grace",
-                f"is more than match_score, {thresholds.match_score:g}",
-            )
 
 
 def decide(facts: Facts, thresholds: Thresholds) -> Decision:
@@ -253,29 +170,3 @@ def _of_page(page: PageFacts, thresholds: Thresholds) -> Decision:
     return Decision(
         LeadReason.LOW_SCORE, f"score {score:.3f} is below {thresholds.low_score_grace:g}"
     )
-
-
-def audit(counts: Mapping[int, int]) -> Audit:
-    """From names by reason. Every reason belongs to exactly one column, so the equation
-
-        analysed = qualified + rejected + no keyword + error + timeout
-
-    holds whatever the counts are. Raises ValueError for a number that is no reason (it would be
-    counted nowhere) and for a negative count.
-    """
-    columns = dict.fromkeys(_COLUMNS, 0)
-    for number, count in counts.items():
-        reason = LeadReason(number)
-        if count < 0:
-            raise ValueError(f"{count} names cannot be {reason.name}")
-        columns[_column(reason)] += count
-    return Audit(analysed=sum(columns.values()), **columns)
-
-
-_COLUMNS = ("qualified", "rejected", "no_keyword", "error", "timeout")
-
-
-def _column(reason: LeadReason) -> str:
-    if reason is LeadReason.NO_KEYWORDS:
-        return "no_keyword"
-    return STATUS_OF[reason].name.lower()

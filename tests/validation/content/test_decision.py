@@ -7,17 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domainflow.validation.v1 import dns_pb2, http_pb2, lead_pb2
-from services.validation.content.decision import (
+from services.chassis.leads import (
     STATUS_OF,
     Audit,
-    Facts,
     LeadReason,
     LeadStatus,
-    PageFacts,
-    Stage,
     Thresholds,
     audit,
     check,
+)
+from services.validation.content.decision import (
+    Facts,
+    PageFacts,
+    Stage,
     decide,
     dns_stage,
     http_stage,
