@@ -52,14 +52,20 @@ from services.validation.http.verdict import (
 )
 
 # The addresses of a host, in the order to try them; empty when there are none. May raise
-# TimeoutError, or another OSError.
+# TimeoutError, another OSError, or HostExcluded.
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 # Redirects of a robots.txt that are followed (RFC 9309, 2.3.1.2).
 _ROBOTS_REDIRECTS = 5
 # What compression may add to a body that does not compress.
 _WIRE_SLACK = 64 * 1024
+# Of a robots.txt that lies elsewhere: it is none.
+_NOT_TO_BE_ASKED = (Verdict.ADDRESS_NOT_ALLOWED, Verdict.EXCLUDED)
 _NO_CLOCKS = ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
+
+
+class HostExcluded(Exception):
+    """The host must not be asked; the text says why."""
 
 
 class Redirect(NamedTuple):
@@ -89,6 +95,7 @@ class PageHeaders(NamedTuple):
     server: str = ""
     location: str = ""
     retry_after: str = ""
+    last_modified: str = ""
 
 
 class Fetch(NamedTuple):
@@ -277,10 +284,13 @@ class Fetcher:
         )
         return await self._fetch(name, settings, targets, addresses)
 
-    async def fetch_url(self, url: str, settings: HttpSettings) -> Fetch:
-        """Fetch one URL, whose port the settings must allow. Raises MachineExhausted and BadUrl."""
+    async def fetch_url(
+        self, url: str, settings: HttpSettings, *, addresses: Sequence[str] = ()
+    ) -> Fetch:
+        """Fetch one URL, whose port the settings must allow. `addresses`: of its host, where they
+        are known. Raises MachineExhausted and BadUrl."""
         target = urls.parse(url)
-        return await self._fetch(target.host, settings, iter((target,)), ())
+        return await self._fetch(target.host, settings, iter((target,)), addresses)
 
     async def _fetch(
         self,
@@ -384,7 +394,7 @@ class Fetcher:
         for _ in range(_ROBOTS_REDIRECTS + 1):
             exchange = await self._exchange(run, target, limit=MAX_ROBOTS, read=range(200, 300))
             if exchange.failure is not None:
-                if exchange.failure is Verdict.ADDRESS_NOT_ALLOWED and target.host != page.host:
+                if exchange.failure in _NOT_TO_BE_ASKED and target.host != page.host:
                     return ALLOW_ALL
                 return exchange.failure, exchange.reason
             status, location = exchange.status, exchange.header("Location")
@@ -465,6 +475,9 @@ class Fetcher:
                 return ()
             except OSError as error:
                 exchange.fail(Verdict.UNREACHABLE, f"resolving {host}: {error}"[:300])
+                return ()
+            except HostExcluded as excluded:
+                exchange.fail(Verdict.EXCLUDED, str(excluded)[:300])
                 return ()
             run.addresses[host] = tuple(found)
         if not found:
@@ -649,6 +662,29 @@ class Fetcher:
         )
 
 
+def nothing_asked(name: str, verdict: Verdict, reason: str) -> Fetch:
+    """What is told of a name that was not asked for, and why."""
+    return Fetch(
+        name=name,
+        verdict=verdict,
+        reason=reason,
+        status=0,
+        final_url="",
+        redirects=(),
+        trials=(),
+        truncation=Truncation.NONE,
+        headers=PageHeaders(),
+        body=b"",
+        tls=None,
+        address="",
+        connect_us=0,
+        first_byte_us=0,
+        duration_us=0,
+        attempts=0,
+        retry_after=None,
+    )
+
+
 async def _read(response: ClientResponse, exchange: _Exchange, limit: int) -> None:
     """Read the body up to a limit of decoded bytes, one more to know whether it was all."""
     decoder = decoder_for(exchange.header("Content-Encoding"))
@@ -703,6 +739,7 @@ def _page_headers(exchange: _Exchange) -> PageHeaders:
         _clean(get("Server", ""), 500),
         _clean(get("Location", ""), 2000),
         _clean(get("Retry-After", ""), 500),
+        _clean(get("Last-Modified", ""), 500),
     )
 
 
