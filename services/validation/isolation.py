@@ -207,6 +207,8 @@ def _to_json(claim: Claim) -> bytes:
         "failure_count": claim.failure_count,
         "lost_count": claim.lost_count,
         "name_rate_limit": claim.name_rate_limit,
+        "last_position": claim.last_position,
+        "source_run": claim.source_run,
     }
     return json.dumps({"parent": os.getpid(), "claim": told_of}).encode() + b"\n"
 

@@ -4,7 +4,7 @@ Time is linear in the page and bounded: every search has a window around what it
 limit to how often it looks. Nothing a page says makes this fail.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from services.validation.content import companies, emails, phones, profiles
 from services.validation.content.sighting import (
@@ -24,9 +24,8 @@ from services.validation.content.sighting import (
     snippet,
 )
 from services.validation.content.structured import Statements, statements_of
-from services.validation.content.suppression import Entry, Suppression
 
-__all__ = ["Contact", "ContactKind", "ContactPage", "Found", "find_contacts", "withhold"]
+__all__ = ["Contact", "ContactKind", "ContactPage", "Found", "find_contacts"]
 
 # Contacts of a page, and of one kind among them.
 MAX_CONTACTS = 40
@@ -59,22 +58,6 @@ def find_contacts(page: ContactPage, *, limit: int = MAX_CONTACTS) -> tuple[Cont
         if counts[each.kind] <= MAX_OF_KIND:
             kept.append(_contact(each, text, source_url))
     return tuple(kept)
-
-
-def withhold(
-    contacts: Iterable[Contact], suppression: Suppression
-) -> tuple[list[Contact], list[tuple[Contact, Entry]]]:
-    """Contacts that may be used, in their order, and those that may not, with the entry that says
-    so: addresses that are on the list."""
-    free: list[Contact] = []
-    withheld: list[tuple[Contact, Entry]] = []
-    for each in contacts:
-        entry = suppression.match_address(each.value) if each.kind is ContactKind.EMAIL else None
-        if entry:
-            withheld.append((each, entry))
-        else:
-            free.append(each)
-    return free, withheld
 
 
 def _sightings(page: ContactPage, text: str, owner: Owner) -> Iterator[Sighting]:

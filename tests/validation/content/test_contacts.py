@@ -16,10 +16,8 @@ from services.validation.content.contacts import (
     ContactPage,
     Found,
     find_contacts,
-    withhold,
 )
 from services.validation.content.profiles import canonical_profile
-from services.validation.content.suppression import Suppression, parse_entry
 
 URL = "https://www.firma.de/kontakt"
 
@@ -642,19 +640,6 @@ def test_the_number_of_contacts_is_bounded():
     assert len(contacts) == MAX_CONTACTS
     assert sum(each.kind is ContactKind.EMAIL for each in contacts) == MAX_OF_KIND
     assert len(find_contacts(page, limit=3)) == 3
-
-
-def test_suppressed_addresses_are_withheld_with_the_entry_that_says_so():
-    contacts = find_contacts(
-        ContactPage(URL, text="info@firma.de jane@other.com Tel. 030 901820 © 2026 Blue Kite")
-    )
-
-    free, withheld = withhold(contacts, Suppression([parse_entry("@other.com")]))
-
-    assert [(each.value, str(entry)) for each, entry in withheld] == [
-        ("jane@other.com", "@other.com")
-    ]
-    assert len(free) + 1 == len(contacts)
 
 
 def is_storable(text):

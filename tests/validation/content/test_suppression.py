@@ -4,17 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.validation.content import suppression
 from services.validation.content.email_address import NotAnAddress, normalise_address
 from services.validation.content.suppression import (
     BadEntry,
     Entry,
     EntryKind,
-    Suppression,
-    check_entries,
+    entries_of_address,
+    entries_of_name,
     hashed,
     parse_entry,
-    parse_list,
+    stored_forms,
 )
 
 SALT = b"sixteen bytes at" + b"!"
@@ -65,7 +64,7 @@ def test_entries_are_kept_in_their_normal_form(text, kind, value):
         ("domain:abc", "64 hexadecimal"),
         ("phone:" + "0" * 64, "is no hash"),
         ("https://example.com", "is no hash"),
-        ("x" * 1_001, "more than 1000"),
+        ("x" * 501, "more than 500"),
     ],
 )
 def test_bad_entries_say_what_is_wrong(text, problem):
@@ -73,27 +72,37 @@ def test_bad_entries_say_what_is_wrong(text, problem):
         parse_entry(text)
 
 
-def test_every_bad_entry_is_named_by_its_index():
-    found = check_entries(["example.com", "com", "a@b.de", "@"], "suppression.entries")
+@given(names | addresses | names.map("@{}".format))
+def test_the_normal_form_of_an_entry_reads_back(text):
+    entry = parse_entry(text.upper())
 
-    assert [each.field for each in found] == ["suppression.entries[1]", "suppression.entries[3]"]
-
-
-def test_a_list_gives_its_entries_and_names_its_bad_lines():
-    text = "\ufeff# whom not to ask\r\nexample.com\r\n\r\ncom\nEXAMPLE.com  # again\n@a.de\nx y\n"
-
-    found = parse_list(text)
-
-    assert [str(entry) for entry in found.entries] == ["example.com", "@a.de"]
-    assert [(bad.line, bad.text) for bad in found.bad_lines] == [(4, "com"), (7, "x y")]
-    assert found.duplicate_count == 1
+    assert parse_entry(str(entry)) == entry
+    assert str(entry) in stored_forms(text)
 
 
-@given(st.text(max_size=300))
-def test_any_text_is_a_list_whose_entries_read_back(text):
-    found = parse_list(text)
+@pytest.mark.parametrize(
+    ("text", "forms"),
+    [
+        ("CO.UK", {"co.uk", ".co.uk"}),
+        ("example.com", {"example.com", ".example.com"}),
+        ("@example.com", {"@example.com"}),
+        ("a@Example.com", {"a@example.com"}),
+        ("domain:" + "A" * 64, {"domain:" + "a" * 64}),
+    ],
+)
+def test_an_entry_is_found_also_when_its_suffix_was_not_public_before(text, forms):
+    assert set(stored_forms(text)) == forms
 
-    assert [parse_entry(str(entry)) for entry in found.entries] == list(found.entries)
+
+def match_name(name, *entries, salt=b""):
+    """The first of the entries that would suppress a name which is one of these."""
+    listed = {str(each) for each in entries}
+    return next((each for each in entries_of_name(name, salt) if each in listed), None)
+
+
+def match_address(address, *entries, salt=b""):
+    listed = {str(each) for each in entries}
+    return next((each for each in entries_of_address(address, salt) if each in listed), None)
 
 
 @pytest.mark.parametrize(
@@ -101,27 +110,25 @@ def test_any_text_is_a_list_whose_entries_read_back(text):
     [
         ("example.com", "example.com"),
         ("example.com", "www.example.com"),
-        ("example.com", "a.b.EXAMPLE.com."),
+        ("example.com", "a.b.example.com"),
         (".gov", "nasa.gov"),
         (".co.uk", "firm.co.uk"),
-        ("müller.de", "www.müller.de"),
+        ("müller.de", "www.xn--mller-kva.de"),
     ],
 )
 def test_a_domain_entry_matches_the_name_and_all_below(entry, name):
-    assert Suppression([parse_entry(entry)]).match_name(name) == parse_entry(entry)
+    assert match_name(name, parse_entry(entry)) == str(parse_entry(entry))
 
 
-@pytest.mark.parametrize("name", ["notexample.com", "example.com.de", "com", "", "x" * 300, "a b"])
+@pytest.mark.parametrize("name", ["notexample.com", "example.com.de", "com", ""])
 def test_a_domain_entry_matches_nothing_else(name):
-    assert Suppression([parse_entry("example.com")]).match_name(name) is None
+    assert match_name(name, "example.com") is None
 
 
 @pytest.mark.parametrize("entry", ["info@example.com", "@example.com"])
 def test_entries_about_addresses_leave_websites_alone(entry):
-    listed = Suppression([parse_entry(entry)])
-
-    assert listed.match_name("example.com") is None
-    assert listed.match_address("INFO@example.com") == parse_entry(entry)
+    assert match_name("example.com", entry) is None
+    assert match_address("info@example.com", entry) == entry
 
 
 @pytest.mark.parametrize(
@@ -133,57 +140,55 @@ def test_entries_about_addresses_leave_websites_alone(entry):
     ],
 )
 def test_addresses_at_a_listed_domain_or_below_match(entry, address):
-    assert Suppression([parse_entry(entry)]).match_address(address) == parse_entry(entry)
+    assert match_address(address, entry) == entry
 
 
-@pytest.mark.parametrize("address", ["b@example.com", "a@example.org", "a", "@", "a@b@c.de"])
+@pytest.mark.parametrize("address", ["b@example.com", "a@example.org"])
 def test_an_address_entry_matches_that_address_only(address):
-    assert Suppression([parse_entry("a@example.com")]).match_address(address) is None
+    assert match_address(address, "a@example.com") is None
 
 
 def test_the_most_specific_entry_answers():
-    listed = Suppression(
-        [parse_entry(text) for text in ("example.com", "www.example.com", "@example.com", ".com")]
-    )
+    listed = ("example.com", "www.example.com", "@example.com", ".com")
 
-    assert str(listed.match_name("a.www.example.com")) == "www.example.com"
-    assert str(listed.match_name("b.example.com")) == "example.com"
-    assert str(listed.match_address("x@example.com")) == "@example.com"
+    assert match_name("a.www.example.com", *listed) == "www.example.com"
+    assert match_name("b.example.com", *listed) == "example.com"
+    assert match_address("x@example.com", *listed) == "@example.com"
 
 
 @given(names | addresses | names.map("@{}".format), names, addresses)
 def test_hashed_entries_match_exactly_what_plain_ones_do(text, name, address):
     entry = parse_entry(text)
     secret = hashed(entry, SALT)
-    plain, hidden = Suppression([entry]), Suppression([secret], salt=SALT)
+    domain = text.rpartition("@")[2]
 
-    for asked in (name, text.rpartition("@")[2], "www." + text.rpartition("@")[2]):
-        assert bool(plain.match_name(asked)) == (hidden.match_name(asked) == secret)
-    for asked in (address, text, "x@" + text.rpartition("@")[2]):
-        assert bool(plain.match_address(asked)) == (hidden.match_address(asked) == secret)
+    for asked in (name, domain, f"www.{domain}"):
+        hit = match_name(asked, secret, salt=SALT)
+        assert hit == (str(secret) if match_name(asked, entry) else None)
+    for asked in (address, text if "@" in text else f"a@{text}", f"x@{domain}"):
+        hit = match_address(asked, secret, salt=SALT)
+        assert hit == (str(secret) if match_address(asked, entry) else None)
     assert parse_entry(str(secret)) == secret
-    assert text.rpartition("@")[2] not in str(secret)
+    assert domain not in str(secret)
 
 
 def test_another_salt_matches_nothing():
-    listed = Suppression([hashed(parse_entry("a@example.com"), SALT)], salt=b"another salt " * 2)
+    secret = hashed(parse_entry("a@example.com"), SALT)
 
-    assert listed.match_address("a@example.com") is None
+    assert match_address("a@example.com", secret, salt=b"another salt " * 2) is None
+    assert match_address("a@example.com", secret) is None
 
 
 def test_a_short_salt_is_refused():
     with pytest.raises(ValueError, match="16"):
         hashed(parse_entry("a@example.com"), b"short")
-    with pytest.raises(ValueError, match="16"):
-        Suppression([hashed(parse_entry("a@example.com"), SALT)])
 
 
 @given(names, st.lists(names, max_size=5))
 def test_a_name_matches_when_it_or_a_parent_is_listed(name, listed):
-    answer = Suppression([parse_entry(each) for each in listed]).match_name(name)
-
     expected = [each for each in listed if name == each or name.endswith(f".{each}")]
-    assert (str(answer) if answer else None) == max(expected, key=len, default=None)
+
+    assert match_name(name, *listed) == max(expected, key=len, default=None)
 
 
 @given(st.text(max_size=80) | addresses)
@@ -202,10 +207,3 @@ def test_an_address_over_254_octets_is_refused():
 
     with pytest.raises(NotAnAddress, match="254"):
         normalise_address("x" * 60 + "@" + domain)
-
-
-def test_lines_beyond_the_limit_are_not_read_in_silence():
-    found = parse_list("\n" * suppression.MAX_LINES + "example.com")
-
-    assert not found.entries
-    assert [bad.line for bad in found.bad_lines] == [suppression.MAX_LINES + 1]
