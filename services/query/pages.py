@@ -632,5 +632,6 @@ def _domains(http: bool, analysis: bool, leads: bool, *, whole: bool = False) ->
     if whole:
         first = _first(", evidence AS dns_evidence")
         extra = ", evidence AS http_evidence", ", contacts"
-        return _joined([*first, *_others(numbers, http, analysis, leads, *extra)])
+        page = _part("pages", numbers[0], "kind AS page_kind, evidence AS page", there=http)
+        return _joined([*first, *_others(numbers, http, analysis, leads, *extra), page])
     return _joined([*_first(), *_others(numbers, http, analysis, leads)])
