@@ -1,6 +1,6 @@
 """Rows as the contract's messages."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import ceil, floor
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from domainflow.validation.v1.dns_pb2 import (
     DnsResult,
 )
 from domainflow.validation.v1.http_pb2 import HttpResult
-from services.query.page_plan import DomainFilter, Facts
+from services.query.page_plan import DomainFilter
 
 _Fields: TypeAlias = dict[str, Any]
 
@@ -75,21 +75,52 @@ def domain_wire(row: asyncpg.Record, later: asyncpg.Record | None) -> bytes:
     return pb.ListDomainsResponse(domains=[fields]).SerializeToString()
 
 
-class _Facts:
-    """A domain as the filter asks for it, by the names that services.query.pages gives a row."""
+def copied_that_match(chosen: DomainFilter, domains: Sequence[bytes]) -> list[int]:
+    """Which of these fields of ListDomainsResponse the filter lets through, by their places.
 
-    __slots__ = ("_domain",)
+    As the tests of page_plan, but without a look-up by name for each: half of the time.
+    """
+    found = pb.ListDomainsResponse.FromString(b"".join(domains)).domains
+    places: Iterable[int] = range(len(found))
+    for test in _message_tests(chosen):
+        places = [place for place in places if test(found[place])]
+    return list(places)
 
-    def __init__(self, domain: pb.Domain) -> None:
-        self._domain = domain
 
-    def __getitem__(self, name: str) -> Any:
-        return _FACT[name](self._domain)
-
-
-def facts_of(domains: Iterable[bytes]) -> Iterator[Facts]:
-    """What a filter asks for, of each of these fields of ListDomainsResponse."""
-    return map(_Facts, pb.ListDomainsResponse.FromString(b"".join(domains)).domains)
+def _message_tests(chosen: DomainFilter) -> Iterator[Callable[[pb.Domain], bool]]:
+    # What is not there has the numbers of nothing, and no filter asks for those.
+    verdicts, http = frozenset(chosen.dns_verdicts), frozenset(chosen.http_verdicts)
+    statuses, reasons = frozenset(chosen.lead_statuses), frozenset(chosen.lead_reasons)
+    if verdicts:
+        yield lambda d: d.dns.verdict in verdicts
+    if chosen.dns_pending:
+        yield lambda d: not d.dns.verdict
+    if http:
+        yield lambda d: d.http.verdict in http
+    if statuses:
+        yield lambda d: d.lead.status in statuses
+    if reasons:
+        yield lambda d: d.lead.reason in reasons
+    tlds, prefix, contains = frozenset(chosen.tlds), chosen.prefix, chosen.contains
+    if tlds:
+        yield lambda d: d.name.rpartition(".")[2] in tlds
+    if prefix:
+        yield lambda d: d.name.startswith(prefix)
+    if contains:
+        yield lambda d: contains in d.name
+    lowest, highest = chosen.scores
+    if chosen.scored:
+        yield lambda d: (
+            d.HasField("analysis") and lowest <= round(d.analysis.score * 1000) <= highest
+        )
+    warnings, warned = frozenset(chosen.warnings), chosen.has_warnings
+    if warnings:
+        yield lambda d: not warnings.isdisjoint(d.analysis.warnings)
+    if warned is not None:
+        yield lambda d: d.HasField("analysis") and bool(d.analysis.warnings) is warned
+    keywords = frozenset(chosen.keywords)
+    if keywords:
+        yield lambda d: any(hit.keyword in keywords for hit in d.analysis.keyword_hits)
 
 
 def fill_evidence(made: pb.Domain, row: asyncpg.Record) -> None:
@@ -97,7 +128,10 @@ def fill_evidence(made: pb.Domain, row: asyncpg.Record) -> None:
     if row["dns_evidence"]:
         made.dns.evidence.MergeFromString(row["dns_evidence"])
     if row["http_evidence"]:
-        made.http.MergeFromString(row["http_evidence"])
+        made.http.evidence.MergeFromString(row["http_evidence"])
+    if row["page_kind"] is not None:
+        made.page.MergeFromString(row["page"] or b"")
+        made.page.kind = row["page_kind"]
     if row["contacts"]:
         made.lead.MergeFromString(row["contacts"])
 
@@ -165,19 +199,6 @@ def _time(microseconds: int) -> _Fields:
     return {"seconds": seconds, "nanos": rest * 1_000}
 
 
-# Null in the row where the message has nothing.
-_FACT: Mapping[str, Callable[[pb.Domain], Any]] = {
-    "name": lambda d: d.name,
-    "verdict": lambda d: d.dns.verdict or None,
-    "http_verdict": lambda d: d.http.verdict or None,
-    "score": lambda d: round(d.analysis.score * 1000) if d.HasField("analysis") else None,
-    "warnings": lambda d: (
-        sum(1 << (w - 1) for w in d.analysis.warnings) if d.HasField("analysis") else None
-    ),
-    "keywords": lambda d: [hit.keyword for hit in d.analysis.keyword_hits],
-    "lead_status": lambda d: d.lead.status or None,
-    "lead_reason": lambda d: d.lead.reason or None,
-}
 _FACTS = {None: DNS_FACT_UNSPECIFIED, False: DNS_FACT_NO, True: DNS_FACT_YES}
 # Of the other verdicts it could not be found out.
 _RESOLVING = {

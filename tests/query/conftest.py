@@ -280,7 +280,8 @@ class Writer:
                 1_770_000_000_123_456 + position,
                 [keyword for keyword, _ in each.hits] or None,
                 [count for _, count in each.hits] or None,
-                None,
+                # The first scoring of the run.
+                0,
             )
             for position, each in found.items()
         ]

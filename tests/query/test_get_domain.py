@@ -3,11 +3,12 @@
 from uuid import uuid4
 
 from domainflow.query.v1 import query_service_pb2 as pb
-from domainflow.validation.v1 import dns_pb2
+from domainflow.validation.v1 import dns_pb2, http_pb2, lead_pb2, page_pb2
 from tests.query.conftest import Query, Writer
 from tests.refusals import refused
 
 RESOLVED, NXDOMAIN, TIMEOUT = 1, 2, 6
+OK, NOT_FOUND = 1, 9
 
 
 async def test_a_domain_comes_with_its_evidence(query: Query, writer: Writer) -> None:
@@ -32,6 +33,49 @@ async def test_a_domain_comes_with_its_evidence(query: Query, writer: Writer) ->
         (dns_pb2.DNS_FACT_NO,) * 3,
         (dns_pb2.DNS_FACT_UNSPECIFIED,) * 3,
     ]
+
+
+async def test_a_page_comes_with_what_was_found_on_it_in_the_run_that_is_shown(
+    query: Query, writer: Writer
+) -> None:
+    made = await writer.campaign(2)
+    await writer.plan(made, 2, 2)
+    await writer.settle(made, 0, [RESOLVED, RESOLVED])
+    await writer.settle_http(made, {0: OK, 1: NOT_FOUND})
+    evidence = http_pb2.HttpEvidence(server="nginx", address="192.0.2.1")
+    page = page_pb2.PageEvidence(parked_confidence=0.75, hits_complete=True, cluster_size=3)
+    contact = lead_pb2.Contact(kind=lead_pb2.CONTACT_KIND_EMAIL, value="info@name-0.example")
+    page.contacts.append(contact)
+    await writer.connection.execute(
+        "UPDATE http_results SET evidence = $2 WHERE campaign_no = $1 AND position = 0",
+        *(made.no, evidence.SerializeToString()),
+    )
+    await writer.connection.executemany(
+        "INSERT INTO pages (campaign_no, run, position, kind, features, evidence) VALUES"
+        " ($1, $2, 0, $3, '', $4)",
+        [
+            (made.no, 1, page_pb2.PAGE_KIND_FOR_SALE, page.SerializeToString()),
+            (made.no, 2, page_pb2.PAGE_KIND_LOGIN, None),
+        ],
+    )
+
+    async def of(position: int) -> pb.Domain:
+        request = pb.GetDomainRequest(campaign_id=str(made), position=position)
+        return (await query.stub.GetDomain(request)).domain
+
+    first, second = await of(0), await of(1)
+    listed = await query.stub.ListDomains(pb.ListDomainsRequest(campaign_id=str(made)))
+
+    page.kind = page_pb2.PAGE_KIND_FOR_SALE
+    assert first.page == page
+    assert first.http.evidence == evidence
+    assert first.http.title == "Page 0"
+    assert second.http.verdict == NOT_FOUND
+    assert not second.HasField("page")
+    assert not second.http.HasField("evidence")
+    for domain in listed.domains:
+        assert not domain.HasField("page")
+        assert not domain.http.HasField("evidence")
 
 
 async def test_a_list_has_the_facts_without_the_evidence(query: Query, writer: Writer) -> None:
