@@ -18,8 +18,9 @@ from services.chassis.rules import ContractRules
 from services.chassis.seal import Seal, binding
 from services.chassis.server import Rules
 from services.validation import persona_document
+from services.validation.named_store import New, Stored
 from services.validation.persona_page import Place
-from services.validation.persona_store import NewPersona, Persona, Personas
+from services.validation.persona_store import Personas
 from services.validation.persona_trial import MAX_RESOLVERS, trial
 from services.validation.plans import plan_of_settings
 
@@ -137,7 +138,7 @@ class PersonaService(pb_grpc.ValidationServiceServicer):
         async with self._importing:
             personas = await asyncio.to_thread(persona_document.read, request.document, self._check)
 
-        def answer(stored: Sequence[Persona], replaced: int) -> bytes:
+        def answer(stored: Sequence[Stored], replaced: int) -> bytes:
             return pb.ImportDnsPersonasResponse(
                 dns_personas=[persona_to_pb(persona) for persona in stored],
                 replaced_count=replaced,
@@ -158,7 +159,7 @@ class PersonaService(pb_grpc.ValidationServiceServicer):
         if not persona_id:
             return given
         persona = await self._personas.get(UUID(persona_id))
-        return dns_settings_pb2.DnsSettings.FromString(persona.settings)
+        return dns_settings_pb2.DnsSettings.FromString(persona.body)
 
     def _check(self, persona: DnsPersona, path: str) -> Iterator[FieldViolation]:
         named = set()
@@ -195,12 +196,12 @@ def passed(test: pb.ResolverTest) -> bool:
     return test.report.state == resolver_pb2.RESOLVER_STATE_ADMITTED
 
 
-def persona_to_pb(persona: Persona) -> DnsPersona:
+def persona_to_pb(persona: Stored) -> DnsPersona:
     message = DnsPersona(
         dns_persona_id=str(persona.id),
         name=persona.name,
         description=persona.description,
-        settings=dns_settings_pb2.DnsSettings.FromString(persona.settings),
+        settings=dns_settings_pb2.DnsSettings.FromString(persona.body),
         etag=persona.etag,
     )
     message.create_time.FromDatetime(persona.create_time)
@@ -208,8 +209,8 @@ def persona_to_pb(persona: Persona) -> DnsPersona:
     return message
 
 
-def _new(persona: DnsPersona) -> NewPersona:
-    return NewPersona(
+def _new(persona: DnsPersona) -> New:
+    return New(
         persona.name,
         persona.description,
         persona.settings.SerializeToString(deterministic=True),

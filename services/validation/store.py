@@ -13,6 +13,7 @@ import asyncpg
 from domainflow.campaign.v1 import campaign_pb2, event_pb2
 from services.chassis.postgres import Connection, Pool
 from services.validation.dns.verdict import Verdict
+from services.validation.named_store import http_personas, keyword_sets, scoring_profiles
 from services.validation.pools import Pools
 from services.validation.resolver_reports import ResolverReports
 from services.validation.results import ChunkResults
@@ -100,6 +101,9 @@ class Store:
         self._pool = pool
         self.pools = Pools(pool)
         self.resolvers = ResolverReports(pool)
+        self.http_personas = http_personas(pool)
+        self.keyword_sets = keyword_sets(pool)
+        self.scoring_profiles = scoring_profiles(pool)
 
     async def claim(self, key: ChunkKey, worker_id: str) -> Claim | None:
         """Take a chunk; None when it is settled, held by somebody else, or not to be done now."""
