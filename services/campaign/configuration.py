@@ -210,9 +210,12 @@ def _below(path: str, violations: Iterable[FieldViolation]) -> Iterator[FieldVio
         yield FieldViolation(f"{path}{violation.field}", violation.description)
 
 
-def chunk_size(configuration: bytes) -> int:
-    """Names per chunk that the configuration asks for in the DNS phase; 0: the suite decides."""
-    return campaign_pb2.CampaignConfiguration.FromString(configuration).dns.chunk_size
+def chunk_size(configuration: bytes, phase: Phase) -> int:
+    """Names per chunk that the configuration asks for in a phase; 0: the suite decides."""
+    message = campaign_pb2.CampaignConfiguration.FromString(configuration)
+    if phase is Phase.DNS_VALIDATION:
+        return message.dns.chunk_size
+    return message.http.chunk_size if phase is Phase.HTTP_VALIDATION else 0
 
 
 def _parse(source: campaign_pb2.PatternSource) -> Pattern | list[FieldViolation]:

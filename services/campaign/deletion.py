@@ -438,7 +438,7 @@ async def _spans(connection: Connection, campaign_no: int) -> list[Span]:
 # Tables of results by phase; each has an index by campaign, run and position.
 _RESULTS: Mapping[int, Sequence[str]] = {
     Phase.DNS_VALIDATION: ("dns_results",),
-    Phase.HTTP_VALIDATION: ("http_results",),
+    Phase.HTTP_VALIDATION: ("http_results", "pages"),
     Phase.CONTENT_ANALYSIS: ("page_analyses", "keyword_hits"),
     Phase.LEAD_EXTRACTION: ("leads",),
 }
@@ -490,7 +490,7 @@ async def _delete_range(
 
 
 # Small tables in which a row could have come late.
-_LATE = ("chunks", "dead_letters", "upload_names")
+_LATE = ("chunks", "dead_letters", "upload_names", "scorings")
 # Tables that are derived from others, by triggers or by the query service's maintainer.
 _DERIVED = ("ledger_totals", "tld_totals", "name_orders", "derivations", "counter_checks")
 

@@ -18,6 +18,7 @@ from services.campaign.estimate import Endpoint, Sample, Window, remaining, wors
 from services.campaign.events import proto_phase, proto_status
 from services.campaign.history import History, OpenWork, Settled, WorkerReport
 from services.campaign.leases import LONGEST_DELAY
+from services.campaign.ledger import POOLS
 from services.campaign.messages import Message, bounded
 from services.campaign.outcomes import OUTCOMES
 from services.chassis.dns_settings import label_of
@@ -34,8 +35,6 @@ WORKER_SILENCE = 20.0
 # Ledgers summed, or looked through for what is open, in one statement.
 SUM_PORTION = 50
 DEAD_LETTER = "DEAD_LETTER"
-# The pool whose workers do a phase.
-_POOLS = {Phase.DNS_VALIDATION: "dns", Phase.HTTP_VALIDATION: "http"}
 
 
 @dataclass(slots=True)
@@ -257,7 +256,7 @@ class Gauges:
 
     def _tell_waiting(self, waiting: event_pb2.WaitingFor, gauge: _Gauge, now: float) -> None:
         waiting.SetInParent()
-        endpoint = self._workers.worst(_POOLS.get(gauge.phase, ""), gauge.resolvers)
+        endpoint = self._workers.worst(POOLS.get(gauge.phase, ""), gauge.resolvers)
         if endpoint is not None:
             waiting.endpoint = endpoint.name
             waiting.endpoint_loss = round(endpoint.loss, 4)

@@ -11,6 +11,7 @@ import asyncpg
 
 from domainflow.campaign.v1 import event_pb2
 from services.campaign.campaign import Action, Phase, Status
+from services.campaign.candidates import MOST_CANDIDATES, SOURCES, Cut, cut, read_source
 from services.campaign.events import chunk_retried
 from services.campaign.leases import Sighting
 from services.campaign.rows import (
@@ -32,7 +33,12 @@ PLAN_SLICE = 50_000
 # Nobody may wait longer than this for the locks of a plan, ms: the next round comes to it again.
 PLAN_LOCK_TIMEOUT = 500
 # Phases whose chunks go to a pool of workers.
-POOLS = {Phase.DNS_VALIDATION: "dns", Phase.HTTP_VALIDATION: "http"}
+POOLS = {
+    Phase.DNS_VALIDATION: "dns",
+    Phase.HTTP_VALIDATION: "http",
+    Phase.CONTENT_ANALYSIS: "analysis",
+    Phase.LEAD_EXTRACTION: "analysis",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,19 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is left to be planned of a running phase."""
+
+    # The position from which on nothing is planned.
+    position: int
+    # Names of the last chunk; 0 before the first.
+    chunk_size: int
+    # Names the run has to settle, and how many of them are in no chunk yet.
+    name_count: int
+    names_left: int
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What one round has to know of a running phase. Names are counted."""
 
@@ -68,7 +87,7 @@ class Work:
     # Whether a chunk could be handed out now, and whether any is not settled.
     has_offer: bool
     has_open: bool
-    # Names that have left the ready part of the ledger so far; known of limited campaigns only.
+    # Names that have left the ready part of the ledger so far: settled or handed out.
     out: int
 
 
@@ -115,17 +134,13 @@ class Ledger:
                         OR EXISTS (SELECT FROM chunks c WHERE c.campaign_no = r.no
                             AND c.phase = r.phase AND c.run = r.run AND c.state = 'ready')
                         AS has_open,
-                    CASE WHEN p.name_rate_limit = 0 THEN 0 ELSE
-                        coalesce((SELECT c.first_position + c.name_count FROM chunks c
-                            WHERE c.campaign_no = r.no AND c.phase = r.phase AND c.run = r.run
-                            ORDER BY c.first_position DESC LIMIT 1), 0)
-                        - coalesce((SELECT sum(c.name_count) FROM chunks c
-                            WHERE c.campaign_no = r.no AND c.phase = r.phase AND c.run = r.run
-                              AND c.state = 'ready'), 0) END AS out
+                    coalesce(t.settled_count, 0) + coalesce(q.names, 0) AS out
                 FROM ({RUNNING_PHASES} WHERE p.status = 'RUNNING') r
                 JOIN campaigns p ON p.no = r.no
                 LEFT JOIN queued q
                     ON q.campaign_no = r.no AND q.phase = r.phase AND q.run = r.run
+                LEFT JOIN ledger_totals t
+                    ON t.campaign_no = r.no AND t.phase = r.phase AND t.run = r.run
                 ORDER BY r.no"""
         )
         return [
@@ -181,10 +196,66 @@ class Ledger:
         except (asyncpg.UniqueViolationError, asyncpg.LockNotAvailableError):
             return []
 
-    async def planned(self, running: RunningPhase) -> tuple[int, int]:
-        """Return the position after the last chunk of a run, and how many names that chunk has."""
+    async def plan_candidates(
+        self,
+        running: RunningPhase,
+        chunk_size: int,
+        chunk_count: int,
+        decided: event_pb2.Event | None = None,
+    ) -> list[Offer]:
+        """As `plan`, for a phase that works on what an earlier one found.
+
+        Its names are known from the first plan on, and so is the run they come from. Without a
+        single one it is planned at once.
+        """
+        chunk_count = min(chunk_count, max(MOST_CANDIDATES // chunk_size, 1))
+        try:
+            async with self._pool.acquire() as connection:
+                # Looked for before anything is locked: what the phase rests on stands still.
+                first, _ = await _last_chunk(connection, running)
+                source = await read_source(connection, running)
+                cuts, last = await cut(
+                    connection, running, source.run, first, chunk_size, chunk_count
+                )
+                async with connection.transaction():
+                    await connection.execute(f"SET LOCAL lock_timeout = {PLAN_LOCK_TIMEOUT}")
+                    changes = first == 0 or last
+                    if not await (take_phase if changes else share_phase)(connection, running):
+                        return []
+                    offers = await _insert_cuts(connection, running, cuts)
+                    if changes:
+                        await connection.execute(
+                            """UPDATE phases p SET planned = $4, source_run = $5,
+                                   name_count = CASE WHEN $4 THEN (
+                                       SELECT coalesce(sum(c.name_count), 0) FROM chunks c
+                                       WHERE c.campaign_no = $1 AND c.phase = $2 AND c.run = $3)
+                                   ELSE $6 END
+                               WHERE campaign_no = $1 AND phase = $2 AND run = $3""",
+                            *_run(running),
+                            last,
+                            source.run,
+                            source.name_count,
+                        )
+                    if offers and decided is not None:
+                        await append_event(connection, running.campaign_no, decided)
+                    return offers
+        except (asyncpg.UniqueViolationError, asyncpg.LockNotAvailableError):
+            return []
+
+    async def outlook(self, running: RunningPhase) -> Outlook:
+        """Return how far a run is planned."""
         async with self._pool.acquire() as connection:
-            return await _last_chunk(connection, running)
+            position, size = await _last_chunk(connection, running)
+            if running.phase not in SOURCES:
+                count = running.campaign_name_count
+                return Outlook(position, size, count, count - position)
+            source = await read_source(connection, running)
+            planned = await connection.fetchval(
+                """SELECT coalesce(sum(name_count), 0) FROM chunks
+                   WHERE campaign_no = $1 AND phase = $2 AND run = $3""",
+                *_run(running),
+            )
+            return Outlook(position, size, source.name_count, source.name_count - planned)
 
     async def offers(self, phases: Sequence[RunningPhase], limit: int) -> list[list[Offer]]:
         """Return the first `limit` chunks of each phase that could be handed out, in order."""
@@ -432,7 +503,7 @@ async def _last_chunk(connection: Connection, running: RunningPhase) -> tuple[in
     """The position after the last chunk, and its names. Chunks may have been split, so that only
     the ledger knows."""
     row = await connection.fetchrow(
-        """SELECT first_position + name_count, name_count FROM chunks
+        """SELECT coalesce(last_position + 1, first_position + name_count), name_count FROM chunks
            WHERE campaign_no = $1 AND phase = $2 AND run = $3
            ORDER BY first_position DESC LIMIT 1""",
         *_run(running),
@@ -456,3 +527,21 @@ async def _insert_chunks(
     )
     key = _run(running)
     return [Offer(ChunkKey(*key, row[0]), row[1]) for row in rows]
+
+
+async def _insert_cuts(
+    connection: Connection, running: RunningPhase, cuts: Sequence[Cut]
+) -> list[Offer]:
+    """Ready chunks of some names only. Raises UniqueViolationError when one is there."""
+    key = _run(running)
+    await connection.execute(
+        """INSERT INTO chunks
+               (campaign_no, phase, run, first_position, last_position, name_count, state)
+           SELECT $1, $2, $3, first, last, names, 'ready'
+           FROM unnest($4::int[], $5::int[], $6::int[]) AS c (first, last, names)""",
+        *key,
+        [each.first_position for each in cuts],
+        [each.last_position for each in cuts],
+        [each.name_count for each in cuts],
+    )
+    return [Offer(ChunkKey(*key, each.first_position), each.name_count) for each in cuts]

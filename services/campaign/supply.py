@@ -17,6 +17,7 @@ from nats.js import JetStreamContext
 from domainflow.validation.v1 import task_pb2
 from services.campaign import chunking
 from services.campaign.campaign import Phase
+from services.campaign.candidates import SOURCES
 from services.campaign.chunking import Load
 from services.campaign.configuration import chunk_size
 from services.campaign.events import chunk_size_decided
@@ -40,7 +41,9 @@ from services.chassis import jetstream, postgres
 log = logging.getLogger(__name__)
 
 # What waits on a queue before its workers' throughput is known, in names.
-LEAST_DEPTH = {"dns": 4_000}
+LEAST_DEPTH = {"dns": 4_000, "http": 1_000, "analysis": 10_000}
+# What the size of a chunk stays within.
+LIMITS = {"dns": chunking.DNS, "http": chunking.HTTP, "analysis": chunking.STORED}
 # How often everything that is handed out is looked at, and the queue is counted, s.
 LOOK_PERIOD = 1.0
 # A worker that reports every 5 s and has not for this long does not count, s.
@@ -298,21 +301,22 @@ class Supply:
         """Plan the next portion of one ledger; a fault there stops no other campaign."""
         running = work.running
         try:
-            end, present = await self._ledger.planned(running)
-            names = running.campaign_name_count
-            load = pool.load(names - end, work.name_rate_limit)
-            size, decided = 0, None
-            if running.phase is Phase.DNS_VALIDATION:
-                size = chunk_size(running.configuration)
+            outlook = await self._ledger.outlook(running)
+            present = outlook.chunk_size
+            load = pool.load(outlook.names_left, work.name_rate_limit)
+            size, decided = chunk_size(running.configuration, running.phase), None
             if not size:
-                decision = chunking.chunk_size(load, present)
+                limits = LIMITS[POOLS[running.phase]]
+                decision = chunking.chunk_size(load, present, limits)
                 size = decision.size
                 if size != present:
                     decided = chunk_size_decided(
                         running.phase, running.run, size, present, decision.reason
                     )
             count = chunking.portion(load, size, room, campaigns)
-            return await self._ledger.plan(running, names, size, count, decided)
+            if running.phase in SOURCES:
+                return await self._ledger.plan_candidates(running, size, count, decided)
+            return await self._ledger.plan(running, outlook.name_count, size, count, decided)
         except (*jetstream.AWAY, *postgres.AWAY):
             raise
         except Exception as error:

@@ -76,7 +76,8 @@ async def test_a_ledger_is_planned_in_portions_of_any_size(store: Store, pool: P
            SELECT campaign_no, phase, run, 140, 60, 'ready' FROM chunks
            WHERE phase = 2 AND first_position = 0"""
     )
-    assert await store.ledger.planned(running) == (200, 60)
+    outlook = await store.ledger.outlook(running)
+    assert (outlook.position, outlook.chunk_size) == (200, 60)
     second = await store.ledger.plan(running, 1000, 500, 10)
 
     assert [offer.name_count for offer in [*first, *second]] == [100, 100, 500, 300]
