@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from aiohttp import ClientError, TCPConnector
+from aiohttp import ClientError, ClientRequest, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import AddrInfoType, Connection
@@ -25,10 +25,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from services.chassis.http_settings import TlsVersion
 from services.validation.http.certificates import Connection as TlsConnection
+from services.validation.http.proxies import Proxy
+from services.validation.http.tunnels import Progress, Tunnels
 
 if TYPE_CHECKING:
     from aiohttp.client import ClientTimeout
-    from aiohttp.client_reqrep import ClientRequest
+    from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.tracing import Trace
 
 # Addresses of one host that are tried, a quarter of a second after one another (RFC 8305).
@@ -116,6 +118,8 @@ class Dial:
         "head_limit",
         "head_size",
         "latest",
+        "progress",
+        "proxy",
         "refusal",
         "tls",
     )
@@ -128,9 +132,13 @@ class Dial:
         clock: Clock,
         first_byte_timeout: float,
         latest: float,
+        proxy: Proxy | None = None,
     ) -> None:
         # Judged addresses of the host, text form.
         self.addresses = addresses
+        # What the connection goes through, and how far that came.
+        self.proxy = proxy
+        self.progress = Progress()
         self.head_limit = head_limit
         # Runs from the connection to the headers' end; `latest` is when the whole fetch ends.
         self.clock = clock
@@ -148,17 +156,20 @@ class Dial:
         self.head_size = 0
         self.tls: TlsConnection | None = None
 
-    def connected(self, connection: Connection, now: float) -> None:
+    def connected(self, connection: Connection, now: float, *, is_secured: bool) -> None:
         self.connected_at = time.perf_counter()
         self.clock.move(min(now + self.first_byte_timeout, self.latest))
         transport = connection.transport
         if transport is None:
             return
-        if len(self.addresses) == 1:
+        if self.proxy is not None:
+            self.address = cast("_Responses", connection.protocol).told
+        elif len(self.addresses) == 1:
             self.address = self.addresses[0]
         elif peer := transport.get_extra_info("peername"):
             self.address = peer[0]
-        secured = transport.get_extra_info("ssl_object")
+        # Of http through a proxy with TLS, that is the proxy's.
+        secured = transport.get_extra_info("ssl_object") if is_secured else None
         if secured is not None:
             cipher = secured.cipher()
             self.tls = TlsConnection(
@@ -201,6 +212,8 @@ class _Responses(ResponseHandler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._dial: Dial | None = None
+        # The address that a proxy was told.
+        self.told = ""
 
     def set_response_params(self, **params: Any) -> None:
         self._dial = dialled.get()
@@ -230,10 +243,19 @@ class _Responses(ResponseHandler):
                 self.transport.abort()
 
 
+class ProxiedRequest(ClientRequest):
+    """A request whose connection is kept for requests through the same proxy only."""
+
+    @property
+    def connection_key(self) -> "ConnectionKey":
+        key, proxy = super().connection_key, dialled.get().proxy
+        return key if proxy is None else key._replace(proxy=cast("Any", proxy.identity))
+
+
 class PinnedConnector(TCPConnector):
     """Connects where the Dial of the running request says, if the judge agrees."""
 
-    def __init__(self, judge: Callable[[str], str | None]) -> None:
+    def __init__(self, judge: Callable[[str], str | None], tunnels: Tunnels) -> None:
         """`judge`: why an address may not be connected to, or None if it may."""
         super().__init__(
             resolver=_Pinned(),
@@ -245,6 +267,7 @@ class PinnedConnector(TCPConnector):
             socket_factory=self._socket,
         )
         self._judge = judge
+        self._tunnels = tunnels
         responses = functools.partial(_Responses, loop=self._loop)
         self._factory = cast("functools.partial[ResponseHandler]", responses)
 
@@ -252,8 +275,28 @@ class PinnedConnector(TCPConnector):
         self, req: "ClientRequest", traces: list["Trace"], timeout: "ClientTimeout"
     ) -> Connection:
         connection = await super().connect(req, traces, timeout)
-        dialled.get().connected(connection, self._loop.time())
+        dialled.get().connected(connection, self._loop.time(), is_secured=req.is_ssl())
         return connection
+
+    async def _create_connection(
+        self, req: "ClientRequest", traces: list["Trace"], timeout: "ClientTimeout"
+    ) -> ResponseHandler:
+        dial = dialled.get()
+        if dial.proxy is None:
+            return await super()._create_connection(req, traces, timeout)
+        assert req.port is not None
+        dial.fresh = True
+        transport, address = await self._tunnels.open(
+            dial.proxy, dial.addresses, req.port, dial.progress
+        )
+        if req.is_ssl():
+            _, protocol = await self._start_tls_connection(transport, req, timeout)
+        else:
+            protocol = self._factory()
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
+        cast("_Responses", protocol).told = address
+        return protocol
 
     def _socket(self, info: AddrInfoType) -> socket.socket:
         """Called for each address right before it is connected to."""

@@ -12,7 +12,14 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import aiohttp
-from aiohttp import ClientResponse, ClientSession, ClientTimeout, CookieJar, DummyCookieJar
+from aiohttp import (
+    ClientRequest,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    CookieJar,
+    DummyCookieJar,
+)
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -27,10 +34,12 @@ from services.validation.http.dialing import (
     Clock,
     Dial,
     PinnedConnector,
+    ProxiedRequest,
     Trust,
     dialled,
 )
 from services.validation.http.failures import ERRORS, classify, distrust_of
+from services.validation.http.proxy_pool import Result, Use
 from services.validation.http.retry import retry_after_of
 from services.validation.http.robots import (
     ALLOW_ALL,
@@ -40,6 +49,7 @@ from services.validation.http.robots import (
     RobotsCache,
 )
 from services.validation.http.robots import parse as parse_robots
+from services.validation.http.tunnels import ProxyFailure, ProxySource, Tunnels
 from services.validation.http.turns import Turns
 from services.validation.http.urls import BadUrl, Target
 from services.validation.http.verdict import (
@@ -57,6 +67,8 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 # Redirects of a robots.txt that are followed (RFC 9309, 2.3.1.2).
 _ROBOTS_REDIRECTS = 5
+# Proxies that one fetch tries: one that fails says nothing about the name.
+MAX_PROXIES = 3
 # What compression may add to a body that does not compress.
 _WIRE_SLACK = 64 * 1024
 # Of a robots.txt that lies elsewhere: it is none.
@@ -130,6 +142,8 @@ class Fetch(NamedTuple):
     attempts: int
     # Seconds that the last response asks to wait; None when it does not.
     retry_after: float | None
+    # The proxy of the last request, URL without credentials; empty without one.
+    proxy: str = ""
 
 
 class _Exchange:
@@ -141,6 +155,7 @@ class _Exchange:
         "failure",
         "headers",
         "parts",
+        "proxy",
         "reason",
         "size",
         "status",
@@ -150,6 +165,8 @@ class _Exchange:
     def __init__(self) -> None:
         # Of the performance counter.
         self.began = 0.0
+        # What it goes through, in words.
+        self.proxy = ""
         # None while all is well.
         self.failure: Verdict | None = None
         self.reason = ""
@@ -198,9 +215,13 @@ class _Run:
         "failed",
         "last",
         "persona",
+        "proxies_failed",
+        "proxy_failure",
         "redirects",
         "responses",
         "settings",
+        "use",
+        "use_worked",
     )
 
     def __init__(self, persona: _Persona, deadline: float) -> None:
@@ -220,6 +241,13 @@ class _Run:
         # The last exchange about a page, the last with a response, and where that was sent.
         self.exchange: _Exchange | None = None
         self.last: tuple[_Exchange, Target] | None = None
+        # The proxy of all requests, as long as it does not fail, and whether a response came
+        # through it.
+        self.use: Use | None = None
+        self.use_worked = False
+        # Ids of those that failed before it; how the last of them did, once no other is tried.
+        self.proxies_failed: set[str] = set()
+        self.proxy_failure: tuple[ProxyFailure, str] | None = None
 
 
 class Fetcher:
@@ -233,13 +261,17 @@ class Fetcher:
         opt_out: OptOut | None = None,
         turns: Turns | None = None,
         roots: str = "",
+        proxies: ProxySource | None = None,
     ) -> None:
-        """`roots`: certificates (PEM) of authorities trusted beside the system's."""
+        """`roots`: certificates (PEM) of authorities trusted beside the system's. `proxies`: every
+        request goes through one of them, or is not sent."""
         self._resolve = resolve
         self._judge = judge_of(policy)
         self._opt_out = opt_out or OptOut()
         self._turns = turns or Turns()
         self._trust = Trust(roots)
+        self._proxies = proxies
+        self._tunnels = Tunnels(self._judge, self._trust.context)
         self._robots = RobotsCache()
         self._personas: dict[int, _Persona] = {}
         self._session: ClientSession
@@ -247,7 +279,8 @@ class Fetcher:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._session = ClientSession(
-            connector=PinnedConnector(self._judge),
+            connector=PinnedConnector(self._judge, self._tunnels),
+            request_class=ClientRequest if self._proxies is None else ProxiedRequest,
             cookie_jar=DummyCookieJar(),
             timeout=_NO_CLOCKS,
             # Decoded here: aiohttp's limits the memory, not how much comes out.
@@ -308,17 +341,20 @@ class Fetcher:
         # Of the trial that came nearest: what is told where none brought a page.
         told: tuple[_Exchange | None, tuple[_Exchange, Target] | None, list[Redirect]]
         told = (None, None, [])
-        for target in targets:
-            run.redirects, run.responses, run.exchange, run.last = [], 0, None, None
-            now_verdict, now_reason = await self._follow(run, target)
-            trials.append(Trial(target.scheme, target.port, now_verdict, now_reason))
-            final = not falls_back(now_verdict)
-            if final or len(trials) == 1 or nearer(now_verdict, verdict):
-                verdict, reason = now_verdict, now_reason
-                # A redirect that led to no response is itself the last one.
-                told = run.exchange, run.last, run.redirects[: max(0, run.responses - 1)]
-            if final or self._loop.time() >= run.deadline:
-                break
+        try:
+            for target in targets:
+                run.redirects, run.responses, run.exchange, run.last = [], 0, None, None
+                now_verdict, now_reason = await self._follow(run, target)
+                trials.append(Trial(target.scheme, target.port, now_verdict, now_reason))
+                final = not falls_back(now_verdict)
+                if final or len(trials) == 1 or nearer(now_verdict, verdict):
+                    verdict, reason = now_verdict, now_reason
+                    # A redirect that led to no response is itself the last one.
+                    told = run.exchange, run.last, run.redirects[: max(0, run.responses - 1)]
+                if final or self._loop.time() >= run.deadline:
+                    break
+        finally:
+            self._give_back(run, Result.WORKED if run.use_worked else Result.UNKNOWN)
         return self._told(name, verdict, reason, trials, told, began)
 
     async def _follow(self, run: _Run, target: Target) -> tuple[Verdict, str]:
@@ -440,7 +476,8 @@ class Fetcher:
                 await turns.take(first, at_once=at_once, rate=rate)
             try:
                 run.deadline += self._loop.time() - waiting
-                tries = 3
+                # Of these, a proxy that fails takes one each.
+                tries = 3 if self._proxies is None else 2 + MAX_PROXIES
                 while await self._ask(run, target, addresses, exchange, limit, read, cookie):
                     exchange = _Exchange()
                     tries -= 1
@@ -507,6 +544,17 @@ class Fetcher:
         """Send one request; whether it has to be sent again. Only cancellation and
         MachineExhausted leave here."""
         settings = run.settings
+        if self._proxies is not None and run.use is None:
+            if run.proxy_failure is not None:
+                failure, exchange.proxy = run.proxy_failure
+                exchange.fail(failure.verdict, failure.reason)
+                return False
+            run.use = self._proxies.choose()
+            if run.use is None:
+                exchange.fail(Verdict.PROXY_ERROR, "no proxy of the pool can be used now")
+                return False
+        proxy = run.use.member.proxy if run.use else None
+        exchange.proxy = proxy.label if proxy else ""
         distrust = run.distrust.get(target.host, "")
         context = (
             True
@@ -532,6 +580,7 @@ class Fetcher:
                     clock=clock,
                     first_byte_timeout=settings.first_byte_timeout,
                     latest=run.deadline,
+                    proxy=proxy,
                 )
                 token = dialled.set(dial)
                 response = await self._session.get(
@@ -544,6 +593,7 @@ class Fetcher:
                 )
                 try:
                     clock.move(run.deadline)
+                    run.use_worked = True
                     if dial.tls is not None and distrust:
                         dial.tls = replace(dial.tls, distrust=distrust)
                     if _head_size(response, dial) > settings.header_limit:
@@ -555,9 +605,13 @@ class Fetcher:
                 finally:
                     # Kept for the next request if all of it was read, else closed.
                     response.release()
+        except ProxyFailure as failure:
+            return self._through_another(run, exchange, failure)
         except TimeoutError:
             if exchange.size:
                 exchange.truncation = Truncation.TIME
+            elif late := self._late_proxy(exchange):
+                return self._through_another(run, exchange, late)
             else:
                 exchange.fail(Verdict.TIMEOUT, _late(exchange, self._loop.time() >= run.deadline))
         except aiohttp.ClientConnectorCertificateError as error:
@@ -593,6 +647,41 @@ class Fetcher:
             if token is not None:
                 dialled.reset(token)
         return False
+
+    def _through_another(self, run: _Run, exchange: _Exchange, failure: ProxyFailure) -> bool:
+        """Whether to send the request again, through another proxy; else the exchange fails."""
+        exchange.fail(failure.verdict, failure.reason)
+        assert run.use is not None
+        assert self._proxies is not None
+        if failure.result is not Result.FAILED:
+            return False
+        run.proxies_failed.add(run.use.member.proxy_id)
+        self._give_back(run, Result.FAILED, failure.reason)
+        if len(run.proxies_failed) < MAX_PROXIES and self._loop.time() < run.deadline:
+            run.use = self._proxies.choose()
+            if run.use is not None and run.use.member.proxy_id not in run.proxies_failed:
+                return True
+            self._give_back(run, Result.UNKNOWN)
+        run.proxy_failure = failure, exchange.proxy
+        return False
+
+    def _late_proxy(self, exchange: _Exchange) -> ProxyFailure | None:
+        """Whether it was the proxy that took too long to connect. One that was asked for a tunnel
+        and does not answer waits for the site, if it answers others meanwhile."""
+        dial = exchange.dial
+        if dial is None or dial.proxy is None or dial.connected_at or dial.progress.is_open:
+            return None
+        asked_at = dial.progress.asked_at
+        if asked_at is None:
+            return ProxyFailure("the connection to the proxy took too long")
+        if self._tunnels.has_answered(dial.proxy, asked_at):
+            return None
+        return ProxyFailure("the proxy did not answer")
+
+    def _give_back(self, run: _Run, result: Result, reason: str = "") -> None:
+        if run.use is not None and self._proxies is not None:
+            self._proxies.give_back(run.use, result, reason)
+        run.use, run.use_worked = None, False
 
     def _persona(self, settings: HttpSettings) -> _Persona:
         """By identity: comparing settings costs more than making one."""
@@ -630,9 +719,10 @@ class Fetcher:
                 retry_after = retry_after_of(headers.retry_after, datetime.now(UTC))
             if answered.dial is not None and answered.dial.tls is not None:
                 tls = certificates.facts(answered.dial.tls, target.host, datetime.now(UTC))
-        address, connect_us, first_byte_us, body = "", 0, 0, b""
+        address, connect_us, first_byte_us, body, proxy = "", 0, 0, b"", ""
         truncation = Truncation.NONE
         if exchange is not None:
+            proxy = exchange.proxy
             if verdict is Verdict.OK:
                 body, truncation = b"".join(exchange.parts), exchange.truncation
             if (dial := exchange.dial) is not None and dial.connected_at:
@@ -659,6 +749,7 @@ class Fetcher:
             duration_us=_us(time.perf_counter() - began),
             attempts=len(trials),
             retry_after=retry_after,
+            proxy=proxy,
         )
 
 
