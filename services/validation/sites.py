@@ -96,25 +96,33 @@ class SiteReader:
         *,
         addresses: Sequence[str] = (),
         name_servers: Sequence[str] = (),
+        until: float | None = None,
     ) -> Site:
         """Read the site of a name (A-labels, lower case).
 
         `addresses`: the name's, where they are known; else it is resolved. `name_servers`: those of
-        its delegation, where they are known. Raises MachineExhausted.
+        its delegation, where they are known. `until`: a time of the loop, from which on no further
+        page is waited for. Raises MachineExhausted.
         """
         try:
             fetch = await self._fetcher.fetch(name, self._settings, addresses=addresses)
         except BadUrl as problem:
             fetch = nothing_asked(name, Verdict.UNREACHABLE, str(problem))
-        return await self._site(fetch, name, addresses, name_servers)
+        return await self._site(fetch, name, addresses, name_servers, until)
 
-    async def read_url(self, url: str) -> Site:
-        """Read the site whose front page has this URL. Raises MachineExhausted and BadUrl."""
+    async def read_url(self, url: str, *, until: float | None = None) -> Site:
+        """Read the site whose front page has this URL. `until`: as in `read`. Raises
+        MachineExhausted and BadUrl."""
         fetch = await self._fetcher.fetch_url(url, self._settings)
-        return await self._site(fetch, host_of(url), (), ())
+        return await self._site(fetch, host_of(url), (), (), until)
 
     async def _site(
-        self, fetch: Fetch, name: str, addresses: Sequence[str], name_servers: Sequence[str]
+        self,
+        fetch: Fetch,
+        name: str,
+        addresses: Sequence[str],
+        name_servers: Sequence[str],
+        until: float | None,
     ) -> Site:
         if fetch.verdict is not Verdict.OK:
             return Site(fetch)
@@ -122,12 +130,12 @@ class SiteReader:
         # Not held while further pages are asked for.
         fetch = fetch._replace(body=b"")
         size = self._clusters.add(front.fingerprint).size if self._clusters is not None else 1
-        further, crawled = await self._crawl(front, name, addresses)
+        further, crawled = await self._crawl(front, name, addresses, until)
         whole = replace(merged(front, further, self._keywords), links=())
         return Site(fetch, whole, size, crawled)
 
     async def _crawl(
-        self, front: PageLook, name: str, addresses: Sequence[str]
+        self, front: PageLook, name: str, addresses: Sequence[str], until: float | None
     ) -> tuple[list[PageLook], tuple[Crawled, ...]]:
         """Further pages within the budget, one after the other, and what became of each."""
         looks: list[PageLook] = []
@@ -140,11 +148,14 @@ class SiteReader:
             if left <= 0 or not is_worth_going_on(growth):
                 break
             try:
-                fetch = await self._fetcher.fetch_url(
-                    page.url, self._settings, addresses=addresses if host == name else ()
-                )
+                async with asyncio.timeout_at(until):
+                    fetch = await self._fetcher.fetch_url(
+                        page.url, self._settings, addresses=addresses if host == name else ()
+                    )
             except BadUrl:
                 continue
+            except TimeoutError:
+                break
             url = fetch.final_url or page.url
             size = 0
             # What another site says is not this one's.
