@@ -11,7 +11,7 @@ from domainflow.validation.v1 import dns_settings_pb2
 from domainflow.validation.v1.dns_persona_pb2 import DnsPersona
 from services.chassis.dns_settings import check_settings
 from services.chassis.errors import InvalidFields
-from services.validation import persona_document
+from services.validation.persona_service import FORM
 
 NAMES = sorted(
     {
@@ -47,19 +47,19 @@ TREES: Any = st.recursive(
 
 @given(st.lists(TREES, max_size=3))
 def test_any_json_is_understood_or_refused_by_field(personas: list[Any]) -> None:
-    text = json.dumps({"format": persona_document.FORMAT, "dns_personas": personas})
+    text = json.dumps({"format": FORM.format, "dns_personas": personas})
 
     try:
-        read = persona_document.read(text, lambda it, path: check_settings(it.settings, path))
+        read = FORM.read(text, lambda it, path: check_settings(it.settings, path))
     except InvalidFields as refusal:
         for violation in refusal.violations:
             assert violation.field.startswith("document.dns_personas")
             assert violation.description
             (violation.field + violation.description).encode()
     else:
-        written = persona_document.write(read)
-        again = persona_document.read(written, lambda it, path: [])
-        assert persona_document.write(again) == written
+        written = FORM.write(read)
+        again = FORM.read(written, lambda it, path: [])
+        assert FORM.write(again) == written
 
 
 def test_what_cannot_be_read_hides_no_broken_rule() -> None:
@@ -70,10 +70,10 @@ def test_what_cannot_be_read_hides_no_broken_rule() -> None:
         "resolvers": [{"address": 7}, {"address": "nowhere"}],
         "authority": {"root_servers": [3, "192.0.2.1", "nowhere"]},
     }
-    document = {"format": persona_document.FORMAT, "dns_personas": [{"settings": settings}]}
+    document = {"format": FORM.format, "dns_personas": [{"settings": settings}]}
 
     with pytest.raises(InvalidFields) as caught:
-        persona_document.read(
+        FORM.read(
             json.dumps(document), lambda it, path: check_settings(it.settings, f"{path}.settings")
         )
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_read_hides_no_broken_rule() -> None:
 @given(st.text())
 def test_any_text_is_refused(text: str) -> None:
     with pytest.raises(InvalidFields):
-        persona_document.read(text, lambda it, path: [])
+        FORM.read(text, lambda it, path: [])
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_any_text_is_refused(text: str) -> None:
 )
 def test_values_that_no_field_holds_are_refused(settings: str, field: str) -> None:
     persona = f'{{"name": "a", "settings": {settings}}}'
-    text = f'{{"format": "{persona_document.FORMAT}", "dns_personas": [{persona}]}}'
+    text = f'{{"format": "{FORM.format}", "dns_personas": [{persona}]}}'
 
     with pytest.raises(InvalidFields) as caught:
-        persona_document.read(text, lambda it, path: [])
+        FORM.read(text, lambda it, path: [])
 
     (violation,) = caught.value.violations
     assert violation.field == f"document.dns_personas[0].settings.{field}"

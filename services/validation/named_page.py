@@ -1,4 +1,4 @@
-"""Where a list of personas goes on, as a sealed token."""
+"""Where a list of things stored under a name goes on, as a sealed token."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ _KIND = b"\x01"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Behind the persona of this name."""
+    """Behind the thing of this name."""
 
     name: str
 
