@@ -110,8 +110,8 @@ def _message_tests(chosen: DomainFilter) -> Iterator[Callable[[pb.Domain], bool]
         yield lambda d: contains in d.name
     lowest, highest = chosen.scores
     if chosen.scored:
-        yield lambda d: (
-            d.HasField("analysis") and lowest <= round(d.analysis.score * 1000) <= highest
+        yield (
+            lambda d: d.HasField("analysis") and lowest <= round(d.analysis.score * 1000) <= highest
         )
     warnings, warned = frozenset(chosen.warnings), chosen.has_warnings
     if warnings:

@@ -28,8 +28,14 @@ def pack(domains: Sequence[bytes]) -> bytes:
     return _ENDS.pack(*ends) + bytes(_CODEC.compress(b"".join(domains), asbytes=True))
 
 
+def opened(payload: bytes) -> tuple[tuple[int, ...], bytes]:
+    """Where the domains of a segment begin, and behind them where the last one ends; and all of
+    them, one after the other."""
+    ends = _ENDS.unpack_from(payload)
+    return (0, *ends), _CODEC.decompress(payload[_ENDS.size :], ends[-1], asbytes=True)
+
+
 def unpack(payload: bytes, places: Iterable[int]) -> list[bytes]:
     """Those at these places of the segment; b"" for one that is not there."""
-    ends = _ENDS.unpack_from(payload)
-    wire = _CODEC.decompress(payload[_ENDS.size :], ends[-1], asbytes=True)
-    return [wire[ends[place - 1] if place else 0 : ends[place]] for place in places]
+    edges, wire = opened(payload)
+    return [wire[edges[place] : edges[place + 1]] for place in places]

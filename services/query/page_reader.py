@@ -2,7 +2,7 @@
 enough."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise, repeat, takewhile
 from typing import Any, Literal, TypeAlias
@@ -11,7 +11,7 @@ from domainflow.query.v1.filter_pb2 import DomainFilter as FilterMessage
 from services.query.campaigns import Campaign, Runs
 from services.query.conditions import conditions_of
 from services.query.derived import Copy
-from services.query.messages import facts_of
+from services.query.messages import copied_that_match
 from services.query.page_plan import (
     MOSTLY,
     SMALL,
@@ -37,6 +37,8 @@ _WINDOWS, _CHUNKS, _NAMED_CHUNKS = 4, 64, 256
 # Up to so many candidates, reading all of them from a copy takes less time than asking the tables
 # which of them match.
 _FEW = 150
+# Settled chunks that are kept of a campaign at rest: of 10 million names.
+_MOST_SETTLED = 2_048
 # A sample: parts of the campaign, and domains of each.
 _PARTS, _EACH = 8, 12
 
@@ -58,6 +60,8 @@ class SmallSet:
 Found: TypeAlias = Known | bytes
 # None: the set is not small.
 SmallSets: TypeAlias = Recent[tuple[SmallSet | None]]
+# Settled chunks in the order of their settlement; None: too many to keep.
+SettledChunks: TypeAlias = Recent[tuple[Sequence[Span] | None]]
 
 
 class KeyGone(LookupError):
@@ -110,9 +114,12 @@ class PageReader:
         order: Order,
         sizes: Sizes,
         small_sets: SmallSets,
+        settled_chunks: SettledChunks,
         copy: Copy | None = None,
     ) -> None:
         self._pages = pages
+        self._settled_chunks = settled_chunks
+        self._changed = campaign.revision
         self._copy = copy
         self._revision: int | None = None
         self._small_sets = small_sets
@@ -173,14 +180,13 @@ class PageReader:
             at = seen.last
             few = self._copy is not None and len(seen.positions) <= _FEW
             if self._conditions and not few and (self._copy is not None or share < MOSTLY):
-                kept = await self._pages.matching(
-                    self._no, self._runs, self._conditions, seen.positions
-                )
-                keys, hits = seen.keys(kept), len(kept)
-                if len(keys) > need - len(found):
-                    keys = keys[: need - len(found)]
+                wanted = need - len(found)
+                keys, copied = await self._matching(seen, wanted, ascending)
+                hits = len(keys)
+                if hits >= wanted:
+                    keys = keys[:wanted]
                     at = keys[-1]
-                found += await self._known(keys, matching=True)
+                found += await self._known(keys, copied=copied, matching=True)
             else:
                 more = await self._known(seen.keys(), copied=seen.copied)
                 found, hits = found + more, len(more)
@@ -192,6 +198,27 @@ class PageReader:
                 break
         return Stretch(found[:size], at, examined)
 
+    async def _matching(
+        self, seen: _Window, wanted: int, ascending: bool
+    ) -> tuple[list[Key], Copied | None]:
+        """Keys of the candidates that match, `wanted` of them at least if there are so many, and
+        what was read of a copy with them."""
+        positions = seen.positions
+        in_order = sorted(positions, reverse=not ascending) == list(positions)
+        if self._copy is None or not in_order:
+            kept = await self._pages.matching(self._no, self._runs, self._conditions, positions)
+            return seen.keys(kept), None
+        found = await self._pages.matching_copied(
+            self._no,
+            self._runs,
+            self._conditions,
+            positions,
+            limit=wanted,
+            ascending=ascending,
+            copy_id=self._copy.id,
+        )
+        return seen.keys(set(found.positions)), found.copied
+
     async def estimate(self, least: int) -> int:
         """About how many domains there are, by a sample of them; `least` were seen."""
         count, source = self._name_count, self._sources[0]
@@ -200,7 +227,8 @@ class PageReader:
         conditions = conditions_of(_rest(self._message, source, Order.POSITION))
         size = source.size
         if source.kind in (Kind.NAMES, Kind.PENDING):
-            positions = list(range(0, count, max(1, count // (_PARTS * _EACH))))
+            step = max(1, count // (_PARTS * _EACH))
+            positions: Sequence[int] = list(range(0, count, step))
             if self._order is Order.SETTLE_TIME:
                 size = self._sizes.settled
         else:
@@ -230,12 +258,8 @@ class PageReader:
                 pairs = [(key, copied.domains[key.position]) for key in keys]
                 if matching or not self._conditions:
                     return pairs
-                facts = facts_of(copied.domains[key.position] for key in keys)
-                return [
-                    pair
-                    for pair, its in zip(pairs, facts, strict=True)
-                    if all(test(its, its) for test in self._tests)
-                ]
+                domains = [copied.domains[key.position] for key in keys]
+                return [pairs[place] for place in copied_that_match(self._chosen, domains)]
             # It is being removed.
             self._copy = None
         rows = await self._pages.domains(self._no, self._runs, [key.position for key in keys])
@@ -278,6 +302,10 @@ class PageReader:
 
     async def _in_order(self, positions: Iterable[int]) -> SmallSet:
         positions = list(positions)
+        if self._order is Order.SETTLE_TIME and self._copy is not None:
+            chunks = await self._all_settled()
+            if chunks is not None:
+                return SmallSet(sorted(_keys_in(chunks, positions)))
         if self._order is not Order.NAME:
             majors = await self._pages.majors(self._no, self._runs, self._order, positions)
             found = (Key(major, p) for p, major in majors.items() if major is not None)
@@ -332,9 +360,7 @@ class PageReader:
                 ascending=ascending,
                 copy_id=self._copy_id(limit),
             )
-            last = None if scored.all_there else scored.keys[-1]
-            majors = [key.major for key in scored.keys]
-            return _Window(scored.positions, last, majors, scored.copied)
+            return _Window(scored.positions, scored.last, scored.majors, scored.copied)
         if self._order is Order.SETTLE_TIME:
             return await self._by_settlement(at, ascending, limit)
         first, past = 0, self._name_count
@@ -362,8 +388,7 @@ class PageReader:
                 ascending=ascending,
                 copy_id=self._copy_id(limit),
             )
-            last = None if found.all_there else found.keys[-1]
-            return _Window(found.positions, last, copied=found.copied)
+            return _Window(found.positions, found.last, copied=found.copied)
         return _Window(positions, None if all_there else Key(0, positions[-1]))
 
     def _copy_id(self, limit: int) -> int | None:
@@ -423,7 +448,7 @@ class PageReader:
         found, block = await self._pages.by_name(
             self._no,
             self._chosen.prefix,
-            None if at is None else at.position,
+            at,
             # One more to see whether there is one, and the position itself.
             limit=limit + 2,
             blocks=2 + limit // self._block,
@@ -431,21 +456,22 @@ class PageReader:
             copy_id=self._copy_id(limit),
         )
         self._block = block or self._block
-        positions = found.positions
+        positions, majors = found.positions, found.majors or ()
         if at is not None:
             if positions[:1] != [at.position]:
+                if at.major:
+                    # Names were sorted anew, into other blocks.
+                    return await self._by_name(Key(0, at.position), inclusive, ascending, limit)
                 raise KeyGone
-            positions = positions[not inclusive :]
+            positions, majors = positions[not inclusive :], majors[not inclusive :]
         end = found.all_there and len(positions) <= limit
-        positions = positions[:limit]
-        last = None if end or not positions else Key(0, positions[-1])
-        return _Window(positions, last, copied=found.copied)
+        positions, majors = positions[:limit], majors[:limit]
+        last = None if end or not positions else Key(majors[-1], positions[-1])
+        return _Window(positions, last, majors, found.copied)
 
     async def _by_settlement(self, at: Key | None, ascending: bool, limit: int) -> _Window:
         asked, self._chunks = self._chunks, _CHUNKS
-        chunks = await self._pages.settled_spans(
-            self._no, self._runs.dns, at, limit=asked, ascending=ascending
-        )
+        chunks = await self._settled_spans(at, asked, ascending)
         spans: list[Span] = []
         last, expected = None, 0.0
         for chunk in chunks:
@@ -464,7 +490,7 @@ class PageReader:
         copied = None
         if self._source.kind is Kind.NAMES:
             all_of_them = chain.from_iterable(_along(span, ascending) for span in spans)
-            positions = list(islice(all_of_them, limit + 1))
+            positions: Sequence[int] = list(islice(all_of_them, limit + 1))
             all_there, positions = len(positions) <= limit, positions[:limit]
         else:
             found = await self._pages.from_source(
@@ -487,6 +513,34 @@ class PageReader:
         if not all_there:
             last = Key(majors[-1], positions[-1])
         return _Window(positions, last, majors, copied)
+
+    async def _settled_spans(self, at: Key | None, limit: int, ascending: bool) -> Sequence[Span]:
+        """As `Pages.settled_spans`. Of a campaign at rest they are read once and kept."""
+        everything = await self._all_settled() if self._copy is not None else None
+        if everything is None:
+            return await self._pages.settled_spans(
+                self._no, self._runs.dns, at, limit=limit, ascending=ascending
+            )
+        if at is None:
+            return everything[:limit] if ascending else everything[::-1][:limit]
+        # Behind the last one that does not begin behind the key.
+        place = bisect_right(everything, at, key=_begin)
+        if not ascending:
+            return everything[max(0, place - limit) : place][::-1]
+        if place and _holds(everything[place - 1], at):
+            place -= 1
+        return everything[place : place + limit]
+
+    async def _all_settled(self) -> Sequence[Span] | None:
+        key = (self._no, self._runs.dns, self._changed)
+        kept = self._settled_chunks.get(key)
+        if kept is None:
+            found = await self._pages.settled_spans(
+                self._no, self._runs.dns, None, limit=_MOST_SETTLED + 1, ascending=True
+            )
+            kept = (found if len(found) <= _MOST_SETTLED else None,)
+            self._settled_chunks.keep(key, kept)
+        return kept[0]
 
     def _may_have(self, chunk: Span) -> bool:
         """Whether the chunk may have domains with the verdicts that are asked for."""
@@ -537,6 +591,25 @@ def _behind(chunk: Span, at: Key | None, ascending: bool) -> Span:
     if ascending:
         return replace(chunk, first=max(chunk.first, at.position + 1))
     return replace(chunk, past=min(chunk.past, at.position))
+
+
+def _keys_in(chunks: Sequence[Span], positions: Iterable[int]) -> Iterator[Key]:
+    """Keys in order of settlement of positions that are all settled."""
+    by_position = sorted(chunks, key=lambda chunk: chunk.first)
+    firsts = [chunk.first for chunk in by_position]
+    for position in positions:
+        place = bisect_right(firsts, position) - 1
+        if place >= 0 and position < by_position[place].past:
+            yield Key(by_position[place].revision, position)
+
+
+def _begin(chunk: Span) -> Key:
+    return Key(chunk.revision, chunk.first)
+
+
+def _holds(chunk: Span, at: Key) -> bool:
+    """Whether something of the chunk is at the key or behind it; it begins at it or before."""
+    return chunk.revision == at.major and chunk.past > at.position
 
 
 def _extrapolated(positions: Sequence[int], span: Span) -> int:

@@ -23,7 +23,14 @@ from services.query.conditions import check_filter
 from services.query.derived import Copy
 from services.query.messages import domain_fields, domain_wire, fill_evidence, filter_of
 from services.query.page_plan import DomainFilter, Key, Order, Sizes, exact_total
-from services.query.page_reader import Found, KeyGone, PageReader, SmallSets, Stretch
+from services.query.page_reader import (
+    Found,
+    KeyGone,
+    PageReader,
+    SettledChunks,
+    SmallSets,
+    Stretch,
+)
 from services.query.page_token import Role, WalkPlace
 from services.query.pages import Pages
 from services.query.part import Context, Part, coerced, the_campaign
@@ -64,6 +71,7 @@ class PageService(Part):
         super().__init__(reads=reads, seal=seal, beside=beside)
         self._recent_sizes: Recent[tuple[Sizes, bool]] = Recent(256)
         self._small_sets: SmallSets = Recent(32)
+        self._settled_chunks: SettledChunks = Recent(16)
         # As it was, and whether it was the same before.
         self._recent_campaigns: Recent[tuple[Campaign, bool]] = Recent(256)
         self._recent_copies: Recent[tuple[Copy | None]] = Recent(256)
@@ -112,7 +120,10 @@ class PageService(Part):
         else:
             reading = self._read_page(request, place, Pages(self._reads.primary), recent)
             if self._recent_copies.get(recent) not in (None, (None,)):
-                (page,) = await asyncio.gather(reading, return_exceptions=True)
+                try:
+                    page = await reading
+                except Exception as error:  # raised again unless the campaign has changed
+                    page = error
                 if isinstance(page, _Page) and page.revision == recent.revision >= least:
                     return self._reads.begun(recent), recent, page
                 read, asked_behind = await begin(), True
@@ -155,7 +166,16 @@ class PageService(Part):
         if runs == campaign.runs and not from_tables:
             copy = await self._copy(pages, campaign)
         reader = PageReader(
-            pages, campaign, runs, message, chosen, order, sizes, self._small_sets, copy
+            pages,
+            campaign,
+            runs,
+            message,
+            chosen,
+            order,
+            sizes,
+            self._small_sets,
+            self._settled_chunks,
+            copy,
         )
 
         backward = _is_backward(request, place)

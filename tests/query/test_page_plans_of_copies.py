@@ -37,7 +37,9 @@ async def _read(pages: Pages, no: int, copy_id: int, what: str) -> None:
                 no, 1, (0, 1000), Key(500, 9), limit=120, ascending=False, copy_id=copy_id
             )
         case "name":
-            await pages.by_name(no, "", 9, limit=120, blocks=2, ascending=True, copy_id=copy_id)
+            await pages.by_name(
+                no, "", Key(0, 9), limit=120, blocks=2, ascending=True, copy_id=copy_id
+            )
         case "one span":
             await pages.from_source(no, RUNS, dns, [Span(0, SIZE)], limit=101, copy_id=copy_id)
         case "spans":
