@@ -41,6 +41,7 @@ from services.validation.service import RULES, ValidationService
 from services.validation.stall import ended_when_stalled
 from services.validation.store import Store
 from services.validation.supervisor import Supervisor
+from services.validation.suppression_store import suppression_salt
 from services.validation.worker import REPORT_PERIOD, Worker
 
 # Descriptors are often limited to 1,024 without need; no process has use for more than this.
@@ -110,7 +111,7 @@ async def run_service(settings: ServeSettings) -> None:
         await stack.enter_async_context(reported(reports, lambda: pools))
         pulse = await stack.enter_async_context(Pulse(settings.database_url))
         engines = await stack.enter_async_context(Engines())
-        store = Store(pool)
+        store = Store(pool, suppression_salt())
         service = ValidationService(
             store=store,
             engines=engines,
@@ -147,7 +148,7 @@ async def run_worker(settings: WorkSettings, open_probe: OpenProbe) -> None:
         stack.push_async_callback(pool.close)
         queue = await jetstream.connect(settings.nats_url, name="worker")
         stack.push_async_callback(queue.close)
-        store = Store(pool)
+        store = Store(pool, suppression_salt())
         probe = await stack.enter_async_context(open_probe(store))
         host, pid = socket.gethostname(), os.getpid()
         worker_id = f"{host}-{pid}-{secrets.token_hex(4)}"
@@ -226,6 +227,7 @@ def _keys(text: str) -> list[bytes]:
 def _serve_settings() -> ServeSettings:
     settings = read_settings(ServeSettings)
     _keys(settings.page_token_key)
+    suppression_salt()
     return settings
 
 
@@ -254,6 +256,7 @@ def main() -> int:
             process = run_service(_serve_settings())
         elif role in ("work", "pool") and len(sys.argv) <= 3:
             open_probe = probe_of(pool or "dns")
+            suppression_salt()
             if role == "work":
                 process = run_worker(read_settings(WorkSettings), open_probe)
             else:

@@ -4,8 +4,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+from services.validation.analysis_probe import AnalysisProbe
 from services.validation.dns_probe import DnsProbe
 from services.validation.engines import Engines
+from services.validation.fetchers import Fetchers
+from services.validation.http_probe import HttpProbe
+from services.validation.keyword_library import KeywordLibrary
 from services.validation.probe import Probe
 from services.validation.store import Store
 
@@ -31,4 +35,18 @@ async def _dns(_: Store) -> AsyncIterator[DnsProbe]:
         yield DnsProbe(engines)
 
 
-_PROBES: dict[str, OpenProbe] = {"dns": _dns}
+@asynccontextmanager
+async def _analysis(_: Store) -> AsyncIterator[AnalysisProbe]:
+    yield AnalysisProbe()
+
+
+@asynccontextmanager
+async def _http(store: Store) -> AsyncIterator[HttpProbe]:
+    async with (
+        Engines() as engines,
+        Fetchers(engines, suppressions=store.suppressions) as fetchers,
+    ):
+        yield HttpProbe(engines, fetchers, KeywordLibrary(store.keyword_sets))
+
+
+_PROBES: dict[str, OpenProbe] = {"dns": _dns, "http": _http, "analysis": _analysis}

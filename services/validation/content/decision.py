@@ -86,7 +86,10 @@ class Facts:
     http: Stage
     # None where no page was analysed: after DNS or HTTP failed, or because the analysis did.
     page: PageFacts | None = None
-    suppressed: bool = False
+    # The entry of the suppression list; empty: none.
+    suppressed_by: str = ""
+    # What HTTP came to, in words.
+    http_words: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +125,14 @@ def http_stage(verdict: int) -> Stage:
 
 def decide(facts: Facts, thresholds: Thresholds) -> Decision:
     """The decision, whatever the facts."""
-    if facts.suppressed:
-        return Decision(LeadReason.SUPPRESSED, "on the suppression list")
+    if facts.suppressed_by:
+        return Decision(LeadReason.SUPPRESSED, f"on the suppression list: {facts.suppressed_by}")
     if facts.dns != Stage.PASSED:
         return Decision(_OF_DNS[facts.dns], f"DNS: {_WORDS[facts.dns]}")
     if facts.http != Stage.PASSED:
-        return Decision(_OF_HTTP[facts.http], f"HTTP: {_WORDS[facts.http]}")
+        return Decision(_OF_HTTP[facts.http], f"HTTP: {facts.http_words or _WORDS[facts.http]}")
     if facts.page is None:
-        return Decision(LeadReason.DEAD_LETTER, f"analysis: {_WORDS[Stage.DEAD_LETTER]}")
+        return Decision(LeadReason.DEAD_LETTER, "the analysis could not score the page")
     return _of_page(facts.page, thresholds)
 
 

@@ -184,16 +184,26 @@ def scorer(profile: ScoringProfile, *, now: int) -> Callable[[tuple[int, ...]], 
 
 def warnings_of(features: Features, profile: ScoringProfile) -> tuple[PageWarning, ...]:
     """What is odd about the page, in the order of their numbers."""
-    found = []
-    if features.stuffing_penalty > 0:
-        found.append(PageWarning.KEYWORD_STUFFING)
-    if features.repetition_index > profile.repetition_above * 1_000:
-        found.append(PageWarning.REPETITION)
-    if features.anchor_share > profile.anchor_share_above * 1_000:
-        found.append(PageWarning.MOSTLY_LINKS)
-    if features.flags & Flag.TRUNCATED:
-        found.append(PageWarning.TRUNCATED)
-    return tuple(found)
+    bits = warner(profile)(features.to_tuple())
+    return tuple(it for it in PageWarning if bits >> it - 1 & 1)
+
+
+def warner(profile: ScoringProfile) -> Callable[[tuple[int, ...]], int]:
+    """A function from a vector to what is odd about its page, for many vectors of one profile: bit
+    n - 1 is warning n."""
+    repetition, anchors = profile.repetition_above * 1_000, profile.anchor_share_above * 1_000
+    truncated = int(Flag.TRUNCATED)
+
+    def bits_of(values: tuple[int, ...]) -> int:
+        stuffing, repeated, linked, _, flags = values[12:17]
+        return (
+            (stuffing > 0)
+            | (repeated > repetition) << 1
+            | (linked > anchors) << 2
+            | bool(flags & truncated) << 3
+        )
+
+    return bits_of
 
 
 def _shares(profile: ScoringProfile) -> tuple[float, ...]:

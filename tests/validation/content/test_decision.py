@@ -132,12 +132,14 @@ pages = st.builds(
     parked_confidence=st.floats(),
     has_structure=st.booleans(),
 )
-all_facts = st.builds(Facts, stages, stages, st.none() | pages, st.booleans())
+all_facts = st.builds(
+    Facts, stages, stages, st.none() | pages, st.sampled_from(["", "example.com"])
+)
 
 
 @given(stages, stages, st.none() | pages)
 def test_nothing_outranks_the_suppression_list(dns, http, page):
-    assert decide(Facts(dns, http, page, suppressed=True), Thresholds()).reason is (
+    assert decide(Facts(dns, http, page, suppressed_by="example.com"), Thresholds()).reason is (
         LeadReason.SUPPRESSED
     )
 
