@@ -12,7 +12,7 @@ import uvloop
 from nats.aio.msg import Msg
 
 from domainflow.campaign.v1 import campaign_service_pb2_grpc
-from services.campaign.configuration import RULES
+from services.campaign.configuration import rules_of
 from services.campaign.deletion import Eraser
 from services.campaign.dispatcher import Dispatcher
 from services.campaign.service import CampaignService
@@ -21,6 +21,7 @@ from services.campaign.watch import Hub
 from services.chassis import jetstream, telemetry
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import CAMPAIGN
+from services.chassis.http_settings import Network, allowed_networks
 from services.chassis.pool_reports import process_label, reported
 from services.chassis.postgres import Beside, Pulse, open_pool
 from services.chassis.seal import BadKey, Seal, parse_keys
@@ -40,9 +41,18 @@ class Settings:
     page_token_key: str
     # Copies that the cluster keeps of the queue; 1 for a single server.
     nats_replicas: int = 1
+    # Private networks that HTTP settings may allow, comma-separated.
+    http_allowed_networks: str = ""
     # Days after its last event that the history of a campaign that is over is kept; 0: for ever.
     event_retention_days: int = 0
     log_format: str = "text"
+
+
+def _networks(settings: Settings) -> tuple[Network, ...]:
+    try:
+        return allowed_networks(settings.http_allowed_networks)
+    except ValueError as problem:
+        raise BadEnvironment(f"HTTP_ALLOWED_NETWORKS: {problem}") from None
 
 
 async def run(settings: Settings) -> None:
@@ -57,7 +67,8 @@ async def run(settings: Settings) -> None:
         await stack.enter_async_context(reports)
         await stack.enter_async_context(reported(reports, lambda: pools))
         pulse = await stack.enter_async_context(Pulse(settings.database_url))
-        store = Store(pool)
+        networks = _networks(settings)
+        store = Store(pool, allowed_networks=networks)
         # Before any start can take names that belong to a campaign of the version before.
         await store.reservations.adopt()
         hub = Hub(store)
@@ -107,7 +118,7 @@ async def run(settings: Settings) -> None:
                     campaign_service_pb2_grpc.add_CampaignServiceServicer_to_server(service, server)
                 ),
                 ready=pulse.check,
-                rules=RULES,
+                rules=rules_of(networks),
             )
             for loop in loops:
                 loop.cancel()
@@ -117,6 +128,7 @@ def main() -> int:
     try:
         settings = read_settings(Settings)
         parse_keys(settings.page_token_key)
+        _networks(settings)
     except (BadEnvironment, BadKey) as problem:
         sys.stderr.write(f"{problem}\n")
         return 2

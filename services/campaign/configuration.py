@@ -1,8 +1,10 @@
 """Reads campaign configurations: what a request may ask for, and what the stored bytes say."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2
+from domainflow.validation.v1 import lead_pb2
 from services.campaign.allotment import MAX_OFFSET, Asked
 from services.campaign.campaign import Phase
 from services.campaign.filter import BadFilter, parse_filter, parse_order
@@ -10,38 +12,43 @@ from services.campaign.pattern import Pattern, parse
 from services.chassis.dns_settings import MAX_RESOLVERS, check_settings
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
 from services.chassis.errors import FieldViolation, InvalidFields
+from services.chassis.http_settings import Network, check_http_settings
+from services.chassis.leads import Thresholds
+from services.chassis.leads import check as check_thresholds
+from services.chassis.matching.choice import check_choice
 from services.chassis.server import Rules
 
 MAX_NAMES = 1_000_000_000
 
 
-def check_create(request: campaign_service_pb2.CreateCampaignRequest) -> Iterator[FieldViolation]:
-    """What the contract's rules cannot say about a new campaign."""
+def check_create(
+    request: campaign_service_pb2.CreateCampaignRequest, allowed: Sequence[Network] = ()
+) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about a new campaign. `allowed`: networks that HTTP
+    settings may name."""
     if not request.configuration.HasField("generation"):
         yield FieldViolation(
             "configuration.generation", "is required: where do the names come from?"
         )
-    yield from _check_parts(request.configuration)
+    yield from _check_parts(request.configuration, allowed)
     yield from check_name(request.name)
     yield from _check_phases(request)
 
 
 def check_configure(
-    request: campaign_service_pb2.ConfigurePhaseRequest,
+    request: campaign_service_pb2.ConfigurePhaseRequest, allowed: Sequence[Network] = ()
 ) -> Iterator[FieldViolation]:
-    """What the contract's rules cannot say about one phase's new configuration."""
+    """What the contract's rules cannot say about one phase's new configuration. `allowed`: as in
+    `check_create`."""
     known = {int(phase): phase for phase in Phase}
     phase = known.get(request.phase)
     if phase is None:
-        return
-    if phase not in CONFIGURATION_FIELDS:
-        yield FieldViolation("phase", f"{phase.name} cannot be configured yet")
         return
     for other, field in CONFIGURATION_FIELDS.items():
         if request.configuration.HasField(field) != (other == phase):  # type: ignore[arg-type]
             description = "is required" if other == phase else "is not the part of this phase"
             yield FieldViolation(f"configuration.{field}", description)
-    yield from _check_parts(request.configuration)
+    yield from _check_parts(request.configuration, allowed)
 
 
 def check_list(request: campaign_service_pb2.ListCampaignsRequest) -> Iterator[FieldViolation]:
@@ -90,15 +97,48 @@ def check_name(name: str) -> Iterator[FieldViolation]:
         yield FieldViolation("name", "has a NUL character, which no table takes")
 
 
-def _check_parts(configuration: campaign_pb2.CampaignConfiguration) -> Iterator[FieldViolation]:
+def _check_parts(
+    configuration: campaign_pb2.CampaignConfiguration, allowed: Sequence[Network]
+) -> Iterator[FieldViolation]:
     if configuration.generation.HasField("pattern"):
         violations = _check_pattern(configuration.generation.pattern)
         yield from _below("configuration.generation.pattern.", violations)
-    if configuration.dns.dns_persona_id and configuration.dns.HasField("settings"):
-        yield FieldViolation(
-            "configuration.dns.dns_persona_id", "does not go with settings: give one of them"
-        )
+    for field, named in (
+        ("dns", "dns_persona_id"),
+        ("http", "http_persona_id"),
+        ("analysis", "scoring_profile_id"),
+    ):
+        part = getattr(configuration, field)
+        if getattr(part, named) and part.HasField("settings"):
+            path = f"configuration.{field}.{named}"
+            yield FieldViolation(path, "does not go with settings: give one of them")
     yield from check_dns(configuration.dns, "configuration.dns")
+    if configuration.HasField("http"):
+        yield from check_http(configuration.http, "configuration.http", allowed)
+    if configuration.lead.HasField("thresholds"):
+        thresholds = thresholds_of(configuration.lead.thresholds)
+        yield from check_thresholds(thresholds, "configuration.lead.thresholds")
+
+
+def check_http(
+    http: campaign_pb2.HttpConfiguration, path: str, allowed: Sequence[Network] | None
+) -> Iterator[FieldViolation]:
+    """What the contract's rules cannot say about how pages are asked for, which stands at `path`,
+    as far as it costs little: rules are compiled later."""
+    yield from check_http_settings(http.settings, f"{path}.settings", allowed)
+    yield from check_choice(http.keywords, f"{path}.keywords")
+
+
+def thresholds_of(message: lead_pb2.LeadThresholds) -> Thresholds:
+    """What makes a lead, with the defaults for what is left out."""
+    given = {
+        field: getattr(message, field)
+        for field in ("match_score", "low_score_grace", "parked_confidence_floor")
+        if message.HasField(field)  # type: ignore[arg-type]
+    }
+    if message.min_content_bytes:
+        given["min_content_bytes"] = message.min_content_bytes
+    return Thresholds(require_structural_signals=not message.structure_optional, **given)
 
 
 def check_dns(dns: campaign_pb2.DnsConfiguration, path: str) -> Iterator[FieldViolation]:
@@ -114,8 +154,6 @@ def check_dns(dns: campaign_pb2.DnsConfiguration, path: str) -> Iterator[FieldVi
 
 def _check_phases(request: campaign_service_pb2.CreateCampaignRequest) -> Iterator[FieldViolation]:
     wanted = phases(request)
-    if missing := [phase.name for phase in wanted if phase not in CONFIGURATION_FIELDS]:
-        yield FieldViolation("final_phase", f"{' and '.join(missing)} cannot be configured yet")
     if request.mode == campaign_pb2.CAMPAIGN_MODE_FULL_SEQUENCE:
         for phase, field in CONFIGURATION_FIELDS.items():
             # Without names to begin with there is no campaign in any mode: said above.
@@ -127,7 +165,13 @@ def _check_phases(request: campaign_service_pb2.CreateCampaignRequest) -> Iterat
 
 
 # Field of CampaignConfiguration that configures a phase.
-CONFIGURATION_FIELDS = {Phase.DOMAIN_GENERATION: "generation", Phase.DNS_VALIDATION: "dns"}
+CONFIGURATION_FIELDS = {
+    Phase.DOMAIN_GENERATION: "generation",
+    Phase.DNS_VALIDATION: "dns",
+    Phase.HTTP_VALIDATION: "http",
+    Phase.CONTENT_ANALYSIS: "analysis",
+    Phase.LEAD_EXTRACTION: "lead",
+}
 
 
 def phases(request: campaign_service_pb2.CreateCampaignRequest) -> dict[Phase, bool]:
@@ -150,13 +194,12 @@ def configured_phases(configuration: bytes) -> frozenset[Phase]:
     )
 
 
-def with_part(
-    configuration: bytes, phase: Phase, given: campaign_pb2.CampaignConfiguration
-) -> bytes:
+def with_part(configuration: bytes, phase: Phase, given: bytes) -> bytes:
     """The stored configuration with the part of one phase replaced by that of `given`."""
     message = campaign_pb2.CampaignConfiguration.FromString(configuration)
     field = CONFIGURATION_FIELDS[phase]
-    getattr(message, field).CopyFrom(getattr(given, field))
+    part = getattr(campaign_pb2.CampaignConfiguration.FromString(given), field)
+    getattr(message, field).CopyFrom(part)
     return message.SerializeToString()
 
 
@@ -268,7 +311,17 @@ def _check_pattern(source: campaign_pb2.PatternSource) -> Iterator[FieldViolatio
         )
 
 
-# What the contract's own rules cannot say, by type of request.
+def rules_of(allowed: Sequence[Network]) -> Rules:
+    """What the contract's own rules cannot say, by type of request, for a service that was started
+    to allow these networks to HTTP settings."""
+    return {
+        **RULES,
+        campaign_service_pb2.CreateCampaignRequest: partial(check_create, allowed=allowed),
+        campaign_service_pb2.ConfigurePhaseRequest: partial(check_configure, allowed=allowed),
+    }
+
+
+# Of a service that allows none.
 RULES: Rules = {
     campaign_service_pb2.CreateCampaignRequest: check_create,
     campaign_service_pb2.ConfigurePhaseRequest: check_configure,

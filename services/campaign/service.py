@@ -12,7 +12,7 @@ from services.campaign.arguments import asked_mode, asked_phase, asked_priority,
 from services.campaign.campaign import Action, Campaign, Mode, Phase, Priority, available
 from services.campaign.catalogue import NewCampaign
 from services.campaign.catalogue_service import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, CatalogueService
-from services.campaign.configuration import CONFIGURATION_FIELDS, phases, with_part
+from services.campaign.configuration import phases
 from services.campaign.dead_letters import BEGINNING, Place
 from services.campaign.events import proto_phase, proto_status
 from services.campaign.names_service import NamesService
@@ -162,8 +162,7 @@ class CampaignService(CatalogueService, NamesService):
         response = await self._store.configure(
             UUID(request.campaign_id),
             phase,
-            lambda stored: with_part(stored, phase, request.configuration),
-            field=CONFIGURATION_FIELDS[phase],
+            request.configuration.SerializeToString(),
             etag=request.etag,
             reason=request.reason,
             key=request_key(request),

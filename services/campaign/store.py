@@ -17,13 +17,14 @@ from services.campaign.campaign import (
     require_open,
 )
 from services.campaign.catalogue import Catalogue, NewCampaign, insert_campaign
+from services.campaign.configuration import CONFIGURATION_FIELDS, with_part
 from services.campaign.dead_letters import DeadLetters
 from services.campaign.deletion import Deletions
 from services.campaign.events import campaign_updated
 from services.campaign.history import History
 from services.campaign.ledger import Ledger
+from services.campaign.named_settings import with_named
 from services.campaign.names import SELECT_UPLOAD, Names, Upload
-from services.campaign.personas import with_persona
 from services.campaign.reservations import Reservations
 from services.campaign.rows import (
     Tally,
@@ -35,6 +36,7 @@ from services.campaign.rows import (
     read_campaigns,
     read_tally,
 )
+from services.chassis.http_settings import Network
 from services.chassis.postgres import Connection, Pool
 from services.chassis.requests import RequestKey, once
 
@@ -52,8 +54,10 @@ class Accounts:
 class Store:
     """Campaigns, their history, and what belongs to them."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, allowed_networks: Sequence[Network] = ()) -> None:
+        """`allowed_networks`: those that HTTP settings may name."""
         self._pool = pool
+        self._allowed_networks = allowed_networks
         self.names = Names(pool)
         self.reservations = Reservations(pool)
         self.ledger = Ledger(pool)
@@ -79,11 +83,11 @@ class Store:
     ) -> bytes:
         """Store a campaign; returns what `answer` makes of it, or the stored answer of `key`.
 
-        Raises DnsPersonaNotFound, InvalidFields.
+        Raises DnsPersonaNotFound, ResourceNotFound, InvalidFields.
         """
 
         async def insert(connection: Connection) -> bytes:
-            configuration = await with_persona(connection, new.configuration)
+            configuration = await self._with_named(connection, new.configuration)
             made = replace(new, configuration=configuration)
             return answer(await insert_campaign(connection, made))
 
@@ -116,23 +120,24 @@ class Store:
         self,
         campaign_id: UUID,
         phase: Phase,
-        configuration: Callable[[bytes], bytes],
+        given: bytes,
         *,
-        field: str,
         etag: str,
         reason: str,
         key: RequestKey | None,
         answer: Callable[[Campaign], bytes],
         validate_only: bool,
     ) -> bytes:
-        """Replace the stored configuration by what `configuration` makes of it, for `phase`.
+        """Replace the part of `phase` in the stored configuration by that of `given`.
 
         A campaign that ends before the phase goes on to it from now on. Raises CampaignNotFound,
-        EtagMismatch, DnsPersonaNotFound, InvalidFields and what campaign.steps raises; then nothing
-        has changed.
+        EtagMismatch, DnsPersonaNotFound, ResourceNotFound, InvalidFields and what campaign.steps
+        raises; then nothing has changed.
         """
 
         async def change(connection: Connection) -> bytes:
+            # Before the campaign is locked: it may take a second.
+            named = await self._with_named(connection, given)
             before = await lock_existing(connection, campaign_id)
             require_etag(before, etag)
             require_open(before)
@@ -140,13 +145,13 @@ class Store:
             await connection.execute(
                 "UPDATE campaigns SET configuration = $2 WHERE no = $1",
                 before.no,
-                await with_persona(connection, configuration(before.configuration)),
+                with_part(before.configuration, phase, named),
             )
             campaign = await read_campaign(connection, "no = $1", before.no)
             after = await act(
                 connection, campaign, Action.CONFIGURE, phase, actor="caller", reason=reason
             )
-            fields = [f"configuration.{field}"]
+            fields = [f"configuration.{CONFIGURATION_FIELDS[phase]}"]
             if after.phases[-1].phase is not before.phases[-1].phase:
                 fields.append("final_phase")
             event = campaign_updated(fields, "caller", reason)
@@ -154,6 +159,9 @@ class Store:
             return answer(await read_campaign(connection, "no = $1", after.no))
 
         return await once(self._pool, key, change, validate_only=validate_only)
+
+    async def _with_named(self, connection: Connection, configuration: bytes) -> bytes:
+        return await with_named(connection, configuration, self._allowed_networks)
 
     async def forget_requests(self, age: timedelta) -> None:
         """Drop stored answers older than `age`."""

@@ -351,15 +351,11 @@ async def test_resolvers_that_are_changed_in_a_pause_are_the_ones_named(
     await act(store, followed.running.campaign_id, Action.PAUSE)
     await followed.progress(1)
 
-    asked = campaign_pb2.CampaignConfiguration(
-        generation=campaign_pb2.GenerationConfiguration(upload=campaign_pb2.UploadSource()),
-        dns=campaign_pb2.DnsConfiguration(resolvers=[OTHER]),
-    )
+    asked = campaign_pb2.CampaignConfiguration(dns=campaign_pb2.DnsConfiguration(resolvers=[OTHER]))
     await store.configure(
         followed.running.campaign_id,
         DNS,
-        lambda stored: asked.SerializeToString(),
-        field="dns",
+        asked.SerializeToString(),
         etag="",
         reason="",
         key=None,

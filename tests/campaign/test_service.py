@@ -121,8 +121,10 @@ BAD_FIELDS: list[tuple[dict[str, Any], set[str]]] = [
         {"mode": 2, "final_phase": pb.PHASE_DNS_VALIDATION, "configuration": without_dns()},
         {"configuration.dns"},
     ),
-    ({"final_phase": pb.PHASE_HTTP_VALIDATION}, {"final_phase"}),
-    ({"mode": 2, "final_phase": pb.PHASE_LEAD_EXTRACTION}, {"final_phase"}),
+    (
+        {"mode": 2, "final_phase": pb.PHASE_LEAD_EXTRACTION},
+        {"configuration.http", "configuration.analysis", "configuration.lead"},
+    ),
     (
         {"configuration": from_upload(pb.DnsConfiguration(resolvers=["1.1.1.1:0", "x"]))},
         {"configuration.dns.resolvers[0]", "configuration.dns.resolvers[1]"},

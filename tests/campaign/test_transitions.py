@@ -213,7 +213,7 @@ async def test_a_stale_etag_aborts_the_configuration(campaigns: Stub, store: Sto
     ("phase", "part", "fields"),
     [
         (pb.PHASE_DNS_VALIDATION, "generation", {"configuration.dns", "configuration.generation"}),
-        (pb.PHASE_HTTP_VALIDATION, "dns", {"phase"}),
+        (pb.PHASE_HTTP_VALIDATION, "dns", {"configuration.dns", "configuration.http"}),
         (pb.PHASE_UNSPECIFIED, "dns", {"phase"}),
         (9, "dns", {"phase"}),
     ],
