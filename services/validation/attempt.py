@@ -11,7 +11,7 @@ import asyncpg
 
 from services.chassis import postgres
 from services.validation.pacing import Pace
-from services.validation.probe import Check, Item, Outcome, Probe
+from services.validation.probe import Check, Item, Outcome, Probe, Unable
 from services.validation.results import ChunkResults
 from services.validation.store import Claim, Store
 
@@ -24,7 +24,7 @@ _UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 
 
 class NotPrepared(Exception):
-    """The attempt failed before a name was looked at; the text says why."""
+    """The attempt failed for a reason that lies in no name; the text says why."""
 
 
 class CheckFailed(Exception):
@@ -56,9 +56,14 @@ async def check_and_settle(
 
 def told(error: BaseException) -> str:
     """An error in one line; of several at once, the first."""
+    error = _first(error)
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return error
 
 
 async def _check(
@@ -73,6 +78,8 @@ async def _check(
         try:
             return await (_paced(check, items, pace) if pace.rate else check(items))
         except Exception as error:
+            if isinstance(_first(error), Unable):
+                raise NotPrepared(told(error)) from error
             raise CheckFailed(told(error)) from error
 
 

@@ -15,6 +15,10 @@ Outcome = TypeVar("Outcome")
 Check = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]]
 
 
+class Unable(Exception):
+    """This process cannot check names now, whichever; the text says why. Blames no name."""
+
+
 class Probe(Protocol[Item, Outcome]):
     """How the names of some phases are checked. Open as long as its worker lives."""
 
@@ -22,10 +26,12 @@ class Probe(Protocol[Item, Outcome]):
     pool: str
     # Numbers of its phases, as in domainflow.campaign.v1.Phase.
     phases: frozenset[int]
-    # Names in hand at most, for the memory's sake.
-    names_limit: int
     # Chunks are taken when fewer names than this are still to be asked about.
     names_ahead: int
+
+    @property
+    def names_limit(self) -> int:
+        """Names in hand at most, for the memory's sake; it may change at any time."""
 
     def waiting(self) -> int:
         """Names that `Check` was given and that are not asked about yet."""

@@ -82,13 +82,16 @@ class SiteReader:
         *,
         keywords: Keywords | None = None,
         clusters: ClusterIndex | None = None,
+        heavy: asyncio.Lock | None = None,
     ) -> None:
-        """Without `clusters` a page is compared with none."""
+        """Without `clusters` a page is compared with none. `heavy`: large pages are looked at while
+        it is held, so that readers which share one need memory for one of them."""
         self._fetcher = fetcher
         self._plan = plan
         self._settings = plan.settings
         self._keywords = keywords
         self._clusters = clusters
+        self._heavy = heavy or asyncio.Lock()
 
     async def read(
         self,
@@ -205,9 +208,10 @@ class SiteReader:
             return look(
                 page, name=name, keywords=self._keywords, name_servers=name_servers, now=now
             )
-        return await asyncio.to_thread(
-            look, page, name=name, keywords=self._keywords, name_servers=name_servers, now=now
-        )
+        async with self._heavy:
+            return await asyncio.to_thread(
+                look, page, name=name, keywords=self._keywords, name_servers=name_servers, now=now
+            )
 
 
 def _names(page: PageLook) -> list[str]:
