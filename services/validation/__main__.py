@@ -24,6 +24,7 @@ from domainflow.validation.v1 import validation_service_pb2_grpc
 from services.chassis import jetstream, telemetry
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import VALIDATION
+from services.chassis.http_settings import Network, allowed_networks
 from services.chassis.parent import end_with
 from services.chassis.pool_reports import process_label, reported
 from services.chassis.postgres import AWAY, Beside, Pulse, open_pool
@@ -59,6 +60,8 @@ class ServeSettings:
     # Base64 of 32 bytes; several, comma-separated, to rotate: the first seals. Empty: a key of this
     # process, so that nobody can go on with a list once it has ended.
     page_token_key: str = ""
+    # Private networks that settings of HTTP may name, comma-separated ("10.0.0.0/8"); empty: none.
+    http_allowed_networks: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ async def run_service(settings: ServeSettings) -> None:
             engines=engines,
             personas=Personas(pool),
             seal=Seal(_keys(settings.page_token_key)),
+            networks=_networks(settings.http_allowed_networks),
         )
         host = socket.gethostname()
         news = ResolverNews(engines, store, Reporter(f"serve-{host}", host))
@@ -224,9 +228,17 @@ def _keys(text: str) -> list[bytes]:
     return parse_keys(text) if text else [os.urandom(KEY_SIZE)]
 
 
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return allowed_networks(text)
+    except ValueError as problem:
+        raise BadEnvironment(f"HTTP_ALLOWED_NETWORKS: {problem}") from None
+
+
 def _serve_settings() -> ServeSettings:
     settings = read_settings(ServeSettings)
     _keys(settings.page_token_key)
+    _networks(settings.http_allowed_networks)
     suppression_salt()
     return settings
 

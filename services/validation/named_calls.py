@@ -7,7 +7,7 @@ Messages are alike by contract: of the kind "http_persona", requests have the fi
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 from uuid import UUID
 
 from google.protobuf.message import Message
@@ -30,6 +30,7 @@ REQUEST_AGE = timedelta(days=1)
 
 Thing = TypeVar("Thing", bound=Message)
 Answer = TypeVar("Answer", bound=Message)
+P = ParamSpec("P")
 # What is wrong with a thing that stands at a path.
 Check = Callable[[Any, str], Iterator[FieldViolation]]
 
@@ -169,10 +170,15 @@ class NamedCalls(Generic[Thing]):
 
     async def check(self, thing: Thing, path: str) -> None:
         """What takes long to find, or needs to know the service. Raises InvalidFields."""
-        if self._thorough is None:
-            return
+        if self._thorough is not None:
+            await self.run(self._thorough, thing, path)
+
+    async def run(
+        self, check: Callable[P, Iterator[FieldViolation]], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """A check in a thread, when others have ended. Raises InvalidFields."""
         async with self._checking:
-            violations = await asyncio.to_thread(_all_of, self._thorough, thing, path)
+            violations = await asyncio.to_thread(lambda: list(check(*args, **kwargs)))
         if violations:
             raise InvalidFields(violations)
 
@@ -240,7 +246,3 @@ def fill(message: Any, stored: Stored, kind: str) -> None:
     message.etag = stored.etag
     message.create_time.FromDatetime(stored.create_time)
     message.update_time.FromDatetime(stored.update_time)
-
-
-def _all_of(check: Check, thing: Message, path: str) -> list[FieldViolation]:
-    return list(check(thing, path))

@@ -1,7 +1,7 @@
 """ValidationService: check now, for somebody who waits."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -9,6 +9,7 @@ from domainflow.validation.v1 import validation_service_pb2 as pb
 from services.chassis.domain_name import NotADomainName, normalise
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
 from services.chassis.errors import FieldViolation, InvalidFields
+from services.chassis.http_settings import Network
 from services.chassis.seal import Seal
 from services.chassis.server import Rules
 from services.validation.check_stream import CheckStream
@@ -16,11 +17,18 @@ from services.validation.dns.plan import Plan
 from services.validation.dns.settings import EngineSettings
 from services.validation.engines import Engines
 from services.validation.evidence import outcome_to_pb
+from services.validation.http_persona_service import RULES as HTTP_PERSONA_RULES
+from services.validation.http_persona_service import HttpPersonaService, http_persona_calls
+from services.validation.keyword_library import KeywordLibrary
+from services.validation.keyword_service import RULES as KEYWORD_RULES
+from services.validation.keyword_service import KeywordService, keyword_set_calls
 from services.validation.persona_service import RULES as PERSONA_RULES
 from services.validation.persona_service import PersonaService, check_choice
 from services.validation.persona_store import Personas
 from services.validation.plans import plan_of_settings, resolvers_of
 from services.validation.resolver_service import ResolverService
+from services.validation.scoring_service import RULES as SCORING_RULES
+from services.validation.scoring_service import ScoringService, scoring_profile_calls
 from services.validation.store import Store
 
 Context = Any
@@ -31,11 +39,31 @@ MAX_NAMES = 1000
 MAX_RESOLVERS = 100
 
 
-class ValidationService(PersonaService, ResolverService):
+class ValidationService(
+    PersonaService,
+    HttpPersonaService,
+    KeywordService,
+    ScoringService,
+    ResolverService,
+):
     """How names are checked. See validation_service.proto for every RPC's contract."""
 
-    def __init__(self, *, store: Store, engines: Engines, personas: Personas, seal: Seal) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        engines: Engines,
+        personas: Personas,
+        seal: Seal,
+        networks: Sequence[Network] = (),
+    ) -> None:
+        """`networks`: private ones that settings of HTTP may name."""
         super().__init__(personas=personas, seal=seal)
+        self._networks = networks
+        self._http_personas = http_persona_calls(store.http_personas, seal, networks)
+        self._keyword_sets = keyword_set_calls(store.keyword_sets, seal)
+        self._keywords = KeywordLibrary(store.keyword_sets)
+        self._scoring_profiles = scoring_profile_calls(store.scoring_profiles, seal)
         self._store = store
         self._resolvers = store.resolvers
         self._engines = engines
@@ -138,4 +166,7 @@ RULES: Rules = {
     pb.CheckNamesRequest: check_names,
     pb.ValidateDomainsRequest: check_validate,
     **PERSONA_RULES,
+    **HTTP_PERSONA_RULES,
+    **KEYWORD_RULES,
+    **SCORING_RULES,
 }
