@@ -27,9 +27,13 @@ from services.validation.persona_service import PersonaService, check_choice
 from services.validation.persona_store import Personas
 from services.validation.plans import plan_of_settings, resolvers_of
 from services.validation.resolver_service import ResolverService
+from services.validation.score_service import RULES as SCORE_RULES
+from services.validation.score_service import ScoreService
 from services.validation.scoring_service import RULES as SCORING_RULES
 from services.validation.scoring_service import ScoringService, scoring_profile_calls
 from services.validation.store import Store
+from services.validation.suppression_service import RULES as SUPPRESSION_RULES
+from services.validation.suppression_service import SuppressionService
 
 Context = Any
 # A thousand names need no more than one socket to each of a hundred resolvers.
@@ -44,6 +48,8 @@ class ValidationService(
     HttpPersonaService,
     KeywordService,
     ScoringService,
+    ScoreService,
+    SuppressionService,
     ResolverService,
 ):
     """How names are checked. See validation_service.proto for every RPC's contract."""
@@ -64,6 +70,9 @@ class ValidationService(
         self._keyword_sets = keyword_set_calls(store.keyword_sets, seal)
         self._keywords = KeywordLibrary(store.keyword_sets)
         self._scoring_profiles = scoring_profile_calls(store.scoring_profiles, seal)
+        self._profiles = store.scoring_profiles
+        self._analyses = store.analyses
+        self._suppressions = store.suppressions
         self._store = store
         self._resolvers = store.resolvers
         self._engines = engines
@@ -169,4 +178,6 @@ RULES: Rules = {
     **HTTP_PERSONA_RULES,
     **KEYWORD_RULES,
     **SCORING_RULES,
+    **SCORE_RULES,
+    **SUPPRESSION_RULES,
 }
