@@ -1,6 +1,8 @@
 """`domainflow demo`: a whole campaign against an internet whose every answer is known beforehand.
 
-Nothing leaves the machine. Each verdict that comes back is compared with the truth.
+From made-up names to leads; nothing leaves the machine. All that comes back of each name is
+compared with the truth. Only Linux has enough addresses for the web servers: elsewhere it ends
+with DNS.
 """
 
 import asyncio
@@ -8,13 +10,12 @@ import contextlib
 import json
 import signal
 import string
-import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -23,39 +24,48 @@ import grpc
 import typer
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
-from domainflow.query.v1 import query_service_pb2_grpc
-from domainflow.validation.v1 import dns_settings_pb2
-from services.cli import export, receipt, suite_state, terminal
+from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc, stream_pb2
+from domainflow.validation.v1 import dns_settings_pb2, http_pb2
+from services.cli import export, receipt, refusal, suite_state, terminal
 from services.cli.connection import DATA_FOLDER, DEADLINE, DataOption, connected, run
+from services.cli.demo_pages import PageCheck, Row, Web, http_configuration
+from services.cli.demo_sandbox import Sandbox, open_sandbox
 from services.cli.exits import ExitCode, Failure
 from services.cli.follow import follow
-from services.cli.retry import Patience
+from services.cli.retry import Patience, cut
 from services.cli.startup import Startup
 from services.cli.suite_state import data_argument
 from services.sandbox.truth import Mix, truth
+from services.sandbox.web_truth import WebWorld
 from services.suite.suite import Options, Suite
 
 CHARACTERS = string.ascii_lowercase + string.digits
 CONSTANT = "demo"
 TLDS = (".com", ".net", ".org")
+# Where the sandbox's web servers are, and the variable by which a suite is told to fetch there.
+NETWORK = "127.64.0.0/10"
+_NETWORKS = "HTTP_ALLOWED_NETWORKS"
 _SHOWN_MISTAKES = 10
+# Calls at once for what only single names tell.
+_READERS = 16
 
 
 def demo(
     names: Annotated[
         int, typer.Option(min=1, max=10_000_000, help="How many names to check.")
-    ] = 100_000,
+    ] = 20_000,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the truth about every name.")] = 1,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the suite running at the end, until Ctrl-C.")
     ] = False,
     data: DataOption = DATA_FOLDER,
 ) -> None:
-    """Prove it: run a campaign against a sandbox of known truth and check every verdict.
+    """Prove it: run a campaign against a sandbox of known truth and check all that comes of it.
 
-    Starts the suite on the data folder unless it runs there already, and resolvers on loopback that
-    lose, delay, truncate and forge answers, one of which also lies. Exit code 0 only if the receipt
-    balances, its sum is the number of names, and no verdict and no address is wrong.
+    Starts the suite on the data folder unless it runs there already, resolvers on loopback that
+    lose, delay, truncate and forge answers, one of which also lies, and web servers that do what
+    web servers do. Exit code 0 only if the receipt balances, its sum is the number of names, and no
+    verdict, address, page, keyword, contact and decision is wrong.
     """
 
     async def work() -> ExitCode:
@@ -65,7 +75,7 @@ def demo(
         began = time.monotonic()
         async with AsyncExitStack() as stack:
             address, started = await _door(stack, data)
-            sandbox = await stack.enter_async_context(_sandbox(seed))
+            sandbox = await stack.enter_async_context(open_sandbox(seed))
             code = await _perform(address, sandbox, names, seed, began)
             _say_how_to_go_on(data, kept=keep or not started)
             if keep and started:
@@ -90,75 +100,21 @@ async def _door(stack: AsyncExitStack, data: Path) -> tuple[str, bool]:
     if state is not None and state.is_running:
         return suite_state.door(data), False
     console = terminal.eyes()
+    given = Options.from_environment(http_workers=1, analysis_workers=1)
+    networks = given.environment.get(_NETWORKS, "")
+    allowed = ",".join(filter(None, (networks, NETWORK)))
+    options = replace(given, environment={**given.environment, _NETWORKS: allowed})
     with Startup(console) as startup:
-        suite = Suite(data, Options.from_environment(), on_change=startup.take)
+        suite = Suite(data, options, on_change=startup.take)
         await stack.enter_async_context(suite)
     return suite.address, True
-
-
-@dataclass(frozen=True, slots=True)
-class Sandbox:
-    """Where the servers of a small internet listen."""
-
-    # Resolvers of different operators; the last one lies.
-    resolvers: tuple[str, ...]
-    # Where delegations begin, and the port that they lead to; the servers listen on 127.0.0.2 to
-    # 127.0.0.4, which only Linux has.
-    roots: tuple[str, ...] = ()
-    port: int = 0
-
-    def settings(self) -> dns_settings_pb2.DnsSettings:
-        """How to ask them."""
-        return dns_settings_pb2.DnsSettings(
-            resolvers=[
-                dns_settings_pb2.DnsResolver(address=address, operator=f"operator {number}")
-                for number, address in enumerate(self.resolvers, 1)
-            ],
-            authority=dns_settings_pb2.AuthoritySettings(
-                root_servers=self.roots, port=self.port, disabled=not self.roots
-            ),
-        )
-
-
-@asynccontextmanager
-async def _sandbox(seed: int) -> AsyncIterator[Sandbox]:
-    """A process of its own, so that the servers' work does not slow the check."""
-    authority = ["--authority"] if sys.platform == "linux" else []
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "services.sandbox",
-        "--die-with-parent",
-        "--seed",
-        str(seed),
-        "--dns-servers=3",
-        "--liars=1",
-        "--lying",
-        *authority,
-        stdout=asyncio.subprocess.PIPE,
-        # Ctrl-C in the terminal is ours; the sandbox answers until the suite has stopped.
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(20):
-            line = await process.stdout.readline()
-        if not line:
-            raise Failure(f"the sandbox did not start (exit status {await process.wait()})")
-        told = json.loads(line)
-        tree = told.get("authority", {})
-        yield Sandbox(tuple(told["dns"]), tuple(tree.get("roots", ())), tree.get("port", 0))
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
 
 
 async def _perform(address: str, sandbox: Sandbox, names: int, seed: int, began: float) -> ExitCode:
     async with connected(address) as channel:
         campaigns = campaign_service_pb2_grpc.CampaignServiceStub(channel)
-        asked = request(names, sandbox.settings())
-        answer = await campaigns.CreateCampaign(asked, timeout=DEADLINE)
+        asked = request(names, sandbox.settings(), sandbox.web)
+        answer = await _created(campaigns, asked)
         campaign_id = answer.campaign.campaign_id
         terminal.say(
             f"\ncampaign {campaign_id}: {names:,} names, resolvers {', '.join(sandbox.resolvers)},"
@@ -178,9 +134,11 @@ async def _perform(address: str, sandbox: Sandbox, names: int, seed: int, began:
                 campaign_service_pb2.GetReceiptRequest(campaign_id=campaign_id), timeout=DEADLINE
             )
         ).receipt
-        check = await _check(channel, campaign_id, names, seed)
+        check = await _check(channel, campaign_id, names, seed, sandbox.web)
     receipt.show(account, terminal.eyes())
     mistakes = check.mistakes + accounting_errors(account, names, check.verdicts)
+    if check.pages:
+        mistakes += check.pages.accounting_errors(account)
     for mistake in mistakes:
         terminal.complain(mistake)
     terminal.say(f"{check.wrong:,} wrong of {names:,}; {time.monotonic() - began:.1f} s in all")
@@ -207,9 +165,25 @@ def prefix_length(names: int) -> int:
     return length
 
 
+async def _created(
+    campaigns: "campaign_service_pb2_grpc.CampaignServiceAsyncStub",
+    asked: campaign_service_pb2.CreateCampaignRequest,
+) -> campaign_service_pb2.CreateCampaignResponse:
+    try:
+        return await campaigns.CreateCampaign(asked, timeout=DEADLINE)
+    except grpc.aio.AioRpcError as error:
+        if any(it.field.endswith("allowed_networks[0]") for it in refusal.read(error).violations):
+            raise Failure(
+                "the suite that runs here was not started to fetch from the sandbox: stop it, or"
+                f" start it with {_NETWORKS}={NETWORK}"
+            ) from None
+        raise
+
+
 def request(
-    names: int, settings: dns_settings_pb2.DnsSettings
+    names: int, settings: dns_settings_pb2.DnsSettings, web: Web | None = None
 ) -> campaign_service_pb2.CreateCampaignRequest:
+    """As far as leads, with `web`; to DNS without."""
     pattern = campaign_pb2.PatternSource(
         type=campaign_pb2.PATTERN_TYPE_PREFIX,
         prefix_length=prefix_length(names),
@@ -226,6 +200,9 @@ def request(
         configuration=campaign_pb2.CampaignConfiguration(
             generation=campaign_pb2.GenerationConfiguration(pattern=pattern),
             dns=campaign_pb2.DnsConfiguration(settings=settings),
+            http=http_configuration(web) if web else None,
+            analysis=campaign_pb2.AnalysisConfiguration() if web else None,
+            lead=campaign_pb2.LeadConfiguration() if web else None,
         ),
         request_id=str(uuid.uuid4()),
     )
@@ -255,13 +232,20 @@ class Check:
     wrong: int = 0
     mistakes: list[str] = field(default_factory=list)
     verdicts: Counter[str] = field(default_factory=Counter)
+    # What is beyond DNS, where there is something.
+    pages: PageCheck | None = None
+    # Positions of names that have a page.
+    with_page: list[int] = field(default_factory=list)
 
-    def take(self, batch: export.Batch) -> None:
+    def take(self, batch: "stream_pb2.EnrichedBatch") -> None:
         expected = list(islice(self.expected, batch.domain_count))
         surplus = batch.domain_count - len(expected)
         if surplus:
             self._mistake(f"{surplus:,} names more than there should be", surplus)
+        first = self.seen
         self.seen += batch.domain_count
+        if self.pages:
+            self._take_pages(self.pages, batch, first)
         columns = zip(batch.names, batch.dns_verdicts, batch.addresses, strict=True)
         for right, (name, verdict, addresses) in zip(expected, columns, strict=False):
             self.verdicts[export.verdict_name(verdict)] += 1
@@ -274,6 +258,31 @@ class Check:
             elif addresses != ",".join(true.addresses):
                 self._mistake(f"{name} has {','.join(true.addresses)}, not {addresses}")
 
+    def _take_pages(self, pages: PageCheck, batch: "stream_pb2.EnrichedBatch", first: int) -> None:
+        columns = zip(
+            batch.names,
+            batch.dns_verdicts,
+            batch.http_verdicts,
+            batch.http_status_codes,
+            batch.final_urls,
+            batch.titles,
+            batch.scores_permille,
+            batch.lead_reasons,
+            strict=True,
+        )
+        for position, column in enumerate(columns, first):
+            row = Row(*column)
+            if mistake := pages.row(row):
+                self._mistake(mistake)
+            if row.http_verdict == http_pb2.HTTP_VERDICT_OK:
+                self.with_page.append(position)
+
+    def take_page(self, domain: query_service_pb2.Domain) -> None:
+        """All that is known of a name that has a page."""
+        assert self.pages
+        if mistake := self.pages.page(domain):
+            self._mistake(mistake)
+
     def finish(self) -> None:
         missing = sum(1 for _ in self.expected)
         if missing:
@@ -285,15 +294,48 @@ class Check:
             self.mistakes.append(text)
 
 
-async def _check(channel: grpc.aio.Channel, campaign_id: str, names: int, seed: int) -> Check:
-    """Stream everything back through the door and compare."""
-    check = Check(expected_names(names), seed)
-    asked = export.request([campaign_id], export.DEFAULT_COLUMNS)
+async def _check(
+    channel: grpc.aio.Channel, campaign_id: str, names: int, seed: int, web: Web | None
+) -> Check:
+    """Read everything back through the door and compare."""
+    check = Check(
+        expected_names(names), seed, pages=PageCheck(web, WebWorld(seed)) if web else None
+    )
     stub = query_service_pb2_grpc.QueryServiceStub(channel)
-    async for batch in export.stream(stub, asked, Patience()):
+    async for batch in _enriched(stub, campaign_id, Patience()):
         check.take(batch)
     check.finish()
+    left = iter(check.with_page)
+
+    async def read() -> None:
+        for position in left:
+            asked = query_service_pb2.GetDomainRequest(campaign_id=campaign_id, position=position)
+            check.take_page((await stub.GetDomain(asked, timeout=DEADLINE)).domain)
+
+    await asyncio.gather(*(read() for _ in range(_READERS)))
     return check
+
+
+async def _enriched(
+    stub: "query_service_pb2_grpc.QueryServiceAsyncStub", campaign_id: str, patience: Patience
+) -> AsyncIterator["stream_pb2.EnrichedBatch"]:
+    """Every batch once, in order."""
+    asked = stream_pb2.StreamEnrichedRequest(campaign_ids=[campaign_id])
+    while True:
+        call = stub.StreamEnriched(asked)
+        try:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                assert isinstance(message, stream_pb2.StreamEnrichedResponse)
+                patience.progressed()
+                if message.WhichOneof("kind") == "summary":
+                    return
+                asked.cursor = message.batch.cursor
+                yield message.batch
+            raise cut("the stream ended before its summary")
+        except grpc.aio.AioRpcError as error:
+            await patience.wait(error)
+        finally:
+            call.cancel()
 
 
 def accounting_errors(
@@ -301,7 +343,10 @@ def accounting_errors(
 ) -> list[str]:
     """What is wrong with the receipt; nothing is what one wants to hear."""
     found = [] if account.balanced else ["the receipt does not balance"]
+    every_name = (campaign_pb2.PHASE_DOMAIN_GENERATION, campaign_pb2.PHASE_DNS_VALIDATION)
     for phase in account.phases:
+        if phase.phase not in every_name:
+            continue
         settled = receipt.settled(phase)
         if settled != names or phase.name_count != names or phase.unsettled_count:
             found.append(

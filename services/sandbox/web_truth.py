@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from .truth import TLD_WILDCARDS, WILDCARD, Mix, World, hash_bounds
 from .web_content import TEMPLATES, Page, own_page, shared_page, template_page
-from .web_text import FOR_SALE, LOGIN, PARKED, SOFT_404, UNDER_CONSTRUCTION
+from .web_text import DEFAULT_PAGES, FOR_SALE, LOGIN, PARKED, SOFT_404, UNDER_CONSTRUCTION
 
 
 class Web(IntEnum):
@@ -288,6 +288,15 @@ class WebTruth(NamedTuple):
     @property
     def parked(self) -> bool:
         return self.behaviour is Web.PARKED
+
+    @property
+    def kind(self) -> str:
+        """What a page is called: a domainflow.validation.v1.PageKind without its prefix."""
+        if self.behaviour is Web.TEMPLATE:
+            return "DEFAULT_PAGE" if self.variant(TEMPLATES) < len(DEFAULT_PAGES) else "CONTENT"
+        if self.behaviour is Web.SOFT_404:
+            return "SOFT_NOT_FOUND"
+        return self.behaviour.name if self.behaviour in SHARED else "CONTENT"
 
     @property
     def template(self) -> str:

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from domainflow.campaign.v1 import campaign_pb2
-from domainflow.query.v1.query_service_pb2 import DomainBatch
+from domainflow.query.v1.stream_pb2 import EnrichedBatch
 from domainflow.validation.v1 import dns_pb2
 from domainflow.validation.v1.dns_settings_pb2 import DnsSettings
 from services.cli.demo import (
@@ -20,8 +20,8 @@ NAMES = 400
 SEED = 3
 
 
-def right_rows(names: int = NAMES) -> DomainBatch:
-    batch = DomainBatch(domain_count=names)
+def right_rows(names: int = NAMES) -> EnrichedBatch:
+    batch = EnrichedBatch(domain_count=names)
     for name in expected_names(names):
         true = truth(name, SEED, Mix())
         batch.names.append(name)
@@ -30,7 +30,7 @@ def right_rows(names: int = NAMES) -> DomainBatch:
     return batch
 
 
-def checked(*batches: DomainBatch) -> Check:
+def checked(*batches: EnrichedBatch) -> Check:
     check = Check(expected_names(NAMES), SEED)
     for batch in batches:
         check.take(batch)
