@@ -50,6 +50,9 @@ class Busy:
         sequence: bool = False,
         pattern: campaign_pb2.PatternSource | None = None,
         dns: campaign_pb2.DnsConfiguration | None = None,
+        http: campaign_pb2.HttpConfiguration | None = None,
+        analysis: campaign_pb2.AnalysisConfiguration | None = None,
+        lead: campaign_pb2.LeadConfiguration | None = None,
         **arguments: Any,
     ) -> "Load":
         """A campaign of so many names, every one asked of `resolvers`; of names that no other
@@ -67,7 +70,11 @@ class Busy:
             name=f"load of {names:,} names",
             mode=mode,
             configuration=campaign_pb2.CampaignConfiguration(
-                generation=campaign_pb2.GenerationConfiguration(pattern=pattern), dns=dns
+                generation=campaign_pb2.GenerationConfiguration(pattern=pattern),
+                dns=dns,
+                http=http,
+                analysis=analysis,
+                lead=lead,
             ),
             **arguments,
         )
@@ -144,18 +151,37 @@ class Load:
         await self.completed(GENERATION)
 
     async def is_balanced(self) -> bool:
+        return (await self.receipt()).balanced
+
+    async def receipt(self) -> campaign_pb2.Receipt:
         request = campaign_service_pb2.GetReceiptRequest(campaign_id=self.campaign_id)
-        balanced: bool = (await self.busy.campaigns.GetReceipt(request)).receipt.balanced
-        return balanced
+        receipt: campaign_pb2.Receipt = (await self.busy.campaigns.GetReceipt(request)).receipt
+        return receipt
+
+    async def outcomes(self, phase: int) -> dict[str, int]:
+        """Names of a phase by outcome; speed is worth nothing unless each is accounted for."""
+        (told,) = [each for each in (await self.receipt()).phases if each.phase == phase]
+        outcomes = {each.outcome: each.count for each in told.outcomes}
+        assert sum(outcomes.values()) == told.name_count
+        return outcomes
 
 
 @asynccontextmanager
 async def busy_suite(
-    workers: int, environment: Mapping[str, str] | None = None
+    workers: int,
+    environment: Mapping[str, str] | None = None,
+    *,
+    http_workers: int = 0,
+    analysis_workers: int = 0,
 ) -> AsyncIterator[Busy]:
     """Start a suite in a folder of its own, and remove it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="domainflow-load-"))
-    options = Options(workers=workers, environment={**os.environ, **(environment or {})})
+    options = Options(
+        workers=workers,
+        http_workers=http_workers,
+        analysis_workers=analysis_workers,
+        environment={**os.environ, **(environment or {})},
+    )
     retry = [
         ("grpc.initial_reconnect_backoff_ms", 50),
         ("grpc.min_reconnect_backoff_ms", 50),
