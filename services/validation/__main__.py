@@ -32,6 +32,8 @@ from services.chassis.seal import KEY_SIZE, BadKey, Seal, parse_keys
 from services.chassis.server import serve
 from services.validation import machine
 from services.validation.engines import Engines
+from services.validation.fetchers import Fetchers
+from services.validation.page_check import PageChecks
 from services.validation.persona_store import Personas
 from services.validation.pool import Bounds, Rules
 from services.validation.pools import Pools
@@ -115,12 +117,16 @@ async def run_service(settings: ServeSettings) -> None:
         pulse = await stack.enter_async_context(Pulse(settings.database_url))
         engines = await stack.enter_async_context(Engines())
         store = Store(pool, suppression_salt())
+        fetchers = await stack.enter_async_context(
+            Fetchers(engines, suppressions=store.suppressions)
+        )
         service = ValidationService(
             store=store,
             engines=engines,
             personas=Personas(pool),
             seal=Seal(_keys(settings.page_token_key)),
             networks=_networks(settings.http_allowed_networks),
+            page_checks=PageChecks(fetchers, store.suppressions),
         )
         host = socket.gethostname()
         news = ResolverNews(engines, store, Reporter(f"serve-{host}", host))

@@ -5,17 +5,25 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-from domainflow.validation.v1 import dns_pb2
+from domainflow.validation.v1 import dns_pb2, http_pb2
 from domainflow.validation.v1 import validation_service_pb2 as pb
 from services.chassis.domain_name import NotADomainName, normalise
 from services.chassis.errors import FieldViolation, InvalidFields
-from services.validation.dns.verdict import Outcome
+from services.validation.dns.verdict import Outcome, Verdict
 from services.validation.evidence import outcome_to_pb
+from services.validation.page_answers import fill, fit
+from services.validation.page_check import PageCheck
+from services.validation.suppression_store import Suppressed
 
-# Names received and not yet taken by the client. A batch is let in whole once it fits.
+# Names received and not yet taken by the client; fewer where their pages are asked for too. A batch
+# is let in whole once it fits.
 MAX_IN_PROGRESS = 5_000
+MAX_WITH_PAGES = 500
 # Names that are answered together: those behind a mute one would wait for its last time-out.
 SLICE = 25
+# Bytes of a name with its page: as many as may be in progress are held for a client that does not
+# read.
+PAGE_BYTES = 256 * 1024
 # Characters that are sent back of what is no name.
 MAX_REJECTED = 300
 
@@ -25,8 +33,11 @@ Examine = Callable[[Sequence[str]], Awaitable[Sequence[Outcome]]]
 class CheckStream:
     """One ValidateDomains call after its first message."""
 
-    def __init__(self, examine: Examine) -> None:
+    def __init__(self, examine: Examine, pages: PageCheck | None = None) -> None:
+        """`pages` reads those of the names that resolve; None: they are not asked for."""
         self._examine = examine
+        self._pages = pages
+        self._most = MAX_IN_PROGRESS if pages is None else MAX_WITH_PAGES
         self._in_progress = 0
         # Set whenever something left, so that the next batch may fit.
         self._left = asyncio.Event()
@@ -35,6 +46,7 @@ class CheckStream:
         self._tasks: set[asyncio.Task[None]] = set()
         self._names = self._rejected = 0
         self._verdicts: Counter[int] = Counter()
+        self._http_verdicts: Counter[int] = Counter()
 
     async def answers(
         self, requests: AsyncIterator[pb.ValidateDomainsRequest]
@@ -96,7 +108,7 @@ class CheckStream:
                 problem = "must be the first message of a stream, and only it"
                 raise InvalidFields([FieldViolation("start", problem)])
             names = request.batch.names
-            while self._in_progress and self._in_progress + len(names) > MAX_IN_PROGRESS:
+            while self._in_progress and self._in_progress + len(names) > self._most:
                 self._left.clear()
                 await self._left.wait()
             self._in_progress += len(names)
@@ -114,13 +126,34 @@ class CheckStream:
         outcomes = await self._examine([name for _, name in piece])
         now = time.time_ns()
         self._verdicts.update(outcome.verdict for outcome in outcomes)
-        self._put(
-            number,
-            [
-                pb.ValidatedName(index=index, name=name, dns=outcome_to_pb(outcome, now))
-                for (index, name), outcome in zip(piece, outcomes, strict=True)
-            ],
-        )
+        settled, resolved = [], []
+        for (index, name), outcome in zip(piece, outcomes, strict=True):
+            made = pb.ValidatedName(index=index, name=name, dns=outcome_to_pb(outcome, now))
+            if self._pages is not None and outcome.verdict is Verdict.RESOLVED:
+                resolved.append((made, outcome))
+            else:
+                settled.append(made)
+        if settled:
+            self._put(number, settled)
+        if self._pages is not None and resolved:
+            excluded = await self._pages.excluded({made.name for made, _ in resolved})
+            for made, outcome in resolved:
+                entry = excluded.get(made.name)
+                self._start(self._add_page, self._pages, number, made, outcome, entry)
+
+    async def _add_page(
+        self,
+        pages: PageCheck,
+        number: int,
+        made: pb.ValidatedName,
+        outcome: Outcome,
+        excluded: Suppressed | None,
+    ) -> None:
+        site = await pages.of_outcome(outcome, excluded)
+        self._http_verdicts[site.verdict] += 1
+        fill(made, site, time.time_ns())
+        fit(made, [made], PAGE_BYTES)
+        self._put(number, [made])
 
     def _put(self, number: int, names: Sequence[pb.ValidatedName]) -> None:
         results = pb.ValidateResults(batch_number=number, names=names)
@@ -133,6 +166,10 @@ class CheckStream:
             verdict_counts=[
                 pb.VerdictCount(verdict=dns_pb2.DnsVerdict.ValueType(verdict), count=count)
                 for verdict, count in sorted(self._verdicts.items())
+            ],
+            http_verdict_counts=[
+                pb.HttpVerdictCount(verdict=http_pb2.HttpVerdict.ValueType(verdict), count=count)
+                for verdict, count in sorted(self._http_verdicts.items())
             ],
         )
         summary.duration.FromNanoseconds(int(seconds * 1e9))

@@ -1,8 +1,9 @@
 """ValidationService: check now, for somebody who waits."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from domainflow.validation.v1 import validation_service_pb2 as pb
@@ -14,7 +15,7 @@ from services.chassis.seal import Seal
 from services.chassis.server import Rules
 from services.validation.check_stream import CheckStream
 from services.validation.dns.plan import Plan
-from services.validation.dns.settings import EngineSettings
+from services.validation.dns.verdict import Verdict
 from services.validation.engines import Engines
 from services.validation.evidence import outcome_to_pb
 from services.validation.http_persona_service import RULES as HTTP_PERSONA_RULES
@@ -22,6 +23,10 @@ from services.validation.http_persona_service import HttpPersonaService, http_pe
 from services.validation.keyword_library import KeywordLibrary
 from services.validation.keyword_service import RULES as KEYWORD_RULES
 from services.validation.keyword_service import KeywordService, keyword_set_calls
+from services.validation.page_answers import fill, fit
+from services.validation.page_check import TIME_LIMIT, PageChecks, gathered
+from services.validation.page_check_service import ONE_SOCKET, PageCheckService, check_page_choice
+from services.validation.page_check_service import RULES as PAGE_CHECK_RULES
 from services.validation.persona_service import RULES as PERSONA_RULES
 from services.validation.persona_service import PersonaService, check_choice
 from services.validation.persona_store import Personas
@@ -36,10 +41,9 @@ from services.validation.suppression_service import RULES as SUPPRESSION_RULES
 from services.validation.suppression_service import SuppressionService
 
 Context = Any
-# A thousand names need no more than one socket to each of a hundred resolvers.
-ONE_SOCKET = EngineSettings(sockets_per_resolver=1)
-
 MAX_NAMES = 1000
+# When their pages are asked for too.
+MAX_NAMES_WITH_PAGES = 100
 MAX_RESOLVERS = 100
 
 
@@ -50,6 +54,7 @@ class ValidationService(
     ScoringService,
     ScoreService,
     SuppressionService,
+    PageCheckService,
     ResolverService,
 ):
     """How names are checked. See validation_service.proto for every RPC's contract."""
@@ -62,10 +67,13 @@ class ValidationService(
         personas: Personas,
         seal: Seal,
         networks: Sequence[Network] = (),
+        page_checks: PageChecks | None = None,
     ) -> None:
-        """`networks`: private ones that settings of HTTP may name."""
+        """`networks`: private ones that settings of HTTP may name. `page_checks`: None refuses the
+        calls that look at pages."""
         super().__init__(personas=personas, seal=seal)
         self._networks = networks
+        self._page_checks = page_checks
         self._http_personas = http_persona_calls(store.http_personas, seal, networks)
         self._keyword_sets = keyword_set_calls(store.keyword_sets, seal)
         self._keywords = KeywordLibrary(store.keyword_sets)
@@ -86,6 +94,8 @@ class ValidationService(
         else:
             settings = await self._settings(request.dns_persona_id, request.settings)
             plan = plan_of_settings(settings, ONE_SOCKET)
+        if request.HasField("http"):
+            return await self._check_with_pages(request.http, names, plan)
         async with self._engines.use(plan) as examiner:
             outcomes = await examiner.examine(names)
         now = time.time_ns()
@@ -96,6 +106,28 @@ class ValidationService(
             ]
         )
 
+    async def _check_with_pages(
+        self, http: pb.HttpCheck, names: Sequence[str], plan: Plan
+    ) -> pb.CheckNamesResponse:
+        end = asyncio.get_running_loop().time() + TIME_LIMIT
+        pages = await self._page_plan(http, "http.", plan)
+        async with self._engines.use(plan) as examiner, self._reading(pages) as reading:
+
+            async def checked(name: str) -> pb.CheckedName:
+                (outcome,) = await examiner.examine([name])
+                now = time.time_ns()
+                made = pb.CheckedName(name=outcome.name, dns=outcome_to_pb(outcome, now))
+                if outcome.verdict is Verdict.RESOLVED:
+                    entry = (await reading.excluded([name])).get(name)
+                    fill(made, await reading.of_outcome(outcome, entry, end), time.time_ns())
+                return made
+
+            # Each by itself: a name that DNS is slow about leaves the others their time.
+            found = await gathered([checked(name) for name in names])
+        response = pb.CheckNamesResponse(checked_names=found)
+        fit(response, response.checked_names)
+        return response
+
     async def ValidateDomains(
         self, requests: AsyncIterator[pb.ValidateDomainsRequest], context: Context
     ) -> AsyncIterator[pb.ValidateDomainsResponse]:
@@ -105,10 +137,16 @@ class ValidationService(
             raise InvalidFields([FieldViolation("start", problem)])
         settings = await self._settings(first.start.dns_persona_id, first.start.settings)
         plan = plan_of_settings(settings, ONE_SOCKET)
-        async with self._engines.use(plan) as examiner:
-            async with aclosing(CheckStream(examiner.examine).answers(requests)) as answers:
-                async for answer in answers:
-                    yield answer
+        async with AsyncExitStack() as stack:
+            reading = None
+            if first.start.HasField("http"):
+                pages = await self._page_plan(first.start.http, "start.http.", plan)
+                reading = await stack.enter_async_context(self._reading(pages))
+            examiner = await stack.enter_async_context(self._engines.use(plan))
+            stream = CheckStream(examiner.examine, reading)
+            answers = await stack.enter_async_context(aclosing(stream.answers(requests)))
+            async for answer in answers:
+                yield answer
 
     async def ListWorkers(
         self, request: pb.ListWorkersRequest, context: Context
@@ -162,18 +200,26 @@ def check_names(request: pb.CheckNamesRequest) -> Iterator[FieldViolation]:
     if request.resolvers and (request.dns_persona_id or request.HasField("settings")):
         yield FieldViolation("resolvers", "do not go with a persona or settings")
     yield from check_choice(request)
+    if request.HasField("http"):
+        yield from check_page_choice(request.http, "http.")
+        if len(request.names) > MAX_NAMES_WITH_PAGES:
+            description = f"are {len(request.names):,}; with http {MAX_NAMES_WITH_PAGES} at most"
+            yield FieldViolation("names", description)
 
 
 def check_validate(request: pb.ValidateDomainsRequest) -> Iterator[FieldViolation]:
     """What the contract's rules cannot say about a message of a stream of names."""
     if request.HasField("start"):
         yield from check_choice(request.start, "start.")
+        if request.start.HasField("http"):
+            yield from check_page_choice(request.start.http, "start.http.")
 
 
 # What the contract's own rules cannot say, by type of request.
 RULES: Rules = {
     pb.CheckNamesRequest: check_names,
     pb.ValidateDomainsRequest: check_validate,
+    **PAGE_CHECK_RULES,
     **PERSONA_RULES,
     **HTTP_PERSONA_RULES,
     **KEYWORD_RULES,
