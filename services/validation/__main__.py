@@ -38,6 +38,7 @@ from services.validation.persona_store import Personas
 from services.validation.pool import Bounds, Rules
 from services.validation.pools import Pools
 from services.validation.probes import NoSuchPool, OpenProbe, probe_of
+from services.validation.proxy_store import secret_box
 from services.validation.resolver_news import ResolverNews
 from services.validation.resolver_reports import Reporter
 from services.validation.service import RULES, ValidationService
@@ -116,7 +117,7 @@ async def run_service(settings: ServeSettings) -> None:
         await stack.enter_async_context(reported(reports, lambda: pools))
         pulse = await stack.enter_async_context(Pulse(settings.database_url))
         engines = await stack.enter_async_context(Engines())
-        store = Store(pool, suppression_salt())
+        store = Store(pool, suppression_salt(), secret_box())
         fetchers = await stack.enter_async_context(
             Fetchers(engines, suppressions=store.suppressions)
         )
@@ -158,7 +159,7 @@ async def run_worker(settings: WorkSettings, open_probe: OpenProbe) -> None:
         stack.push_async_callback(pool.close)
         queue = await jetstream.connect(settings.nats_url, name="worker")
         stack.push_async_callback(queue.close)
-        store = Store(pool, suppression_salt())
+        store = Store(pool, suppression_salt(), secret_box())
         probe = await stack.enter_async_context(open_probe(store))
         host, pid = socket.gethostname(), os.getpid()
         worker_id = f"{host}-{pid}-{secrets.token_hex(4)}"
@@ -246,6 +247,7 @@ def _serve_settings() -> ServeSettings:
     _keys(settings.page_token_key)
     _networks(settings.http_allowed_networks)
     suppression_salt()
+    secret_box()
     return settings
 
 
@@ -275,6 +277,7 @@ def main() -> int:
         elif role in ("work", "pool") and len(sys.argv) <= 3:
             open_probe = probe_of(pool or "dns")
             suppression_salt()
+            secret_box()
             if role == "work":
                 process = run_worker(read_settings(WorkSettings), open_probe)
             else:

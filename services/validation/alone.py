@@ -11,8 +11,10 @@ import sys
 from dataclasses import dataclass
 
 from services.chassis.config import BadEnvironment, read_settings
+from services.chassis.seal import BadKey
 from services.validation.isolation import NOT_PREPARED, attempt_alone
 from services.validation.probes import NoSuchPool, probe_of
+from services.validation.proxy_store import secret_box
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ def main() -> int:
     try:
         open_probe = probe_of(sys.argv[1])
         settings = read_settings(Settings)
-    except (NoSuchPool, BadEnvironment) as problem:
+        secret_box()
+    except (NoSuchPool, BadEnvironment, BadKey) as problem:
         sys.stderr.write(f"{problem}\n")
         return NOT_PREPARED
     return asyncio.run(attempt_alone(settings.database_url, open_probe))

@@ -19,9 +19,11 @@ from services.validation.dns.plan import Plan
 from services.validation.dns.verdict import Verdict
 from services.validation.engines import Engines
 from services.validation.http.fetch import Fetcher, HostExcluded
+from services.validation.http.tunnels import NoProxies, ProxySource
 from services.validation.http.turns import Turns
 from services.validation.http_plans import HttpPlan
 from services.validation.probe import Unable
+from services.validation.proxy_pools import ProxyPools
 from services.validation.suppression_store import Scope, Suppressions
 
 # A fetcher that nobody used for this long is closed, seconds, and the longest idle ones beyond this
@@ -48,10 +50,18 @@ class _Entry:
 class Fetchers:
     """Fetchers by plan. Open it with `async with`; one event loop only."""
 
-    def __init__(self, engines: Engines, *, suppressions: Suppressions | None = None) -> None:
-        """Hosts with an entry of scope FETCH in `suppressions` are not asked."""
+    def __init__(
+        self,
+        engines: Engines,
+        *,
+        suppressions: Suppressions | None = None,
+        proxy_pools: ProxyPools | None = None,
+    ) -> None:
+        """Hosts with an entry of scope FETCH in `suppressions` are not asked. Without `proxy_pools`
+        plans that name a pool ask nobody."""
         self._engines = engines
         self._suppressions = suppressions
+        self.proxy_pools = proxy_pools
         self._entries: dict[_Key, _Entry] = {}
         self._opening = asyncio.Lock()
         # Hosts are asked politely whoever asks.
@@ -88,9 +98,20 @@ class Fetchers:
                 raise HostExcluded(reason)
             return await addresses_of(host, entry.examiners[-1])
 
+        proxies: ProxySource | None = None
+        if plan.proxy_pool_id and self.proxy_pools is not None:
+            proxies = await self.proxy_pools.pool(plan.proxy_pool_id)
+        elif plan.proxy_pool_id:
+            proxies = NoProxies()
         async with AsyncExitStack() as stack:
             fetcher = await stack.enter_async_context(
-                Fetcher(resolve, policy=plan.policy, turns=self._turns, roots=plan.ca_pem)
+                Fetcher(
+                    resolve,
+                    policy=plan.policy,
+                    turns=self._turns,
+                    roots=plan.ca_pem,
+                    proxies=proxies,
+                )
             )
             entry = _Entry(fetcher, stack.pop_all())
         return entry

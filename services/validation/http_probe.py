@@ -97,7 +97,10 @@ class HttpProbe:
         return self.engines.endpoints()
 
     async def attend(self, store: Store, worker_id: str, host: str) -> None:
-        await ResolverNews(self.engines, store, Reporter(worker_id, host)).tell()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ResolverNews(self.engines, store, Reporter(worker_id, host)).tell())
+            if self.fetchers.proxy_pools is not None:
+                group.create_task(self.fetchers.proxy_pools.tell(worker_id))
 
     async def items(self, store: Store, claim: Claim) -> Sequence[Candidate]:
         configuration = _configuration(claim)

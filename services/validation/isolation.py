@@ -29,6 +29,7 @@ from services.validation.attempt import (
 )
 from services.validation.pacing import Pace
 from services.validation.probe import Probe
+from services.validation.proxy_store import secret_box
 from services.validation.store import ChunkKey, Claim, Store
 from services.validation.suppression_store import suppression_salt
 
@@ -163,7 +164,7 @@ async def attempt_alone(
             await postgres.open_pool(
                 database_url, application_name="domainflow-attempt", max_size=2
             ) as pool,
-            open_probe(store := Store(pool, suppression_salt())) as probe,
+            open_probe(store := Store(pool, suppression_salt(), secret_box())) as probe,
         ):
             items = await stored_items(store, probe, claim)
             pace = Pace(claim.name_rate_limit, time.monotonic())

@@ -11,6 +11,7 @@ from services.validation.fetchers import Fetchers
 from services.validation.http_probe import HttpProbe
 from services.validation.keyword_library import KeywordLibrary
 from services.validation.probe import Probe
+from services.validation.proxy_pools import ProxyPools
 from services.validation.store import Store
 
 OpenProbe = Callable[[Store], AbstractAsyncContextManager[Probe[Any, Any]]]
@@ -44,7 +45,9 @@ async def _analysis(_: Store) -> AsyncIterator[AnalysisProbe]:
 async def _http(store: Store) -> AsyncIterator[HttpProbe]:
     async with (
         Engines() as engines,
-        Fetchers(engines, suppressions=store.suppressions) as fetchers,
+        Fetchers(
+            engines, suppressions=store.suppressions, proxy_pools=ProxyPools(store.proxies)
+        ) as fetchers,
     ):
         yield HttpProbe(engines, fetchers, KeywordLibrary(store.keyword_sets))
 

@@ -12,10 +12,13 @@ import asyncpg
 
 from domainflow.campaign.v1 import campaign_pb2, event_pb2
 from services.chassis.postgres import Connection, Pool
+from services.chassis.secrets import SecretBox
 from services.validation.analysis_store import Analyses
 from services.validation.dns.verdict import Verdict
 from services.validation.named_store import http_personas, keyword_sets, scoring_profiles
 from services.validation.pools import Pools
+from services.validation.proxy_pool_store import ProxyPoolStore
+from services.validation.proxy_store import ProxyStore
 from services.validation.resolver_reports import ResolverReports
 from services.validation.results import ChunkResults
 from services.validation.site_store import SiteStore
@@ -100,14 +103,19 @@ class Withdrawn:
 class Store:
     """The tables of the validation service."""
 
-    def __init__(self, pool: Pool, suppression_salt: bytes = b"") -> None:
-        """`suppression_salt` is the key of hashed suppression entries."""
+    def __init__(
+        self, pool: Pool, suppression_salt: bytes = b"", box: SecretBox | None = None
+    ) -> None:
+        """`suppression_salt` is the key of hashed suppression entries; `box` seals and opens the
+        passwords of proxies."""
         self._pool = pool
         self.pools = Pools(pool)
         self.resolvers = ResolverReports(pool)
         self.sites = SiteStore(pool)
         self.suppressions = Suppressions(pool, suppression_salt)
         self.analyses = Analyses(pool)
+        self.proxies = ProxyStore(pool, box)
+        self.proxy_pools = ProxyPoolStore(pool)
         self.http_personas = http_personas(pool)
         self.keyword_sets = keyword_sets(pool)
         self.scoring_profiles = scoring_profiles(pool)

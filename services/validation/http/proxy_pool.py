@@ -224,9 +224,17 @@ class Pool:
         self._under_way: dict[int, _Seat] = {}
         self.replace(members)
 
-    def replace(self, members: Sequence[Member]) -> None:
-        """Other members from now on; those that stay keep health and counters, unless their proxy
-        or its password is another now."""
+    def replace(
+        self,
+        members: Sequence[Member],
+        *,
+        strategy: Strategy | None = None,
+        rules: HealthRules | None = None,
+    ) -> None:
+        """Other members from now on, and another strategy and rules where they are given; those
+        that stay keep health and counters, unless their proxy or its password is another now."""
+        self._strategy = strategy or self._strategy
+        self._rules = rules or self._rules
         seats = {}
         for member in members:
             seat = self._seats.get(member.proxy_id)

@@ -46,6 +46,16 @@ class ProxySource(Protocol):
         """The fetch is over, or its proxy failed: once for each use. `reason`: why it failed."""
 
 
+class NoProxies:
+    """A source that never has one."""
+
+    def choose(self) -> Use | None:
+        return None
+
+    def give_back(self, use: Use, result: Result, reason: str) -> None:
+        raise AssertionError("nothing was chosen")
+
+
 class ProxyFailure(ClientError):
     """No tunnel: the proxy failed, or says that the site did. The text never has credentials."""
 
