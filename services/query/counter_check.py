@@ -15,7 +15,7 @@ import asyncpg
 
 from domainflow.query.v1 import summary_pb2
 from services.chassis.postgres import Pool
-from services.query.outcomes import ANALYSIS, ANALYSIS_ERROR, GENERATION, outcome_name
+from services.query.outcomes import ANALYSIS, ANALYSIS_ERROR, GENERATION, HTTP, outcome_name
 from services.query.result_rows import NAMES, outcomes
 
 # Names counted by one statement: some 0.1 s.
@@ -28,7 +28,7 @@ _END = 2**31 - 1
 
 class Key(NamedTuple):
     """A counter: of an outcome of a run, as a whole ("") or below a top-level domain. Outcome 0:
-    the names of the campaign."""
+    the names of the campaign; of HTTP, the pages that came."""
 
     phase: int
     run: int
@@ -64,6 +64,8 @@ async def check_counters(
         await _compare_totals(pool, campaign_no, phase, run, sums)
         for first, end in await _ranges(pool, campaign_no, phase, run, size):
             await _count_range(pool, campaign_no, phase, run, first, end, sums)
+            if phase == HTTP:
+                await _count_pages(pool, campaign_no, run, first, end, sums)
     # A deletion says so before it takes the first row away.
     if not await pool.fetch(_HEAD, campaign_no):
         return None
@@ -101,7 +103,7 @@ def _drifts(sums: _Sums) -> list[summary_pb2.CounterDrift]:
 
 def _label(key: Key) -> str:
     if not key.outcome:
-        return "names"
+        return "pages" if key.phase == HTTP else "names"
     return f"{key.tld} {outcome_name(key.phase, key.outcome)}".strip()
 
 
@@ -166,6 +168,16 @@ async def _count_range(
         _add(sums.missing, key, n)
 
 
+async def _count_pages(pool: Pool, no: int, run: int, first: int, end: int, sums: _Sums) -> None:
+    """Where a page came, what was found on it is stored, and nowhere else."""
+    [row] = await pool.fetch(_PAGES, no, first, end, run)
+    key = Key(HTTP, run, "", 0)
+    sums.counters[key] += row["fetched"]
+    sums.ledger[key] += row["fetched"]
+    sums.missing[key] += row["strange"] or -row["lost"]
+    sums.row_count += row["fetched"] - row["lost"] + row["strange"]
+
+
 def _add(missing: Counter[Key], key: Key, n: int) -> None:
     # A page that could not be analysed has an outcome and no row.
     if n and (key.phase, key.outcome) != (ANALYSIS, ANALYSIS_ERROR):
@@ -177,6 +189,18 @@ SELECT c.name_count, c.revision, p.phase, p.result_run, p.run
 FROM campaigns c LEFT JOIN phases p ON p.campaign_no = c.no
 WHERE c.no = $1 AND c.delete_time IS NULL ORDER BY p.phase"""
 _NAMES = "SELECT count(*) FROM domains WHERE campaign_no = $1 AND position >= $2 AND position < $3"
+# FULL JOIN: no loop can carry it out (pages.py).
+_PAGES = """
+SELECT count(r.position) AS fetched,
+    count(*) FILTER (WHERE p.position IS NULL) AS lost,
+    count(*) FILTER (WHERE r.position IS NULL) AS strange
+FROM (
+    SELECT position FROM http_results
+    WHERE campaign_no = $1 AND run = $4 AND verdict = 1 AND position >= $2 AND position < $3
+) r FULL JOIN (
+    SELECT position FROM pages
+    WHERE campaign_no = $1 AND run = $4 AND position >= $2 AND position < $3
+) p USING (position)"""
 _OF_RUN = "campaign_no = $1 AND phase = $2 AND run = $3"
 _FIRSTS = f"SELECT first_position FROM chunks WHERE {_OF_RUN} ORDER BY first_position"
 # Rows of counters on one side, of the ledger on the other; whoever has none counts as 0.

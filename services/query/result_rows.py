@@ -18,9 +18,7 @@ def outcomes(phase: int, run: str) -> str:
         GENERATION: f"SELECT position, 1 AS outcome FROM domains WHERE {BOUND} AND {run} > 0",
         DNS: f"SELECT position, verdict AS outcome FROM dns_results WHERE {of_run}",
         HTTP: f"SELECT position, verdict AS outcome FROM http_results WHERE {of_run}",
-        ANALYSIS: f"""SELECT position, CASE WHEN hits > 0 THEN 1 ELSE 2 END AS outcome
-            FROM (SELECT position, 0 AS none FROM page_analyses WHERE {of_run}) a
-            FULL JOIN (SELECT position, count(*) AS hits FROM keyword_hits
-                WHERE {of_run} GROUP BY position) k USING (position)""",
+        ANALYSIS: f"""SELECT position, CASE WHEN with_keyword THEN 1 ELSE 2 END AS outcome
+            FROM page_analyses WHERE {of_run}""",
         LEADS: f"SELECT position, reason AS outcome FROM leads WHERE {of_run}",
     }[phase]

@@ -22,6 +22,7 @@ ANALYSIS_COLUMNS = (
     "warnings",
     "check_time_us",
     "scoring",
+    "with_keyword",
     "keywords",
     "hit_counts",
 )
@@ -33,7 +34,7 @@ _TRAILER = struct.pack(">h", -1)
 # Field count; length and value of campaign_no and run: the same in every row of a chunk.
 _HEAD = struct.Struct(">hiiii")
 # Length and value of the columns from position on.
-_ANALYSIS = struct.Struct(">ii" + "ih" + "ii" + "iq" + "ih")
+_ANALYSIS = struct.Struct(">ii" + "ih" + "ii" + "iq" + "ih" + "i?")
 _HIT = struct.Struct(">ii" + "ii")
 _LEAD = struct.Struct(">ii" + "ih" * 2 + "iq")
 _LENGTH = struct.Struct(">i")
@@ -90,8 +91,10 @@ def analysis_rows(
         if outcome is AnalysisOutcome.ERROR:
             continue
         analyses.append(head)
+        with_keyword = outcome is AnalysisOutcome.WITH_KEYWORD
         # fmt: off
-        analyses.append(pack(4, position, 2, score, 4, warnings, 8, check_time_us, 2, scoring))
+        analyses.append(pack(4, position, 2, score, 4, warnings, 8, check_time_us, 2, scoring,
+                             1, with_keyword))
         # fmt: on
         if keywords is None or hit_counts is None:
             analyses += (_NULL, _NULL)

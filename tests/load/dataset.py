@@ -43,7 +43,7 @@ KEYWORDS = ("shop", "cart", "rare-word")
 THRESHOLD = 800
 _FETCHED = _HTTP.count(HTTP_OK)
 _PHASES = range(1, 6)
-_RESULTS = "domains, dns_results, http_results, page_analyses, keyword_hits, leads"
+_RESULTS = "domains, dns_results, http_results, pages, page_analyses, keyword_hits, leads"
 # Of the position `g`: injective on 32 bits, and a score from 0 to 1000.
 _SCATTERED = "g::bigint * 2654435761 % 4294967296"
 _SCORE = "(g::bigint * 7919 % 1001)"
@@ -155,10 +155,12 @@ async def _rows(connection: Connection, no: int, names: int) -> None:
             1750000100000000 + g, 'https://www.name-' || g || '.example/',
             'A title of a page, number ' || g, 'en', 20000, sha256(g::text::bytea)
         FROM (SELECT g, {http}::smallint AS v FROM {positions} WHERE {resolved}) made""",
+        f"""INSERT INTO pages (campaign_no, run, position, kind, features)
+        SELECT $1, 1, g, 1, '' FROM {positions} WHERE {fetched}""",
         f"""INSERT INTO page_analyses (campaign_no, run, position, score, warnings, check_time_us,
-            keywords, hit_counts)
+            keywords, hit_counts, with_keyword)
         SELECT $1, 1, g, {_SCORE}, CASE WHEN g % 1000 = 7 THEN 2 ELSE 0 END, 1750000200000000 + g,
-            keywords, array_fill(1 + g % 5, ARRAY[cardinality(keywords)])
+            keywords, array_fill(1 + g % 5, ARRAY[cardinality(keywords)]), keywords IS NOT NULL
         FROM {positions}, LATERAL (
             SELECT array_agg(keyword ORDER BY keyword) AS keywords FROM {hits}
         ) found WHERE {fetched}""",

@@ -264,6 +264,13 @@ class Writer:
             shown,
             [http_row(made.no, run, *each) for each in verdicts.items()],
         )
+        await self.connection.execute(
+            """INSERT INTO pages (campaign_no, run, position, kind, features)
+            SELECT $1, $2, position, 1, '' FROM unnest($3::int[]) AS position""",
+            made.no,
+            run,
+            [position for position, verdict in verdicts.items() if verdict == 1],
+        )
 
     async def settle_analysis(
         self, made: Made, found: Mapping[int, Analysis], *, run: int = 1, shown: bool = True
@@ -280,6 +287,7 @@ class Writer:
                 1_770_000_000_123_456 + position,
                 [keyword for keyword, _ in each.hits] or None,
                 [count for _, count in each.hits] or None,
+                bool(each.keywords),
                 # The first scoring of the run.
                 0,
             )

@@ -38,7 +38,8 @@ async def test_no_drift_where_every_writer_kept_the_rules(query: Query, writer: 
     answer = await check_counters(query.pool, made.no)
     assert told(answer) == []
     assert answer
-    assert answer.row_count == 40 + 30 + 7 + 2 + 1
+    # Names, DNS, HTTP and its pages, analysis, leads.
+    assert answer.row_count == 40 + 30 + 7 + 5 + 2 + 1
     assert answer.revision == await writer.connection.fetchval(
         "SELECT revision FROM campaigns WHERE no = $1", made.no
     )
@@ -90,6 +91,8 @@ async def test_each_kind_of_drift_is_told(query: Query, writer: Writer) -> None:
         """UPDATE ledger_totals SET outcome_counts = ARRAY[14, 16] WHERE phase = 2;
         UPDATE tld_totals SET outcome_counts[1] = 4 WHERE phase = 3 AND tld = 'com';
         DELETE FROM leads;
+        DELETE FROM pages WHERE position = 20;
+        UPDATE page_analyses SET with_keyword = false;
         DELETE FROM domains WHERE position = 39"""
     )
     assert told(await check_counters(query.pool, made.no, size=10)) == [
@@ -98,7 +101,12 @@ async def test_each_kind_of_drift_is_told(query: Query, writer: Writer) -> None:
         (2, 1, "NXDOMAIN", 16, 15),
         (2, 1, "? NXDOMAIN", 0, 1),
         (2, 1, "io NXDOMAIN", 7, 6),
+        (3, 1, "pages", 5, 4),
         (3, 1, "com OK", 4, 3),
+        (4, 1, "WITH_KEYWORD", 1, 0),
+        (4, 1, "WITHOUT_KEYWORD", 1, 2),
+        (4, 1, "com WITH_KEYWORD", 1, 0),
+        (4, 1, "com WITHOUT_KEYWORD", 0, 1),
         (5, 1, "QUALIFIED", 1, 0),
         (5, 1, "com QUALIFIED", 1, 0),
     ]

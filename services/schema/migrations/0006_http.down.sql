@@ -9,7 +9,7 @@
 -- Loses proxy pools: SELECT FROM proxy_pools
 -- Loses the suppression list: SELECT FROM suppressions
 -- Made again: proxy_reports. With what is named above go keyword_sets, scoring_profiles, proxy_pool_members, chunks.last_position and
--- page_analyses.scoring. What the later phases settled stays, with its chunks and counters: who reads those goes by where the next chunk begins.
+-- page_analyses.scoring and with_keyword. What the later phases settled stays, with its chunks and counters: who reads those goes by where the next chunk begins.
 
 -- As in 0005_query.sql.
 LOCK TABLE phases IN EXCLUSIVE MODE;
@@ -19,7 +19,7 @@ LOCK TABLE phases IN ACCESS EXCLUSIVE MODE;
 
 DROP TABLE suppressions, proxy_reports, proxy_pool_members, proxies, proxy_pools, scoring_profile_versions, scoring_profiles,
     keyword_set_versions, keyword_sets, http_personas, scorings, pages;
-ALTER TABLE page_analyses DROP scoring, ADD features bytea;
+ALTER TABLE page_analyses DROP scoring, DROP with_keyword, ADD features bytea;
 -- As 0003_control.sql has it.
 CREATE OR REPLACE FUNCTION redrive_dead_letter(
     p_campaign integer, p_phase smallint, p_run integer, p_position integer, p_reason text

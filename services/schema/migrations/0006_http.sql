@@ -146,6 +146,8 @@ END $$;
 -- The vector stands with the page. How the score was made stands in scorings.
 ALTER TABLE page_analyses
     DROP features,
+    -- The outcome: whether the page as a whole is a hit, by the expressions over the keywords.
+    ADD with_keyword boolean NOT NULL DEFAULT false,
     ADD scoring smallint NOT NULL DEFAULT 0;
 
 -- How the scores of a run were made: more than one where the configuration was changed during it.
