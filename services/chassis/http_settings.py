@@ -74,6 +74,14 @@ class TlsVersion(IntEnum):
     TLS_1_3 = 0x0304
 
 
+_TLS_VERSIONS: dict[int, TlsVersion] = {
+    pb.TLS_VERSION_1_0: TlsVersion.TLS_1_0,
+    pb.TLS_VERSION_1_1: TlsVersion.TLS_1_1,
+    pb.TLS_VERSION_1_2: TlsVersion.TLS_1_2,
+    pb.TLS_VERSION_1_3: TlsVersion.TLS_1_3,
+}
+
+
 class BadSettings(ValueError):
     """Settings out of their limits. `problems`: field -> what is wrong with it, for every one."""
 
@@ -245,8 +253,8 @@ def http_settings_of(settings: pb.HttpSettings) -> HttpSettings:
     if settings.HasField("redirect_limit"):
         given["max_redirects"] = settings.redirect_limit
     if settings.tls_floor:
-        # The numbers on the wire are as far apart.
-        given["tls_floor"] = 0x0300 + settings.tls_floor
+        # One of a later version is refused as what it is.
+        given["tls_floor"] = _TLS_VERSIONS.get(settings.tls_floor, settings.tls_floor)
     return HttpSettings(
         enforce_certificates=settings.certificates_enforced,
         cookies=not settings.cookies_disabled,

@@ -286,6 +286,8 @@ class Fetcher:
             # Decoded here: aiohttp's limits the memory, not how much comes out.
             auto_decompress=False,
             max_headers=512,
+            # A persona that says none sends none.
+            skip_auto_headers=("Accept",),
         )
         # It would ask again by itself, also over a connection it just made: not counted, and twice
         # the load on a server that hangs up.

@@ -58,6 +58,15 @@ async def test_a_request_says_who_asks_and_whom(fetcher):
     assert "Cookie" not in head
 
 
+async def test_a_persona_without_headers_sends_none_of_its_own(fetcher):
+    async with serving(page(b"hello")) as site:
+        await fetcher.fetch(NAME, plain(site.port, headers=(), accept_language=""))
+
+    [head] = site.requests
+    assert "\r\nAccept:" not in head
+    assert "Accept-Language" not in head
+
+
 @pytest.mark.parametrize("status", [404, 410, 401, 403, 429, 451, 500, 503, 418])
 async def test_a_status_that_is_not_allowed_is_a_verdict_without_a_page(fetcher, status):
     answer = page(b"<p>gone</p>", status=f"{status} X", headers=("Retry-After: 120",))
