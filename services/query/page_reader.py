@@ -138,6 +138,7 @@ class PageReader:
             if order is Order.SCORE:
                 self._source = Source(Kind.ANALYSED, (), sizes.analysed)
         self._conditions = conditions_of(_rest(message, self._source, order))
+        self._total: int | None = None
         # Positions of a block, and chunks of the next window: supposed, then seen.
         self._block, self._chunks = 400, 4
         # Candidates a position of the settled chunks.
@@ -147,6 +148,17 @@ class PageReader:
     def revision(self) -> int | None:
         """The campaign's revision when the last statement was done, if that one said so."""
         return self._revision
+
+    @property
+    def among_many(self) -> bool:
+        """Whether the domains are surely found among more than a page looks at."""
+        first = self._sources[0]
+        return first.counted and first.size > SMALL
+
+    @property
+    def total(self) -> int | None:
+        """How many domains there are to list, where a page was read of all of them in order."""
+        return self._total
 
     async def read(
         self, start: Key | None, *, inclusive: bool, ascending: bool, size: int
@@ -158,6 +170,7 @@ class PageReader:
             return Stretch([], None, 0)
         small = await self._small_set()
         if small is not None:
+            self._total = len(small.keys)
             return await self._read_small(small, start, inclusive, ascending, size)
         need, found, examined = size + 1, list[tuple[Key, Found]](), 0
         chosen = self._chosen
@@ -219,8 +232,8 @@ class PageReader:
         )
         return seen.keys(set(found.positions)), found.copied
 
-    async def estimate(self, least: int) -> int:
-        """About how many domains there are, by a sample of them; `least` were seen."""
+    async def estimate(self) -> int:
+        """About how many domains there are, by a sample of them."""
         count, source = self._name_count, self._sources[0]
         if self._order is Order.SCORE and self._sizes.analysed < source.size:
             source = Source(Kind.ANALYSED, (), self._sizes.analysed)
@@ -241,7 +254,7 @@ class PageReader:
             if not source.counted:
                 size = sum(_extrapolated(positions, span) for span in spans)
         kept = await self._pages.matching(self._no, self._runs, conditions, positions)
-        return max(least, size * len(kept) // max(1, len(positions)))
+        return size * len(kept) // max(1, len(positions))
 
     async def _known(
         self, keys: Sequence[Key], *, copied: Copied | None = None, matching: bool = False
@@ -249,6 +262,8 @@ class PageReader:
         """What is known of these, without those that do not match, or not any more: each is seen
         as one statement saw it. `copied`: what was read of a copy already; `matching`: they did,
         and a copy does not change."""
+        if copied is not None:
+            self._revision = copied.revision
         if self._copy is not None and keys:
             positions = [key.position for key in keys]
             copied = copied or await self._pages.packed(self._no, self._copy.id, positions)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeAlias
@@ -72,6 +72,7 @@ class PageService(Part):
         self._recent_sizes: Recent[tuple[Sizes, bool]] = Recent(256)
         self._small_sets: SmallSets = Recent(32)
         self._settled_chunks: SettledChunks = Recent(16)
+        self._recent_estimates: Recent[int] = Recent(256)
         # As it was, and whether it was the same before.
         self._recent_campaigns: Recent[tuple[Campaign, bool]] = Recent(256)
         self._recent_copies: Recent[tuple[Copy | None]] = Recent(256)
@@ -183,10 +184,20 @@ class PageService(Part):
         size = coerced(
             request.first or request.last or request.page_size, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
         )
+        total, estimated = exact_total(chosen, order, sizes), False
+        if total is None and place is not None and place.total >= 0:
+            total, estimated = place.total, place.estimated
+        what = message.SerializeToString(deterministic=True)
+        guess = partial(self._estimate, reader, (campaign, runs, order, what))
+        reading = reader.read(
+            start, inclusive=inclusive, ascending=backward is request.descending, size=size
+        )
+        guessed: int | None = None
         try:
-            stretch = await reader.read(
-                start, inclusive=inclusive, ascending=backward is request.descending, size=size
-            )
+            if total is None and reader.among_many:
+                stretch, guessed = await asyncio.gather(reading, guess())
+            else:
+                stretch = await reading
             if other is None:
                 # Only a first page that begins in the middle has to ask what is ahead of it.
                 assert start is not None
@@ -199,13 +210,13 @@ class PageService(Part):
                 "leads to a domain that is not there any more", field=_token_field(request)
             ) from None
         revision = reader.revision
-        total, estimated = exact_total(chosen, order, sizes), False
-        if total is None and place is not None and place.total >= 0:
-            total, estimated = place.total, place.estimated
+        if total is None:
+            total = reader.total
         if total is None:
             total = len(stretch.domains)
             if start is not None or stretch.stopped is not None:
-                total, estimated = await reader.estimate(total), True
+                guessed = await guess() if guessed is None else guessed
+                total, estimated = max(total, guessed), True
         return _Page(runs, stretch, other, total, estimated, copy is not None, revision)
 
     async def _sizes(
@@ -236,6 +247,14 @@ class PageService(Part):
             found = (await pages.copy(campaign.no),)
             self._recent_copies.keep(campaign, found)
         return found[0]
+
+    async def _estimate(self, reader: PageReader, key: Hashable) -> int:
+        """About how many domains there are to list, by a sample that is taken once."""
+        found = self._recent_estimates.get(key)
+        if found is None:
+            found = await reader.estimate()
+            self._recent_estimates.keep(key, found)
+        return found
 
     def _place(self, request: pb.ListDomainsRequest, bound: bytes) -> WalkPlace | None:
         field = _token_field(request)
