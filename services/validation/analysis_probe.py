@@ -62,7 +62,7 @@ class NameItem:
 
     name: FetchedName
     thresholds: Thresholds
-    # Whether pages were scored at all.
+    # Whether all pages should have a score.
     analysed: bool
     # The entry of the suppression list; empty: none.
     suppressed_by: str = ""

@@ -97,11 +97,13 @@ class Analyses:
             )
             if row is not None:
                 return Scoring(*row)
-            # Of those who do this at once one comes first; the others then find it.
+            # Of those who do this at once one comes first; the others then find it: whoever does
+            # not see its row takes the same number, and waits.
             await self._pool.execute(
                 """INSERT INTO scorings (campaign_no, run, scoring, source_run, score_time, body)
                    SELECT $1, $2, coalesce(max(scoring), 0) + 1, $3, $5, $4 FROM scorings
                    WHERE campaign_no = $1 AND run = $2
+                   HAVING NOT coalesce(bool_or(source_run = $3 AND body = $4), false)
                    ON CONFLICT DO NOTHING""",
                 *arguments,
                 now,
@@ -143,7 +145,8 @@ class Analyses:
         return pages
 
     async def fetched(self, chunk: Chunk) -> tuple[list[FetchedName], bool]:
-        """The names that are to be decided on, in order, and whether their pages were analysed."""
+        """The names that are to be decided on, in order, and whether all their pages should have a
+        score."""
         arguments = (chunk.campaign_no, chunk.source_run, chunk.first, chunk.last)
         async with self._pool.acquire() as connection, _one_moment(connection):
             results = await connection.fetch(
@@ -158,9 +161,10 @@ class Analyses:
                    WHERE campaign_no = $1 AND run = $2 AND position BETWEEN $3 AND $4""",
                 *arguments,
             )
-            # The run whose results are shown, if it scored the pages of the run in question.
-            run = await connection.fetchval(
-                """SELECT result_run FROM phases
+            # The run whose results are shown, if it scored the pages of the run in question. One
+            # that ended early and was then left out scored some of them, and owes none.
+            analysis = await connection.fetchrow(
+                """SELECT result_run, status = 'COMPLETED' AS is_complete FROM phases
                    WHERE campaign_no = $1 AND phase = $2 AND result_run = run
                      AND result_run > 0 AND source_run = $3""",
                 chunk.campaign_no,
@@ -171,7 +175,7 @@ class Analyses:
                 """SELECT position, score FROM page_analyses
                    WHERE campaign_no = $1 AND run = $2 AND position BETWEEN $3 AND $4""",
                 chunk.campaign_no,
-                run or 0,
+                analysis["result_run"] if analysis else 0,
                 chunk.first,
                 chunk.last,
             )
@@ -185,7 +189,7 @@ class Analyses:
             _, features, is_match = page_of.get(position, none)
             score = score_of.get(position)
             found.append(FetchedName(position, name, verdict, size, features, is_match, score))
-        return found, run is not None
+        return found, analysis is not None and analysis["is_complete"]
 
     async def evidence(self, chunk: Chunk, positions: Sequence[int]) -> Mapping[int, bytes]:
         """domainflow.validation.v1.PageEvidence of the pages at these positions."""

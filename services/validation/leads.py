@@ -25,7 +25,7 @@ _VERDICTS: Mapping[int, str] = {
 
 
 def facts_of(name: FetchedName, *, analysed: bool, suppressed_by: str = "") -> Facts:
-    """What a decision rests on; `analysed`: whether pages were scored at all.
+    """What a decision rests on; `analysed`: whether all pages should have a score.
 
     Names come here past DNS only: those of HTTP are the ones that it resolved, or DNS was left out.
     """
