@@ -92,6 +92,11 @@ class HttpProbe:
     def waiting(self) -> int:
         return self._waiting
 
+    @property
+    def in_flight(self) -> int:
+        """Names that are asked about just now."""
+        return self._windows.in_flight
+
     def endpoints(self) -> Iterable[EndpointCounts]:
         """Of the resolvers: that sites are mute says nothing about what this machine can take."""
         return self.engines.endpoints()

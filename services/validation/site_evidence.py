@@ -43,6 +43,7 @@ def http_evidence_to_pb(site: Site) -> http_pb2.HttpEvidence:
     message = http_pb2.HttpEvidence(
         reason=clean(fetch.reason, MAX_REASON),
         address=fetch.address,
+        proxy=clean(fetch.proxy, MAX_REASON),
         content_type=clean(fetch.headers.content_type, 500),
         server=clean(fetch.headers.server, 500),
         truncation=_TRUNCATIONS.get(fetch.truncation, ""),
