@@ -11,29 +11,39 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
+from domainflow.validation.v1 import dns_settings_pb2
 from services.chassis.errors import PartUnavailable
 from services.chassis.matching.choice import Keywords
 from services.validation.dns import wire
 from services.validation.dns.plan import Plan
+from services.validation.dns.settings import EngineSettings
 from services.validation.dns.verdict import Outcome
 from services.validation.fetchers import Fetchers, excluded_by
 from services.validation.http.failures import MachineExhausted
 from services.validation.http.fetch import nothing_asked
 from services.validation.http.verdict import Verdict
 from services.validation.http_plans import HttpPlan
+from services.validation.plans import plan_of_settings
 from services.validation.probe import Unable
 from services.validation.sites import Site, SiteReader
 from services.validation.suppression_store import Scope, Suppressed, Suppressions
 
 # Somebody waits: a call takes so many seconds at most, and so does each page of a stream.
 TIME_LIMIT = 25.0
-# Further pages of a site are left alone so long before that: its front page is there already.
-LAST_LOOK = 2.0
+# The last part of that is not for further pages of a site, whose front page is there already.
+_LAST_LOOK = 0.1
+# A thousand names need no more than one socket to each of a hundred resolvers.
+ONE_SOCKET = EngineSettings(sockets_per_resolver=1)
 # Pages that are read at once, over all calls of the process: each may hold what is read of it.
 PAGES_AT_ONCE = 256
 # Bytes of a page, with its further ones, that count as one.
 _USUAL_PAGE = 1 << 20
 Read = TypeVar("Read")
+
+
+def machines_dns() -> Plan:
+    """Asks the resolvers of this machine."""
+    return plan_of_settings(dns_settings_pb2.DnsSettings(), ONE_SOCKET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +60,17 @@ class PageCheck:
     """Reads the sites of one call; made by `PageChecks.reading`."""
 
     def __init__(
-        self, reader: SiteReader, plan: PagePlan, room: "Room", suppressions: Suppressions
+        self,
+        reader: SiteReader,
+        plan: PagePlan,
+        room: "Room",
+        suppressions: Suppressions,
+        limit: float,
     ) -> None:
         self._reader = reader
         self._suppressions = suppressions
         self._room = room
+        self._limit = limit
         http = plan.http
         self._size = 1 + (http.settings.body_limit + http.budget.max_bytes) // _USUAL_PAGE
         self._window = asyncio.Semaphore(http.window)
@@ -98,11 +114,11 @@ class PageCheck:
         try:
             async with asyncio.timeout_at(end):
                 async with self._window, self._room.taken(self._size):
-                    latest = loop.time() + TIME_LIMIT if end is None else end
+                    latest = loop.time() + self._limit if end is None else end
                     async with asyncio.timeout_at(latest):
-                        return await read(latest - LAST_LOOK)
+                        return await read(latest - _LAST_LOOK * self._limit)
         except TimeoutError:
-            reason = f"the page was not there within {TIME_LIMIT:.0f} s"
+            reason = f"the page was not there within {self._limit:g} s"
             return Site(nothing_asked(name, Verdict.TIMEOUT, reason))
         except (MachineExhausted, Unable) as problem:
             raise PartUnavailable(f"no page can be asked for now: {problem}") from None
@@ -111,19 +127,34 @@ class PageCheck:
 class PageChecks:
     """Checks of pages by the process."""
 
-    def __init__(self, fetchers: Fetchers, suppressions: Suppressions) -> None:
+    def __init__(
+        self,
+        fetchers: Fetchers,
+        suppressions: Suppressions,
+        *,
+        limit: float = TIME_LIMIT,
+        dns: Callable[[], Plan] = machines_dns,
+    ) -> None:
+        """`limit`: seconds for a call, or a page of a stream. `dns`: how hosts are resolved where a
+        call does not say how."""
         self._fetchers = fetchers
         self._suppressions = suppressions
+        self._limit = limit
+        self.dns = dns
         self._room = Room(PAGES_AT_ONCE)
         # Large pages are looked at one after the other.
         self._heavy = asyncio.Lock()
+
+    def end(self) -> float:
+        """When a call that begins now has to end, a time of the loop."""
+        return asyncio.get_running_loop().time() + self._limit
 
     @asynccontextmanager
     async def reading(self, plan: PagePlan) -> AsyncIterator[PageCheck]:
         """Lend what reads sites as the plan says."""
         async with self._fetchers.use(plan.http, plan.dns) as fetcher:
             reader = SiteReader(fetcher, plan.http, keywords=plan.keywords, heavy=self._heavy)
-            yield PageCheck(reader, plan, self._room, self._suppressions)
+            yield PageCheck(reader, plan, self._room, self._suppressions, self._limit)
 
 
 class Room:

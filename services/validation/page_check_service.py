@@ -1,14 +1,12 @@
 """The part of ValidationService that looks at pages for somebody who waits."""
 
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from domainflow.validation.v1 import dns_settings_pb2, http_settings_pb2, scoring_pb2
+from domainflow.validation.v1 import http_settings_pb2, scoring_pb2
 from domainflow.validation.v1 import validation_service_pb2 as pb
 from domainflow.validation.v1 import validation_service_pb2_grpc as pb_grpc
 from domainflow.validation.v1.http_persona_pb2 import (
@@ -23,21 +21,17 @@ from services.chassis.matching.choice import check_choice as check_keywords
 from services.chassis.server import Rules
 from services.validation.content.scoring import DEFAULT_PROFILE, ScoringProfile, explain
 from services.validation.dns.plan import Plan
-from services.validation.dns.settings import EngineSettings
 from services.validation.http import urls
 from services.validation.http.urls import BadUrl, Target
 from services.validation.http_plans import CrawlPolicy, HttpPlan
 from services.validation.keyword_library import KeywordLibrary
 from services.validation.named_calls import NamedCalls
 from services.validation.page_answers import fill, fit
-from services.validation.page_check import TIME_LIMIT, PageCheck, PageChecks, PagePlan, gathered
-from services.validation.plans import plan_of_settings
+from services.validation.page_check import PageChecks, PagePlan, gathered
 from services.validation.score_evidence import breakdown_to_pb
 from services.validation.scoring_plans import scoring_profile_of
 from services.validation.site_evidence import http_to_pb
 
-# A thousand names need no more than one socket to each of a hundred resolvers.
-ONE_SOCKET = EngineSettings(sockets_per_resolver=1)
 _MAX_URLS = 100
 _MAX_TESTED = 10
 
@@ -67,22 +61,23 @@ class PageCheckService(pb_grpc.ValidationServiceServicer):
             keywords = await self._keywords.of_choice(check.keywords, f"{path}keywords")
         return PagePlan(http, dns, keywords or None)
 
-    def _reading(self, plan: PagePlan) -> AbstractAsyncContextManager[PageCheck]:
+    def _pages(self) -> PageChecks:
         if self._page_checks is None:
             raise PartUnavailable("this process asks for no pages")
-        return self._page_checks.reading(plan)
+        return self._page_checks
 
     async def ExtractKeywords(
         self, request: pb.ExtractKeywordsRequest, context: Context
     ) -> pb.ExtractKeywordsResponse:
-        end = asyncio.get_running_loop().time() + TIME_LIMIT
+        checks = self._pages()
+        end = checks.end()
         check = pb.HttpCheck(http_persona_id=request.http_persona_id, keywords=request.keywords)
         if request.HasField("settings"):
             check.settings.CopyFrom(request.settings)
-        plan = await self._page_plan(check, "", _machines_dns())
+        plan = await self._page_plan(check, "", checks.dns())
         targets = list(_targets(request.urls, plan.http.settings))
         profile, profile_id, version = await self._profile(request.scoring_profile_id)
-        async with self._reading(plan) as reading:
+        async with checks.reading(plan) as reading:
             excluded = await reading.excluded({it.host for it in targets if not it.literal})
             sites = await gathered(
                 [reading.of_url(it.text, it.host, excluded.get(it.host), end) for it in targets]
@@ -107,12 +102,13 @@ class PageCheckService(pb_grpc.ValidationServiceServicer):
     async def TestHttpPersona(
         self, request: TestHttpPersonaRequest, context: Context
     ) -> TestHttpPersonaResponse:
-        end = asyncio.get_running_loop().time() + TIME_LIMIT
+        checks = self._pages()
+        end = checks.end()
         http = await self._http_plan(request.http_persona_id, request.settings)
         # Nothing of further pages is told.
         http = replace(http, crawl_policy=CrawlPolicy.NEVER)
         names = [normalise(name) for name in request.names]
-        async with self._reading(PagePlan(http, _machines_dns())) as reading:
+        async with checks.reading(PagePlan(http, checks.dns())) as reading:
             excluded = await reading.excluded(set(names))
             sites = await gathered(
                 [reading.of_name(name, excluded.get(name), end) for name in names]
@@ -145,11 +141,6 @@ def check_page_choice(
     if not isinstance(request, TestHttpPersonaRequest):
         needed = isinstance(request, pb.ExtractKeywordsRequest)
         yield from check_keywords(request.keywords, f"{path}keywords", needed=needed)
-
-
-def _machines_dns() -> Plan:
-    """How hosts are resolved where a call does not say how: as on this machine."""
-    return plan_of_settings(dns_settings_pb2.DnsSettings(), ONE_SOCKET)
 
 
 def _targets(given: Sequence[str], settings: HttpSettings) -> Iterator[Target]:

@@ -1,6 +1,5 @@
 """ValidationService: check now, for somebody who waits."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -24,8 +23,8 @@ from services.validation.keyword_library import KeywordLibrary
 from services.validation.keyword_service import RULES as KEYWORD_RULES
 from services.validation.keyword_service import KeywordService, keyword_set_calls
 from services.validation.page_answers import fill, fit
-from services.validation.page_check import TIME_LIMIT, PageChecks, gathered
-from services.validation.page_check_service import ONE_SOCKET, PageCheckService, check_page_choice
+from services.validation.page_check import ONE_SOCKET, PageChecks, gathered
+from services.validation.page_check_service import PageCheckService, check_page_choice
 from services.validation.page_check_service import RULES as PAGE_CHECK_RULES
 from services.validation.persona_service import RULES as PERSONA_RULES
 from services.validation.persona_service import PersonaService, check_choice
@@ -109,9 +108,10 @@ class ValidationService(
     async def _check_with_pages(
         self, http: pb.HttpCheck, names: Sequence[str], plan: Plan
     ) -> pb.CheckNamesResponse:
-        end = asyncio.get_running_loop().time() + TIME_LIMIT
+        checks = self._pages()
+        end = checks.end()
         pages = await self._page_plan(http, "http.", plan)
-        async with self._engines.use(plan) as examiner, self._reading(pages) as reading:
+        async with self._engines.use(plan) as examiner, checks.reading(pages) as reading:
 
             async def checked(name: str) -> pb.CheckedName:
                 (outcome,) = await examiner.examine([name])
@@ -141,7 +141,7 @@ class ValidationService(
             reading = None
             if first.start.HasField("http"):
                 pages = await self._page_plan(first.start.http, "start.http.", plan)
-                reading = await stack.enter_async_context(self._reading(pages))
+                reading = await stack.enter_async_context(self._pages().reading(pages))
             examiner = await stack.enter_async_context(self._engines.use(plan))
             stream = CheckStream(examiner.examine, reading)
             answers = await stack.enter_async_context(aclosing(stream.answers(requests)))
