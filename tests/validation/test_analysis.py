@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import random
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
@@ -430,3 +432,69 @@ async def test_the_loop_breathes_between_slices_of_a_large_chunk() -> None:
     await look()
     assert len(await checking) == 2_000
     assert sorted(set(seen), reverse=True) == [1_500, 1_000, 500, 0]
+
+
+@contextlib.asynccontextmanager
+async def worker_process(
+    database_url: str, nats_url: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.validation", "work", "analysis"),
+        env={**os.environ, "DATABASE_URL": database_url, "NATS_URL": nats_url},
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_pages_of_a_worker_that_is_killed_are_scored_once_by_another(
+    campaign_store: CampaignStore,
+    store: Store,
+    pool: Pool,
+    queue: Client,
+    database_url: str,
+    nats_url: str,
+) -> None:
+    dice = random.Random(3)
+    vectors = {f"name-{n}.com": random_features(dice) for n in range(600)}
+    sites = {name: Site(features=vector) for name, vector in vectors.items()}
+    sites |= {f"away-{n}.com": Site(Verdict.TIMEOUT) for n in range(300)}
+    names = list(sites)
+    dice.shuffle(names)
+    running = await fetched(campaign_store, store, {name: sites[name] for name in names})
+    # Slow enough to be killed in the middle.
+    await pool.execute("UPDATE campaigns SET name_rate_limit = 150")
+    await publish(queue, *await planned(campaign_store, running), pool="analysis")
+
+    async def under_way() -> None:
+        states = await pool.fetch("SELECT state, claim_time FROM chunks WHERE phase = 4")
+        assert any(row["state"] == "done" for row in states)
+        assert any(row["state"] == "queued" and row["claim_time"] for row in states)
+
+    async with worker_process(database_url, nats_url) as first:
+        await eventually(under_way, within=30)
+        first.kill()
+        await first.wait()
+    # As the dispatcher takes them back; one of them may be what ended the worker.
+    await pool.execute(
+        """UPDATE chunks c SET state = 'ready', worker = NULL, claim_time = NULL,
+               lease_expire_time = NULL, lost_count = CASE WHEN c.first_position = (
+                   SELECT min(first_position) FROM chunks
+                   WHERE phase = 4 AND claim_time IS NOT NULL AND state = 'queued')
+               THEN 2 ELSE 1 END
+           WHERE phase = 4 AND claim_time IS NOT NULL AND state = 'queued'"""
+    )
+    await pool.execute("UPDATE campaigns SET name_rate_limit = 0")
+    async with worker_process(database_url, nats_url):
+        await completed(campaign_store, queue, running)
+
+    [score_time] = await pool.fetchrow("SELECT score_time FROM scorings")
+    assert {name: row[0] for name, row in (await analyses(pool, running)).items()} == {
+        name: explain(vector, DEFAULT_PROFILE, now=score_time).score
+        for name, vector in vectors.items()
+    }
+    assert await outcomes(pool, running) == [600, 0, 0]
+    assert not await pool.fetch("SELECT FROM dead_letters")
