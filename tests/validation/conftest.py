@@ -2,17 +2,27 @@
 
 from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from nats.aio.client import Client
 
 from domainflow.campaign.v1.campaign_pb2 import DnsConfiguration
+from domainflow.validation.v1.validation_service_pb2_grpc import (
+    ValidationServiceStub,
+    add_ValidationServiceServicer_to_server,
+)
 from services.campaign.store import Store as CampaignStore
+from services.chassis.http_settings import allowed_networks
 from services.chassis.postgres import Pool, open_pool
+from services.chassis.seal import Seal
+from services.chassis.server import CallGuard
 from services.sandbox.dns_server import SandboxDns, SandboxDnsSettings
 from services.sandbox.truth import Mix
 from services.validation.dns_probe import DnsProbe
 from services.validation.engines import Engines
+from services.validation.persona_store import Personas
+from services.validation.service import RULES, ValidationService
 from services.validation.store import Store
 from tests.queues import empty_queue
 
@@ -44,6 +54,28 @@ async def queue(nats_url: str) -> AsyncIterator[Client]:
 async def engines() -> AsyncIterator[Engines]:
     async with Engines() as engines:
         yield engines
+
+
+@pytest.fixture
+async def stub(pool: Pool, store: Store, engines: Engines) -> AsyncIterator[ValidationServiceStub]:
+    """The service behind a port, with its guard. Settings may name networks within 127.0.0.0/8."""
+    guard = CallGuard(rules=RULES, max_calls=20, max_streams=10)
+    # As services/chassis/server.py has it.
+    limit = ("grpc.max_receive_message_length", 4 * 1024 * 1024)
+    server = grpc.aio.server(interceptors=[guard], options=[limit])
+    service = ValidationService(
+        store=store,
+        engines=engines,
+        personas=Personas(pool),
+        seal=Seal([b"k" * 32]),
+        networks=allowed_networks("127.0.0.0/8"),
+    )
+    add_ValidationServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield ValidationServiceStub(channel)
+    await server.stop(0)
 
 
 @pytest.fixture
