@@ -38,6 +38,7 @@ from services.validation.persona_store import Personas
 from services.validation.pool import Bounds, Rules
 from services.validation.pools import Pools
 from services.validation.probes import NoSuchPool, OpenProbe, probe_of
+from services.validation.proxy_pools import ProxyPools, proxy_policy
 from services.validation.proxy_store import secret_box
 from services.validation.resolver_news import ResolverNews
 from services.validation.resolver_reports import Reporter
@@ -118,8 +119,9 @@ async def run_service(settings: ServeSettings) -> None:
         pulse = await stack.enter_async_context(Pulse(settings.database_url))
         engines = await stack.enter_async_context(Engines())
         store = Store(pool, suppression_salt(), secret_box())
+        proxy_pools = ProxyPools(store.proxies, policy=proxy_policy())
         fetchers = await stack.enter_async_context(
-            Fetchers(engines, suppressions=store.suppressions)
+            Fetchers(engines, suppressions=store.suppressions, proxy_pools=proxy_pools)
         )
         service = ValidationService(
             store=store,
@@ -131,7 +133,13 @@ async def run_service(settings: ServeSettings) -> None:
         )
         host = socket.gethostname()
         news = ResolverNews(engines, store, Reporter(f"serve-{host}", host))
-        for beside in (store.pools.watch(), store.resolvers.watch(), news.tell()):
+        for beside in (
+            store.pools.watch(),
+            store.resolvers.watch(),
+            store.proxies.reports.watch(),
+            news.tell(),
+            proxy_pools.tell(f"serve-{host}"),
+        ):
             stack.push_async_callback(_end, asyncio.create_task(beside))
         await serve(
             settings.validation_address,
@@ -278,6 +286,7 @@ def main() -> int:
             open_probe = probe_of(pool or "dns")
             suppression_salt()
             secret_box()
+            proxy_policy()
             if role == "work":
                 process = run_worker(read_settings(WorkSettings), open_probe)
             else:

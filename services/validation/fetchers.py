@@ -111,6 +111,7 @@ class Fetchers:
                     turns=self._turns,
                     roots=plan.ca_pem,
                     proxies=proxies,
+                    proxy_policy=self.proxy_pools.policy if self.proxy_pools else None,
                 )
             )
             entry = _Entry(fetcher, stack.pop_all())

@@ -11,7 +11,7 @@ from services.validation.fetchers import Fetchers
 from services.validation.http_probe import HttpProbe
 from services.validation.keyword_library import KeywordLibrary
 from services.validation.probe import Probe
-from services.validation.proxy_pools import ProxyPools
+from services.validation.proxy_pools import ProxyPools, proxy_policy
 from services.validation.store import Store
 
 OpenProbe = Callable[[Store], AbstractAsyncContextManager[Probe[Any, Any]]]
@@ -46,7 +46,9 @@ async def _http(store: Store) -> AsyncIterator[HttpProbe]:
     async with (
         Engines() as engines,
         Fetchers(
-            engines, suppressions=store.suppressions, proxy_pools=ProxyPools(store.proxies)
+            engines,
+            suppressions=store.suppressions,
+            proxy_pools=ProxyPools(store.proxies, policy=proxy_policy()),
         ) as fetchers,
     ):
         yield HttpProbe(engines, fetchers, KeywordLibrary(store.keyword_sets))

@@ -7,7 +7,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -15,8 +16,11 @@ import asyncpg
 
 from domainflow.campaign.v1 import event_pb2
 from domainflow.validation.v1 import proxy_pb2 as pb
+from services.chassis.config import BadEnvironment, read_settings
+from services.chassis.http_settings import allowed_networks
 from services.chassis.postgres import AWAY
 from services.chassis.secrets import UnreadableSecret
+from services.validation.http.addresses import PUBLIC_ONLY, AddressPolicy
 from services.validation.http.proxy_pool import (
     Change,
     Health,
@@ -156,7 +160,11 @@ class _News:
 class ProxyPools:
     """The pools that this process uses. A pool is kept as long as somebody holds it."""
 
-    def __init__(self, store: ProxyStore, *, period: float = PERIOD) -> None:
+    def __init__(
+        self, store: ProxyStore, *, policy: AddressPolicy = PUBLIC_ONLY, period: float = PERIOD
+    ) -> None:
+        """`policy`: of the proxies' own addresses."""
+        self.policy = policy
         self._store = store
         self._period = period
         self._pools: WeakValueDictionary[UUID, LivePool] = WeakValueDictionary()
@@ -223,6 +231,24 @@ class ProxyPools:
             members.setdefault(seat.pool_id, []).append(seat.stored)
         for pool in pools:
             pool.refresh(row_of.get(pool.id), members.get(pool.id, ()), self._store)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """Environment of every role that uses proxies, besides the keys; names in upper case."""
+
+    # Networks of one's own that proxies may be in, comma-separated; empty: public ones only.
+    http_allowed_networks: str = ""
+
+
+def proxy_policy(environment: Mapping[str, str] | None = None) -> AddressPolicy:
+    """Of the proxies' own addresses: they belong to whoever runs this, and campaigns that go
+    through one of his network need not be let into it. Raises BadEnvironment."""
+    text = read_settings(ProxySettings, environment).http_allowed_networks
+    try:
+        return AddressPolicy(allowed=allowed_networks(text))
+    except ValueError as problem:
+        raise BadEnvironment(f"HTTP_ALLOWED_NETWORKS: {problem}") from None
 
 
 def rules_of(rules: pb.ProxyHealthRules) -> HealthRules:

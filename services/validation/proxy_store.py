@@ -5,6 +5,7 @@ A password is sealed for its row and opened where it is used, and nowhere else: 
 line or repr of this module has it.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -286,21 +287,29 @@ class ProxyStore:
         Raises ResourceNotFound, InvalidFields when the pool would have too many, NoSecretKey.
         """
         counts = ImportCounts(0, 0)
+        # Thousands of them: others go on meanwhile.
+        rows = await asyncio.to_thread(self._sealed, given)
 
         async def write(connection: Connection) -> bytes:
             nonlocal counts
             if pool_id is not None:
                 await lock_pool(connection, pool_id)
-            ids = {}
-            created = 0
-            for each in sorted(given, key=lambda it: it.proxy.identity):
-                new = NewProxy(each.proxy, bool(each.proxy.password), each.weight)
-                made = await self._insert(connection, new)
-                created += made is not None
-                ids[each.line] = made.id if made else await self._renew(connection, each.proxy)
+            columns = list(zip(*rows, strict=True)) or [()] * 7
+            made = await connection.fetch(
+                f"""INSERT INTO proxies (id, {_PLACE}, password, weight)
+                    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[],
+                        $5::text[], $6::bytea[], $7::int[])
+                    ON CONFLICT ({_PLACE}) DO NOTHING RETURNING id, {_PLACE}""",
+                *columns,
+            )
+            ids: dict[Place, UUID] = {tuple(row)[1:]: row["id"] for row in made}
+            created = len(ids)
+            present = [each for each in given if each.proxy.identity not in ids]
+            ids |= await self._renew(connection, [each.proxy for each in present])
             if pool_id is not None:
-                await _append_members(connection, pool_id, [ids[each.line] for each in given])
-            counts = ImportCounts(created, len(given) - created)
+                members = [ids[each.proxy.identity] for each in given]
+                await _append_members(connection, pool_id, members)
+            counts = ImportCounts(created, len(present))
             return b""
 
         await once(self._pool, None, write, validate_only=validate_only)
@@ -349,24 +358,40 @@ class ProxyStore:
         )
         return StoredProxy(**row) if row else None
 
-    async def _renew(self, connection: Connection, proxy: Proxy) -> UUID:
-        """The one that is at this place; with the password, where there is one."""
-        row = await connection.fetchrow(
-            f"""SELECT {_COLUMNS} FROM proxies WHERE ({_PLACE}) = ($1, $2, $3, $4) FOR UPDATE""",
-            *proxy.identity,
+    async def _renew(self, connection: Connection, proxies: Sequence[Proxy]) -> dict[Place, UUID]:
+        """The ids of those that are there, by place; each with the password that is given."""
+        if not proxies:
+            return {}
+        rows = await connection.fetch(
+            f"""SELECT {_COLUMNS} FROM proxies JOIN
+                    unnest($1::text[], $2::text[], $3::int[], $4::text[]) AS given ({_PLACE})
+                USING ({_PLACE}) ORDER BY {_PLACE} FOR UPDATE OF proxies""",
+            *zip(*(proxy.identity for proxy in proxies), strict=True),
         )
-        if row is None:
+        found = {stored.place: stored for stored in (StoredProxy(**row) for row in rows)}
+        if len(found) < len(proxies):
             # Deleted in the moment between.
-            raise EtagMismatch("the proxies changed meanwhile", resource="proxy", id="", etag="")
-        stored = StoredProxy(**row)
-        if proxy.password and not self._is(stored, proxy.password):
-            await connection.execute(
-                """UPDATE proxies SET password = $2, version = version + 1, update_time = now()
-                   WHERE id = $1""",
-                stored.id,
-                self._seal(stored.id, proxy.password),
-            )
-        return stored.id
+            raise EtagMismatch("proxies were deleted meanwhile", resource="proxy", id="", etag="")
+        renewed = [
+            (found[proxy.identity].id, proxy.password)
+            for proxy in proxies
+            if proxy.password and not self._is(found[proxy.identity], proxy.password)
+        ]
+        await connection.executemany(
+            """UPDATE proxies SET password = $2, version = version + 1, update_time = now()
+               WHERE id = $1""",
+            [(proxy_id, self._seal(proxy_id, password)) for proxy_id, password in renewed],
+        )
+        return {place: stored.id for place, stored in found.items()}
+
+    def _sealed(self, given: Sequence[Imported]) -> list[tuple[object, ...]]:
+        """Rows of the table, in one order, so that two imports do not wait for each other."""
+        rows: list[tuple[object, ...]] = []
+        for each in sorted(given, key=lambda it: it.proxy.identity):
+            proxy_id = uuid4()
+            password = self._seal(proxy_id, each.proxy.password)
+            rows.append((proxy_id, *each.proxy.identity, password, each.weight))
+        return rows
 
     def _is(self, stored: StoredProxy, password: Secret) -> bool:
         try:

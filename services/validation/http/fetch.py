@@ -262,16 +262,20 @@ class Fetcher:
         turns: Turns | None = None,
         roots: str = "",
         proxies: ProxySource | None = None,
+        proxy_policy: AddressPolicy | None = None,
+        trust: Trust | None = None,
     ) -> None:
-        """`roots`: certificates (PEM) of authorities trusted beside the system's. `proxies`: every
-        request goes through one of them, or is not sent."""
+        """`roots`: certificates (PEM) of authorities trusted beside the system's; `trust`, which
+        several may share, has its own. `proxies`: every request goes through one of them, or is
+        not sent; `proxy_policy`: of their own addresses, where it is another than the sites'."""
         self._resolve = resolve
         self._judge = judge_of(policy)
         self._opt_out = opt_out or OptOut()
         self._turns = turns or Turns()
-        self._trust = Trust(roots)
+        self._trust = trust or Trust(roots)
         self._proxies = proxies
-        self._tunnels = Tunnels(self._judge, self._trust.context)
+        proxy_judge = self._judge if proxy_policy is None else judge_of(proxy_policy)
+        self._tunnels = Tunnels(proxy_judge, self._trust.context)
         self._robots = RobotsCache()
         self._personas: dict[int, _Persona] = {}
         self._session: ClientSession

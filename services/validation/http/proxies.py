@@ -198,6 +198,8 @@ class BadLine:
     # "scheme", "host", "port", "user", "password", "weight"; empty for the whole line.
     field: str
     problem: str
+    # The line with the same proxy; 0: that is not what is wrong.
+    repeats: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +258,7 @@ def parse_list(text: str, *, scheme: Scheme = Scheme.HTTP) -> ProxyList:
         if first == number:
             found.append(each)
         else:
-            bad.append(BadLine(number, "", f"is the same proxy as line {first}"))
+            bad.append(BadLine(number, "", f"is the same proxy as line {first}", first))
     return ProxyList(tuple(found), tuple(bad))
 
 
