@@ -24,12 +24,14 @@ from services.validation.keyword_service import RULES as KEYWORD_RULES
 from services.validation.keyword_service import KeywordService, keyword_set_calls
 from services.validation.page_answers import fill, fit
 from services.validation.page_check import ONE_SOCKET, PageChecks, gathered
-from services.validation.page_check_service import PageCheckService, check_page_choice
 from services.validation.page_check_service import RULES as PAGE_CHECK_RULES
+from services.validation.page_check_service import PageCheckService, check_page_choice
 from services.validation.persona_service import RULES as PERSONA_RULES
 from services.validation.persona_service import PersonaService, check_choice
 from services.validation.persona_store import Personas
 from services.validation.plans import plan_of_settings, resolvers_of
+from services.validation.proxy_service import RULES as PROXY_RULES
+from services.validation.proxy_service import ProxyService, proxy_pool_calls
 from services.validation.resolver_service import ResolverService
 from services.validation.score_service import RULES as SCORE_RULES
 from services.validation.score_service import ScoreService
@@ -54,6 +56,7 @@ class ValidationService(
     ScoreService,
     SuppressionService,
     PageCheckService,
+    ProxyService,
     ResolverService,
 ):
     """How names are checked. See validation_service.proto for every RPC's contract."""
@@ -80,6 +83,9 @@ class ValidationService(
         self._profiles = store.scoring_profiles
         self._analyses = store.analyses
         self._suppressions = store.suppressions
+        self._seal = seal
+        self._proxies = store.proxies
+        self._proxy_pools = proxy_pool_calls(store.proxy_pools, seal)
         self._store = store
         self._resolvers = store.resolvers
         self._engines = engines
@@ -226,4 +232,5 @@ RULES: Rules = {
     **SCORING_RULES,
     **SCORE_RULES,
     **SUPPRESSION_RULES,
+    **PROXY_RULES,
 }
