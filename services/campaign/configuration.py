@@ -134,7 +134,7 @@ def thresholds_of(message: lead_pb2.LeadThresholds) -> Thresholds:
     given = {
         field: getattr(message, field)
         for field in ("match_score", "low_score_grace", "parked_confidence_floor")
-        if message.HasField(field)  # type: ignore[arg-type]
+        if message.HasField(field)
     }
     if message.min_content_bytes:
         given["min_content_bytes"] = message.min_content_bytes

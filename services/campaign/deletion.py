@@ -358,8 +358,9 @@ async def _begin(
            WHERE no = ANY($1)""",
         numbers,
     )
-    # Rows are not counted, but the ledger knows how many there should be; not of keywords. Segments
-    # of a copy are of one size: a copy for pages has one for every eight names.
+    # Rows are not counted, but the ledger knows how many there should be: a page for each result of
+    # HTTP that is OK; not of keywords. Segments of a copy are of one size: a copy for pages has one
+    # for every eight names.
     await connection.execute(
         """INSERT INTO deletions (campaign_no, campaign_id, row_count)
            SELECT k.no, k.id, k.name_count + k.revision + coalesce(c.chunks, 0)
@@ -377,13 +378,15 @@ async def _begin(
            FROM campaigns k
            LEFT JOIN (
                SELECT campaign_no, count(*) AS chunks,
-                   sum(name_count) FILTER (WHERE state = 'done' AND phase >= $2) AS results
+                   sum(name_count) FILTER (WHERE state = 'done' AND phase >= $2)
+                       + coalesce(sum(outcome_counts[1]) FILTER (WHERE phase = $3), 0) AS results
                FROM chunks WHERE campaign_no = ANY($1) GROUP BY campaign_no) c
                ON c.campaign_no = k.no
            LEFT JOIN uploads u ON u.campaign_no = k.no
            WHERE k.no = ANY($1)""",
         numbers,
         Phase.DNS_VALIDATION,
+        Phase.HTTP_VALIDATION,
     )
     await connection.execute(
         "SELECT append_event(no, $2) FROM unnest($1::int[]) AS no",

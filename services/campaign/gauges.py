@@ -34,7 +34,6 @@ WORKER_PERIOD = 2.0
 WORKER_SILENCE = 20.0
 # Ledgers summed, or looked through for what is open, in one statement.
 SUM_PORTION = 50
-DEAD_LETTER = "DEAD_LETTER"
 
 
 @dataclass(slots=True)
@@ -57,6 +56,7 @@ class _Gauge:
     # Attempts beyond the first at chunks that are settled.
     repeat_count: int = 0
     retry_count: int = 0
+    dead_letter_count: int = 0
     # As workers call them. None: those of the machine that each worker runs on are among them.
     resolvers: frozenset[str] | None = None
     # To be read from the ledger before anything is said.
@@ -198,6 +198,7 @@ class Gauges:
         counts = zip(OUTCOMES.get(phase, ()), settled.outcomes, strict=False)
         gauge.outcomes = {name: count for name, count in counts if count}
         gauge.repeat_count = gauge.retry_count = settled.repeat_count
+        gauge.dead_letter_count = settled.dead_letter_count
         gauge.resolvers = _resolvers(settled) if phase is Phase.DNS_VALIDATION else None
         gauge.is_stale = False
         if gauge.is_over:
@@ -235,7 +236,7 @@ class Gauges:
             settled_count=gauge.settled_count,
             outcomes=_in_order(gauge),
             retry_count=max(gauge.retry_count, gauge.repeat_count),
-            dead_letter_count=gauge.outcomes.get(DEAD_LETTER, 0),
+            dead_letter_count=gauge.dead_letter_count,
         )
         if gauge.status is not Status.RUNNING:
             return progress
@@ -291,6 +292,10 @@ def _count(gauge: _Gauge, event: event_pb2.Event) -> None:
             for outcome in settled.outcomes:
                 counted = gauge.outcomes.get(outcome.outcome, 0)
                 gauge.outcomes[outcome.outcome] = counted + outcome.count
+    elif kind == "name_dead_lettered":
+        letter = event.name_dead_lettered
+        if (int(letter.phase), letter.run) == (gauge.phase, gauge.run):
+            gauge.dead_letter_count += 1
     elif kind in {"chunk_retried", "chunk_split"}:
         gauge.vain_attempts += 1
     elif kind in {"dead_letters_resolved", "verdicts_withdrawn", "campaign_updated"}:

@@ -57,6 +57,8 @@ class Settled:
     outcomes: Sequence[int]
     settled_count: int
     repeat_count: int
+    # Names that were given up and not handed out again.
+    dead_letter_count: int
     # domainflow.campaign.v1.CampaignConfiguration, as bytes.
     configuration: bytes
 
@@ -194,7 +196,11 @@ class History:
         rows = await self._pool.fetch(
             f"""SELECT k.no, k.revision, p.phase, p.run, p.status, {_NAME_COUNT},
                    p.name_count > 0, ARRAY[{counts}], coalesce(settled, 0)::bigint,
-                   coalesce(repeated, 0)::bigint, k.configuration
+                   coalesce(repeated, 0)::bigint,
+                   (SELECT count(*) FROM dead_letters d
+                    WHERE d.campaign_no = p.campaign_no AND d.phase = p.phase AND d.run = p.run
+                      AND d.state <> 'REDRIVEN'),
+                   k.configuration
                FROM unnest($1::int[], $2::smallint[]) AS g (campaign_no, phase)
                JOIN campaigns k ON k.no = g.campaign_no
                JOIN phases p ON p.campaign_no = g.campaign_no AND p.phase = g.phase

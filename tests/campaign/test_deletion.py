@@ -22,12 +22,13 @@ from tests.refusals import refused
 # Tables with rows of a campaign.
 TABLES = (
     "chunks counter_checks dead_letters derivations dns_results domains events http_results"
-    " keyword_hits leads ledger_totals name_orders page_analyses phases tld_totals upload_names"
-    " upload_rejections uploads"
+    " keyword_hits leads ledger_totals name_orders page_analyses pages phases scorings tld_totals"
+    " upload_names upload_rejections uploads"
 ).split()
 # Those whose few rows go with the campaign itself and are not counted.
 WITH_THE_CAMPAIGN = set(
-    "campaigns counter_checks derivations ledger_totals phases upload_rejections uploads".split()
+    "campaigns counter_checks derivations ledger_totals phases scorings upload_rejections"
+    " uploads".split()
 )
 
 
@@ -134,8 +135,12 @@ async def fill_later_phases(pool: Pool, no: int, names: int, runs: int) -> None:
     for statement in (
         f"""INSERT INTO http_results (campaign_no, run, position, verdict, attempt_count,
             duration_us, check_time_us) SELECT $1, run, n, 1, 1, 1000, 0 {every}""",
+        f"""INSERT INTO pages (campaign_no, run, position, kind, features)
+            SELECT $1, run, n, 1, '' {every}""",
         f"""INSERT INTO page_analyses (campaign_no, run, position, score, check_time_us)
             SELECT $1, run, n, n % 1000, 0 {every}""",
+        f"""INSERT INTO scorings (campaign_no, run, scoring, source_run, score_time, body)
+            SELECT DISTINCT $1::int, run, 0, run, 0, ''::bytea {every}""",
         f"""INSERT INTO keyword_hits (campaign_no, run, keyword, position, hit_count)
             SELECT $1, run, keyword, n, 1 {every}, (VALUES ('one'), ('two')) k (keyword)""",
         f"""INSERT INTO leads (campaign_no, run, position, status, reason, check_time_us)

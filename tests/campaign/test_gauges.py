@@ -109,6 +109,10 @@ class Followed:
                 numbers,
             )
             await connection.execute("SELECT append_event($1, $2)", self.no, event)
+            if DEAD_LETTER in counts:
+                letter = event_pb2.NameDeadLettered(phase=DNS, run=self.running.run, position=first)
+                told = event_pb2.Event(name_dead_lettered=letter).SerializeToString()
+                await connection.execute("SELECT append_event($1, $2)", self.no, told)
 
     async def fail(self, first: int, delay: int) -> None:
         attempt = await self.claim(first)
