@@ -128,7 +128,7 @@ class KeywordSet(_message.Message):
     """Output only. Rules there are; also in lists, which leave out `rules`."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeywordRule]:
-        """At most 10,000, of them 500 regular expressions, and 400,000 bytes of patterns together."""
+        """At most 10,000, of them 500 regular expressions, 400,000 bytes of patterns and 1.5 MiB of everything together."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -249,7 +249,7 @@ class RuleHits(_message.Message):
     """Hits in the title."""
     @_builtins.property
     def snippets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snippet]:
-        """The first ones, those in the title first; at most 3."""
+        """The first ones, those in the title first; at most 3, of all rules on a page 500 together. ScanText leaves them out from 2 MiB of answer on."""
 
     def __init__(
         self,
@@ -654,11 +654,11 @@ class SetKeywordRulesRequest(_message.Message):
     """Check only, store nothing (AIP-163)."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeywordRule]:
-        """Rules to add; one with the name of a present rule replaces it, in its place. At most 10,000."""
+        """Rules to add; one with the name of a present rule replaces it, in its place. Their names differ. At most 10,000."""
 
     @_builtins.property
     def removed_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of rules to remove; NOT_FOUND when the set does not have one of them. At most 10,000."""
+        """Names of rules to remove, none of them among `rules`; NOT_FOUND when the set does not have one of them. At most 10,000."""
 
     def __init__(
         self,

@@ -107,7 +107,7 @@ export type KeywordSet = Message<"domainflow.validation.v1.KeywordSet"> & {
   description: string;
 
   /**
-   * At most 10,000, of them 500 regular expressions, and 400,000 bytes of patterns together.
+   * At most 10,000, of them 500 regular expressions, 400,000 bytes of patterns and 1.5 MiB of everything together.
    *
    * @generated from field: repeated domainflow.validation.v1.KeywordRule rules = 4;
    */
@@ -270,7 +270,7 @@ export type RuleHits = Message<"domainflow.validation.v1.RuleHits"> & {
   titleHitCount: number;
 
   /**
-   * The first ones, those in the title first; at most 3.
+   * The first ones, those in the title first; at most 3, of all rules on a page 500 together. ScanText leaves them out from 2 MiB of answer on.
    *
    * @generated from field: repeated domainflow.validation.v1.Snippet snippets = 5;
    */
@@ -675,14 +675,14 @@ export type SetKeywordRulesRequest = Message<"domainflow.validation.v1.SetKeywor
   keywordSetId: string;
 
   /**
-   * Rules to add; one with the name of a present rule replaces it, in its place. At most 10,000.
+   * Rules to add; one with the name of a present rule replaces it, in its place. Their names differ. At most 10,000.
    *
    * @generated from field: repeated domainflow.validation.v1.KeywordRule rules = 2;
    */
   rules: KeywordRule[];
 
   /**
-   * Names of rules to remove; NOT_FOUND when the set does not have one of them. At most 10,000.
+   * Names of rules to remove, none of them among `rules`; NOT_FOUND when the set does not have one of them. At most 10,000.
    *
    * @generated from field: repeated string removed_rules = 3;
    */
