@@ -835,7 +835,8 @@ class Receipt(_message.Message):
     """The campaign."""
     balanced: _builtins.bool
     """True when every phase is completed or skipped and, in each completed one, the outcomes sum to
-    the names that it had to settle.
+    the names that it had to settle: all of the campaign in generation and DNS; those that are RESOLVED in HTTP; those that are OK in the
+    analysis; all that HTTP settled in lead extraction, whose audit sums to the same. After a phase that was left out: those of PhaseReceipt.name_count.
     """
     @_builtins.property
     def read_time(self) -> _timestamp_pb2.Timestamp:
@@ -894,14 +895,14 @@ class PhaseReceipt(_message.Message):
     """SHA-256 over the chunks' own SHA-256 (32 raw bytes each) in order of position, as lower-case hexadecimal, when the phase is
     completed; empty before. A chunk's is taken over one line "name outcome\\n" per name in order of position. So equal campaigns with
     equal outcomes and equal chunk sizes have equal hashes. The chunks stand in the events; those of DNS validation have chunk_size names
-    where it is set and none had to be split.
+    where it is set and none had to be split; those of HTTP too.
     """
     duplicate_count: _builtins.int
     """Lines of an uploaded list that repeat an earlier name; not among the names."""
     rejected_count: _builtins.int
     """Lines of an uploaded list that are not DNS names; not among the names."""
     dead_letter_count: _builtins.int
-    """Names whose check failed for good, with a dead letter each; also counted as the outcome DEAD_LETTER."""
+    """Names whose check failed for good in this phase, with a dead letter each; also counted as the outcome DEAD_LETTER, in the analysis as ERROR."""
     missing_count: _builtins.int
     """Generation only: names asked for that the pattern did not have any more; not among the names."""
     @_builtins.property

@@ -779,7 +779,7 @@ class Progress(_message.Message):
     worker_memory_bytes: _builtins.int
     """Resident memory of all worker processes together."""
     dead_letter_count: _builtins.int
-    """Names given up in this run; counted in `outcomes` too."""
+    """Names given up in this run; counted in `outcomes` too, in the analysis as ERROR."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_campaign_pb2.OutcomeCount]:
         """Outcomes so far; their sum is settled_count."""

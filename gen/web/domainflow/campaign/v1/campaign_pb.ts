@@ -702,7 +702,8 @@ export type Receipt = Message<"domainflow.campaign.v1.Receipt"> & {
 
   /**
    * True when every phase is completed or skipped and, in each completed one, the outcomes sum to
-   * the names that it had to settle.
+   * the names that it had to settle: all of the campaign in generation and DNS; those that are RESOLVED in HTTP; those that are OK in the
+   * analysis; all that HTTP settled in lead extraction, whose audit sums to the same. After a phase that was left out: those of PhaseReceipt.name_count.
    *
    * @generated from field: bool balanced = 4;
    */
@@ -768,7 +769,7 @@ export type PhaseReceipt = Message<"domainflow.campaign.v1.PhaseReceipt"> & {
    * SHA-256 over the chunks' own SHA-256 (32 raw bytes each) in order of position, as lower-case hexadecimal, when the phase is
    * completed; empty before. A chunk's is taken over one line "name outcome\n" per name in order of position. So equal campaigns with
    * equal outcomes and equal chunk sizes have equal hashes. The chunks stand in the events; those of DNS validation have chunk_size names
-   * where it is set and none had to be split.
+   * where it is set and none had to be split; those of HTTP too.
    *
    * @generated from field: string content_sha256 = 7;
    */
@@ -796,7 +797,7 @@ export type PhaseReceipt = Message<"domainflow.campaign.v1.PhaseReceipt"> & {
   rejectedCount: bigint;
 
   /**
-   * Names whose check failed for good, with a dead letter each; also counted as the outcome DEAD_LETTER.
+   * Names whose check failed for good in this phase, with a dead letter each; also counted as the outcome DEAD_LETTER, in the analysis as ERROR.
    *
    * @generated from field: int64 dead_letter_count = 11;
    */

@@ -1016,7 +1016,7 @@ export type Progress = Message<"domainflow.campaign.v1.Progress"> & {
   workerMemoryBytes: bigint;
 
   /**
-   * Names given up in this run; counted in `outcomes` too.
+   * Names given up in this run; counted in `outcomes` too, in the analysis as ERROR.
    *
    * @generated from field: int64 dead_letter_count = 15;
    */
