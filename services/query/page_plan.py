@@ -26,7 +26,8 @@ class Order(IntEnum):
 class Key(NamedTuple):
     """Where a domain stands in an order: the score or the revision of its chunk, and its position.
 
-    In order of name it is the position alone, which leads to the name.
+    In order of name it is the position, which leads to the name, and before it 1 + the block of
+    the order where that is known, the short way; 0 where it is not.
     """
 
     major: int

@@ -143,6 +143,42 @@ async def test_many_candidates_are_asked_of_the_tables_and_read_from_the_copy(
         assert found == domains, case
 
 
+async def test_chunks_settled_in_any_order_are_walked_as_the_tables_tell(
+    query: Query, writer: Writer
+) -> None:
+    names, chunk = 230, 10
+    made = await writer.campaign(names)
+    await writer.plan(made, names, chunk)
+    firsts = list(range(0, names, chunk))
+    random.Random(7).shuffle(firsts)
+    for first in firsts:
+        await writer.settle(made, first, [RESOLVED if n % 3 else NXDOMAIN for n in range(chunk)])
+    cases: list[dict[str, Any]] = [
+        {
+            "filter": chosen,
+            "order": pb.DOMAIN_ORDER_SETTLE_TIME,
+            "descending": descending,
+            "page_size": size,
+        }
+        for chosen in (
+            DomainFilter(),
+            DomainFilter(dns_verdicts=[NXDOMAIN]),
+            DomainFilter(name_contains="1"),
+        )
+        for descending in (False, True)
+        for size in (7, 30)
+    ]
+    expected = [await walked(query, made, **case) for case in cases]
+
+    await copy(query, writer, made)
+    await settle_down(query, writer, made)
+    await mark(writer, made)
+
+    assert [d.position // chunk * chunk for d in expected[0]][::chunk] == firsts
+    for case, domains in zip(cases, expected, strict=True):
+        assert await walked(query, made, **case) == domains, case
+
+
 async def test_a_change_of_results_shows_at_once(query: Query, writer: Writer) -> None:
     made = await writer.campaign(30)
     await writer.plan(made, 30, 10)

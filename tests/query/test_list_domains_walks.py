@@ -485,6 +485,44 @@ async def test_total_is_exact_where_counters_know_and_an_estimate_elsewhere(
         assert (page.total_size, page.total_size_estimated) == (total, False)
 
 
+async def test_total_of_what_is_put_in_order_whole_is_exact(query: Query, writer: Writer) -> None:
+    made = await writer.campaign(60)
+    await writer.order_names(made)
+    await writer.plan(made, 60, 60)
+    await writer.settle(made, 0, [RESOLVED] * 60)
+    await writer.settle_analysis(made, {n: Analysis(n, [], {"k": 1}) for n in range(0, 60, 5)})
+    for order in (NAME, SCORE, SETTLE_TIME):
+        page = await query.stub.ListDomains(
+            pb.ListDomainsRequest(
+                campaign_id=str(made),
+                page_size=4,
+                order=order,
+                filter=DomainFilter(keywords=["k"]),
+            )
+        )
+        assert (len(page.domains), page.total_size, page.total_size_estimated) == (4, 12, False)
+
+
+async def test_a_walk_by_name_goes_on_when_names_were_sorted_into_other_blocks(
+    query: Query, writer: Writer
+) -> None:
+    made = await writer.campaign([f"n{n * 7919 % 1009:04}.example" for n in range(100)])
+    await writer.order_names(made, block=16)
+    request = pb.ListDomainsRequest(campaign_id=str(made), page_size=40, order=NAME)
+    page = await query.stub.ListDomains(request)
+    found = [domain.name for domain in page.domains]
+
+    for block in (7, 50):
+        await writer.connection.execute("DELETE FROM name_orders WHERE campaign_no = $1", made.no)
+        await writer.order_names(made, block=block)
+        request.page_token = page.next_page_token
+        page = await query.stub.ListDomains(request)
+        found += [domain.name for domain in page.domains]
+
+    assert found == sorted(f"n{n * 7919 % 1009:04}.example" for n in range(100))
+    assert not page.next_page_token
+
+
 async def test_pages_of_what_few_domains_match_are_full_in_every_order_and_see_more_of_it(
     query: Query, writer: Writer
 ) -> None:
