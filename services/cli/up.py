@@ -16,6 +16,8 @@ from services.cli.startup import Startup
 from services.cli.suite_state import data_argument
 from services.suite.suite import Options, Suite, WorkerRange
 
+NUMBERS = "N|MIN-MAX|auto"
+
 
 def up(
     data: DataOption = DATA_FOLDER,
@@ -28,9 +30,20 @@ def up(
     workers: Annotated[
         str,
         typer.Option(
-            metavar="N|MIN-MAX|auto",
+            metavar=NUMBERS,
             help="Processes that ask DNS: so many, or as many within a range as there is work for."
             " auto: from 1 to the number of cores.",
+        ),
+    ] = "auto",
+    http_workers: Annotated[
+        str,
+        typer.Option(metavar=f"{NUMBERS}|0", help="As --workers: processes that fetch pages."),
+    ] = "auto",
+    analysis_workers: Annotated[
+        str,
+        typer.Option(
+            metavar=f"{NUMBERS}|0",
+            help="As --workers: processes that score pages and decide on leads.",
         ),
     ] = "auto",
     replica: Annotated[
@@ -52,11 +65,17 @@ def up(
     """
     suite: Suite | None = None
     processes = worker_processes(workers)
+    further = {
+        "http_workers": worker_processes(http_workers, "--http-workers", least=0),
+        "analysis_workers": worker_processes(analysis_workers, "--analysis-workers", least=0),
+    }
 
     async def serve() -> None:
         nonlocal suite
         with Startup(terminal.eyes()) as startup:
-            options = Options.from_environment(port=port, workers=processes, replica=replica)
+            options = Options.from_environment(
+                port=port, workers=processes, replica=replica, **further
+            )
             suite = Suite(data, options, on_change=startup.take)
             await suite.start()
         try:
@@ -78,21 +97,23 @@ def up(
     run(until_signalled(serve(), at_once))
 
 
-def worker_processes(text: str) -> int | WorkerRange:
-    """Read --workers: "3", "1-4" or "auto", each number from 1 to 64. Raises BadParameter."""
+def worker_processes(text: str, option: str = "--workers", *, least: int = 1) -> int | WorkerRange:
+    """Read --workers: "3", "1-4" or "auto", each number from 1 to 64; one alone from `least` on.
+    Raises BadParameter."""
     if text == "auto":
         return WorkerRange()
     fewest, dash, most = text.partition("-")
     numbers = [fewest, most] if dash else [fewest]
-    if not all(it.isascii() and it.isdigit() and 1 <= int(it) <= 64 for it in numbers):
+    least = 1 if dash else least
+    if not all(it.isascii() and it.isdigit() and least <= int(it) <= 64 for it in numbers):
         raise typer.BadParameter(
-            f"{text!r} is neither a number of 1-64, nor a range such as 1-4, nor auto",
-            param_hint="--workers",
+            f"{text!r} is neither a number of {least}-64, nor a range such as 1-4, nor auto",
+            param_hint=option,
         )
     if not dash:
         return int(fewest)
     if int(fewest) > int(most):
-        raise typer.BadParameter(f"{text!r} begins above its end", param_hint="--workers")
+        raise typer.BadParameter(f"{text!r} begins above its end", param_hint=option)
     return WorkerRange(int(fewest), int(most))
 
 

@@ -69,8 +69,8 @@ class Options:
 
     port: int | None = None
     workers: int | WorkerRange = 1
-    http_workers: int | WorkerRange = 0
-    analysis_workers: int | WorkerRange = 0
+    http_workers: int | WorkerRange = 1
+    analysis_workers: int | WorkerRange = 1
     database_url: str | None = None
     nats_url: str | None = None
     replica: bool = False
@@ -83,8 +83,8 @@ class Options:
         *,
         port: int | None = None,
         workers: int | WorkerRange = 1,
-        http_workers: int | WorkerRange = 0,
-        analysis_workers: int | WorkerRange = 0,
+        http_workers: int | WorkerRange = 1,
+        analysis_workers: int | WorkerRange = 1,
         replica: bool = False,
     ) -> Self:
         """Uses the servers that DATABASE_URL and NATS_URL name, where they do."""

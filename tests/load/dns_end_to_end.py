@@ -107,7 +107,7 @@ async def _campaign(task: Task, workers: int) -> Phase:
     folder = Path(tempfile.mkdtemp(prefix="domainflow-load-"))
     try:
         async with (
-            Suite(folder, Options(workers=workers)) as suite,
+            Suite(folder, Options(workers=workers, http_workers=0, analysis_workers=0)) as suite,
             grpc.aio.insecure_channel(suite.address.removeprefix("http://")) as channel,
         ):
             stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)

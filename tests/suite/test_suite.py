@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.postgres, pytest.mark.nats]
 KEY = "a2V5IGtleSBrZXkga2V5IGtleSBrZXkga2V5IGtleSE="
 PARTS = {
     *("postgres", "nats", "campaign", "validation", "query", "query-maintainer", "worker-1"),
-    "envoy",
+    *("http-worker-1", "analysis-worker-1", "envoy"),
 }
 _SUPERVISOR = """
 import asyncio, sys
@@ -100,25 +100,34 @@ async def test_every_killed_part_comes_back(suite: Suite, data_folder: Path) -> 
     assert {part["state"] for part in _state(data_folder)["parts"].values()} == {"ready"}
 
 
-async def test_range_of_workers_is_a_part_that_keeps_them_itself(data_folder: Path) -> None:
-    async with Suite(data_folder, Options(workers=WorkerRange(1, 2))) as suite:
+async def test_ranges_of_workers_are_parts_that_keep_them_themselves(data_folder: Path) -> None:
+    ranges = {"dns": WorkerRange(1, 2), "http": WorkerRange(1, 3), "analysis": WorkerRange(1, 4)}
+    options = Options(
+        workers=ranges["dns"], http_workers=ranges["http"], analysis_workers=ranges["analysis"]
+    )
+    async with Suite(data_folder, options) as suite:
         parts = _state(data_folder)["parts"]
+        alone = {name for name in PARTS if "worker" in name}
         assert {name for name, part in parts.items() if part["pid"]} == (
-            PARTS - {"worker-1"} | {"dns-pool"}
+            PARTS - alone | {"dns-pool", "http-pool", "analysis-pool"}
         )
 
-        async def pool_and_worker() -> tuple[Any, Any]:
+        async def pools_and_workers() -> tuple[Any, Any]:
             pools = (await _get(suite.address, "/v1/pools"))["workerPools"]
             workers = (await _get(suite.address, "/v1/workers"))["workers"]
-            assert len(pools) == len(workers) == 1
-            return pools[0], workers[0]
+            assert len(pools) == len(workers) == 3
+            return pools, workers
 
-        pool, worker = await eventually(pool_and_worker, within=20)
+        pools, workers = await eventually(pools_and_workers, within=30)
 
-    assert (pool["minProcessCount"], pool["maxProcessCount"]) == (1, 2)
-    assert pool["reason"].startswith("0 -> 1 process")
-    assert int(worker["load"]["memoryBytes"]) > 1 << 20
-    await gone(worker["pid"])
+    for pool in pools:
+        most = ranges[pool["pool"]].most
+        assert (pool["minProcessCount"], pool["maxProcessCount"]) == (1, most)
+        assert pool["reason"].startswith("0 -> 1 process")
+    assert {worker["pool"] for worker in workers} == {pool["pool"] for pool in pools} == {*ranges}
+    for worker in workers:
+        assert int(worker["load"]["memoryBytes"]) > 1 << 20
+        await gone(worker["pid"])
 
 
 async def test_what_is_not_given_is_made_once_and_told_to_those_who_need_it(
@@ -126,14 +135,15 @@ async def test_what_is_not_given_is_made_once_and_told_to_those_who_need_it(
 ) -> None:
     given = {**os.environ, "DOMAINFLOW_SECRET_KEYS": KEY, "HTTP_ALLOWED_NETWORKS": "127.0.0.1/32"}
     async with Suite(data_folder, Options(environment=given)) as suite:
-        serving, querying, dns = (
-            _environment(suite, name) for name in ("validation", "query", "worker-1")
-        )
+        names = ("validation", "http-worker-1", "analysis-worker-1", "query", "worker-1")
+        serving, http, analysis, querying, dns = (_environment(suite, name) for name in names)
     salt = data_folder / "suppression-salt"
 
-    assert serving["DOMAINFLOW_SECRET_KEYS"] == KEY
-    assert serving["HTTP_ALLOWED_NETWORKS"] == "127.0.0.1/32"
-    assert serving["DOMAINFLOW_SUPPRESSION_SALT"] == salt.read_text().strip() != ""
+    for each in (serving, http, analysis):
+        assert each["DOMAINFLOW_SUPPRESSION_SALT"] == salt.read_text().strip() != ""
+    for each in (serving, http):
+        assert each["DOMAINFLOW_SECRET_KEYS"] == KEY
+        assert each["HTTP_ALLOWED_NETWORKS"] == "127.0.0.1/32"
     assert stat.S_IMODE(salt.stat().st_mode) == 0o600
     assert not (data_folder / "secret-keys").exists()
     for other in (querying, dns):

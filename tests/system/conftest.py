@@ -17,6 +17,8 @@ from services.suite.suite import Options, Suite
 from tests.system.campaigns import SEED, World
 
 WORKERS = 2
+# These tests ask for no pages.
+DNS_ALONE = Options(workers=WORKERS, http_workers=0, analysis_workers=0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,7 +55,7 @@ async def resolver() -> AsyncIterator[str]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(folder: Path, resolver: str) -> AsyncIterator[World]:
     async with (
-        Suite(folder, Options(workers=WORKERS)) as suite,
+        Suite(folder, DNS_ALONE) as suite,
         reached(suite, folder, resolver) as world,
     ):
         yield world

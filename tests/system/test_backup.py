@@ -19,11 +19,11 @@ import pytest_asyncio
 
 from domainflow.query.v1 import query_service_pb2
 from services.suite.postgres import EmbeddedPostgres
-from services.suite.suite import Options, Suite
+from services.suite.suite import Suite
 from tests.cli.processes import process
 from tests.suite.living import gone
 from tests.system.campaigns import SEED, Trial, check_every_verdict
-from tests.system.conftest import WORKERS, reached
+from tests.system.conftest import DNS_ALONE, WORKERS, reached
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -107,7 +107,7 @@ async def test_a_running_campaign_survives_the_loss_of_everything_but_its_backup
     assert settled == results
 
     async with (
-        Suite(again, Options(workers=WORKERS)) as suite,
+        Suite(again, DNS_ALONE) as suite,
         reached(suite, again, resolver) as world,
     ):
         finished = Trial(world, trial.campaign_id, NAMES, trial.constant)

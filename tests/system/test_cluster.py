@@ -95,6 +95,8 @@ async def site(folder: Path, resolver: str, network: Lan) -> AsyncIterator[Site]
                 folder,
                 Options(
                     workers=0,
+                    http_workers=0,
+                    analysis_workers=0,
                     database_url=postgres.url,
                     nats_url=cluster.url,
                     environment=environment,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from services.suite.envoy import REPOSITORY
-from services.suite.suite import Options, Suite
+from services.suite.suite import Suite
 from tests.suite.living import gone
 from tests.system.campaigns import Trial, check_every_verdict
-from tests.system.conftest import WORKERS, reached
+from tests.system.conftest import DNS_ALONE, WORKERS, reached
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -22,7 +22,8 @@ from pathlib import Path
 from services.suite.suite import Options, Suite
 
 async def supervise():
-    async with Suite(Path(sys.argv[1]), Options(workers={WORKERS})) as suite:
+    options = Options(workers={WORKERS}, http_workers=0, analysis_workers=0)
+    async with Suite(Path(sys.argv[1]), options) as suite:
         print(suite.address, flush=True)
         await asyncio.Event().wait()
 
@@ -34,7 +35,7 @@ class Elsewhere(Suite):
     """A suite that another process runs: the same addresses, read from its state file."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, Options(workers=WORKERS))
+        super().__init__(folder, DNS_ALONE)
         state = json.loads((folder / "suite.json").read_text())
         self.address = state["address"]
         self.database_url = state["database_url"]
@@ -67,7 +68,7 @@ async def test_campaign_survives_the_death_of_supervisor_and_all(
     assert _still_running_on(folder) == []
 
     async with (
-        Suite(folder, Options(workers=WORKERS)) as second,
+        Suite(folder, DNS_ALONE) as second,
         reached(second, folder, resolver) as world,
     ):
         assert second.address == first.address
