@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from cryptography.x509 import load_pem_x509_certificates
+from google.protobuf.duration_pb2 import Duration
 
 from domainflow.validation.v1 import dns_pb2
 from domainflow.validation.v1 import dns_settings_pb2 as pb
@@ -102,6 +103,11 @@ def is_pem(text: str) -> bool:
         return bool(load_pem_x509_certificates(text.encode()))
     except ValueError:
         return False
+
+
+def seconds(duration: Duration) -> float:
+    """Seconds of a duration, also of one that is longer than the contract admits."""
+    return duration.seconds + duration.nanos / 1e9
 
 
 def _check_resolver(resolver: pb.DnsResolver, path: str) -> Iterator[FieldViolation]:
@@ -215,12 +221,8 @@ def _check_lanes(settings: pb.DnsSettings, path: str) -> Iterator[FieldViolation
         first = seen.setdefault(lane.reason, index)
         if first != index:
             yield FieldViolation(f"{at}.reason", f"is that of retry_lanes[{first}] already")
-        limit = (
-            lane.max_delay.ToTimedelta().total_seconds()
-            if lane.HasField("max_delay")
-            else DEFAULT_LANE_MAX_DELAY
-        )
-        if lane.delay.ToTimedelta().total_seconds() > limit:
+        limit = seconds(lane.max_delay) if lane.HasField("max_delay") else DEFAULT_LANE_MAX_DELAY
+        if seconds(lane.delay) > limit:
             yield FieldViolation(f"{at}.delay", f"is more than max_delay, {limit:g} s")
 
 

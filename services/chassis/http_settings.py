@@ -11,10 +11,8 @@ from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
-
 from domainflow.validation.v1 import http_settings_pb2 as pb
-from services.chassis.dns_settings import is_pem
+from services.chassis.dns_settings import is_pem, seconds
 from services.chassis.errors import FieldViolation
 
 Network = IPv4Network | IPv6Network
@@ -320,10 +318,6 @@ def is_within(network: Network, others: Sequence[Network]) -> bool:
         and int(network.broadcast_address) <= int(other.broadcast_address)
         for other in others
     )
-
-
-def seconds(duration: Duration) -> float:
-    return duration.ToTimedelta().total_seconds()
 
 
 def _check_lanes(settings: pb.HttpSettings, path: str) -> Iterator[FieldViolation]:

@@ -7,13 +7,13 @@ from functools import lru_cache
 from ipaddress import ip_network
 
 from domainflow.validation.v1 import http_settings_pb2 as pb
+from services.chassis.dns_settings import seconds
 from services.chassis.http_settings import (
     HttpSettings,
     Network,
     http_settings_of,
     is_within,
     lane_of,
-    seconds,
 )
 from services.validation.content.crawl import Budget
 from services.validation.http.addresses import PUBLIC_ONLY, AddressPolicy

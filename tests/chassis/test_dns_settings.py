@@ -174,6 +174,10 @@ BAD: dict[str, tuple[DnsSettings, set[str]]] = {
         DnsSettings(retry_lanes=[lane(RetryLane.REASON_ERROR, 2, 1.5)]),
         {"retry_lanes[0].delay"},
     ),
+    "a delay of ages": (
+        DnsSettings(retry_lanes=[RetryLane(delay=Duration(seconds=1 << 62))]),
+        {"retry_lanes[0].delay"},
+    ),
     "a delay beyond the default limit": (
         DnsSettings(retry_lanes=[lane(RetryLane.REASON_ERROR, 1.5)]),
         {"retry_lanes[0].delay"},

@@ -212,6 +212,7 @@ def refused(settings: HttpSettings, allowed: str | None = None) -> set[str]:
         ({"tls_floor": 9}, "tls_floor"),
         ({"connect_timeout": {"seconds": 61}, "total_timeout": {"seconds": 99}}, "connect_timeout"),
         ({"connect_timeout": {"seconds": 30}}, "total_timeout"),
+        ({"total_timeout": {"seconds": 1 << 62}}, "total_timeout"),
         ({"body_limit": 1}, "body_limit"),
         ({"host_in_flight_limit": 1001}, "host_in_flight_limit"),
         ({"address_in_flight_limit": -1}, "address_in_flight_limit"),
@@ -219,6 +220,7 @@ def refused(settings: HttpSettings, allowed: str | None = None) -> set[str]:
         ({"address_rate_limit": -1}, "address_rate_limit"),
         ({"retry_lanes": [{"reason": 2}, {"reason": 2}]}, "retry_lanes[1].reason"),
         ({"retry_lanes": [{"reason": 2, "delay": {"seconds": 601}}]}, "retry_lanes[0].delay"),
+        ({"retry_lanes": [{"reason": 2, "delay": {"seconds": 1 << 62}}]}, "retry_lanes[0].delay"),
         ({"retry_lanes": [{"reason": 2, "max_delay": {}}]}, "retry_lanes[0].max_delay"),
         ({"allowed_networks": ["10.0.0.0/8", "10.0.0.1/8"]}, "allowed_networks[1]"),
         ({"ca_pem": "PEM"}, "ca_pem"),
@@ -246,7 +248,9 @@ def test_networks_are_refused_unless_the_service_allows_them_whole() -> None:
 
 def within(field: str) -> st.SearchStrategy[Any]:
     """Values around the limits of a field."""
-    seconds = st.integers(-1, 90_000).map(lambda it: Duration(seconds=it))
+    seconds = st.sampled_from([-1, 0, 20, 600, 601, 86_400, 86_401, 1 << 62]).map(
+        lambda it: Duration(seconds=it)
+    )
     special: dict[str, st.SearchStrategy[Any]] = {
         "headers": st.lists(
             st.builds(
