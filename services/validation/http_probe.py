@@ -168,15 +168,15 @@ class HttpProbe:
         once = settings.total_timeout * pages
         delays = max((lane.max_delay for lane in retry.lanes.values()), default=0.0)
         delay = min(max(delays, retry.max_retry_after) * (1 + retry.jitter), MAX_DELAY)
-        # One window after the other, every name of it mute; and one that goes through all lanes.
-        # Or all of them stand in line at one address.
-        at_once = min(plan.window, settings.address_concurrency, settings.host_concurrency)
+        # One window after the other, every name of it mute as often as a lane bears it, or all of
+        # them in line at one address; and one name that goes through all lanes.
+        windows = ceil(claim.name_count / min(plan.window, settings.address_concurrency))
         rates = [it for it in (settings.address_rate, settings.host_rate) if it]
-        windows = ceil(claim.name_count / at_once)
-        # Each page may be three requests: robots.txt, https, http; and each redirect one more.
+        # robots.txt, https, http, and one more for each redirect.
         requests = claim.name_count * pages * (3 + settings.max_redirects)
         in_line = requests / min(rates) if rates else 0.0
-        return (once * windows + in_line) * retry.total_tries + delay * (retry.total_tries - 1)
+        tries = min(max((it.tries for it in retry.lanes.values()), default=1), retry.total_tries)
+        return (once * windows + in_line) * tries + (once + delay) * (retry.total_tries - 1)
 
 
 class _Round:

@@ -1,0 +1,92 @@
+"""Attempts at chunks of HTTP: one that this machine cannot make, and one in another process."""
+
+import contextlib
+import os
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from domainflow.campaign.v1.campaign_pb2 import DnsConfiguration
+from services.campaign.store import Store as CampaignStore
+from services.chassis.postgres import Pool
+from services.sandbox.web_server import SandboxWeb, SandboxWebSettings
+from services.sandbox.web_truth import Web
+from services.validation.attempt import NotPrepared, check_and_settle, stored_items
+from services.validation.engines import Engines
+from services.validation.fetchers import Fetchers
+from services.validation.http.verdict import Verdict
+from services.validation.http_probe import HttpProbe
+from services.validation.isolation import Isolation
+from services.validation.keyword_library import KeywordLibrary
+from services.validation.pacing import Pace
+from services.validation.store import ChunkKey, Claim, Store
+from tests.campaigns import hand_out
+from tests.validation.fetching import NAMES_MIX, fetching, http_configuration, names_of
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[SandboxWeb]:
+    async with SandboxWeb(SandboxWebSettings(mix=NAMES_MIX)) as server:
+        yield server
+
+
+@pytest.fixture
+async def http_probe(store: Store, engines: Engines) -> AsyncIterator[HttpProbe]:
+    async with Fetchers(engines, suppressions=store.suppressions) as fetchers:
+        yield HttpProbe(engines, fetchers, KeywordLibrary(store.keyword_sets))
+
+
+@pytest.fixture
+async def claim(
+    campaign_store: CampaignStore, store: Store, web: SandboxWeb, dns: DnsConfiguration
+) -> Claim:
+    names = names_of(web.world, 3, Web.PAGE)
+    # It does not resolve, so the chunk has a gap.
+    names.insert(1, f"{'a' * 30}.com")
+    running = await fetching(campaign_store, store, web.world, names, http_configuration(web), dns)
+    (key,) = await hand_out(campaign_store, [running])
+    claim = await store.claim(
+        ChunkKey(key.campaign_no, int(key.phase), key.run, key.first_position), "w"
+    )
+    assert claim is not None
+    return claim
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_a_machine_without_descriptors_blames_no_name(
+    store: Store, http_probe: HttpProbe, claim: Claim
+) -> None:
+    items = await stored_items(store, http_probe, claim)
+    pace = Pace(0, time.monotonic())
+
+    with pytest.raises(NotPrepared, match="Too many open files"), no_descriptor_left():
+        await check_and_settle(store, http_probe, claim, items, pace)
+
+    assert (http_probe.waiting(), http_probe.in_flight) == (0, 0)
+    assert await check_and_settle(store, http_probe, claim, items, pace)
+
+
+async def test_a_chunk_of_some_names_is_settled_by_a_process_of_its_own(
+    store: Store, pool: Pool, claim: Claim, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    command = (sys.executable, "-m", "services.validation.alone", "http")
+
+    assert await Isolation(command).attempt(claim, lambda: 60)
+
+    rows = await pool.fetch("SELECT position, verdict FROM http_results ORDER BY position")
+    assert [tuple(row) for row in rows] == [(0, Verdict.OK), (2, Verdict.OK), (3, Verdict.OK)]

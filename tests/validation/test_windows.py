@@ -1,0 +1,71 @@
+"""Places of names in flight: by plan, and by the memory of all plans."""
+
+import asyncio
+from dataclasses import replace
+
+from services.chassis.http_settings import HttpSettings
+from services.validation.http_plans import HttpPlan
+from services.validation.windows import Windows
+from tests.eventually import eventually
+
+KILOBYTE = 1024
+PLAN = HttpPlan(settings=HttpSettings(body_limit=KILOBYTE), window=2)
+OTHER = replace(PLAN, window=3)
+
+
+async def entered(windows: Windows, *plans: HttpPlan) -> list["asyncio.Task[None]"]:
+    tasks = [asyncio.create_task(windows.enter(plan)) for plan in plans]
+    # Whoever can enter needs no more than a turn of the loop.
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_a_plan_has_as_many_places_as_its_window() -> None:
+    windows = Windows()
+    tasks = await entered(windows, PLAN, PLAN, PLAN, OTHER)
+    assert [task.done() for task in tasks] == [True, True, False, True]
+
+    windows.leave(PLAN)
+
+    await tasks[2]
+    assert windows.in_flight == 3
+
+
+async def test_pages_of_all_plans_share_one_memory() -> None:
+    # Each page takes its limit twice: while it comes, and put together.
+    windows = Windows(memory=4 * KILOBYTE)
+    tasks = await entered(windows, PLAN, OTHER, PLAN, OTHER)
+    assert [task.done() for task in tasks] == [True, True, False, False]
+
+    windows.leave(OTHER)
+
+    await tasks[2]
+    assert not tasks[3].done()
+    windows.leave(PLAN)
+    await tasks[3]
+
+
+async def test_a_page_larger_than_the_memory_comes_alone() -> None:
+    windows = Windows(memory=KILOBYTE)
+    tasks = await entered(windows, PLAN, PLAN)
+    assert [task.done() for task in tasks] == [True, False]
+    windows.leave(PLAN)
+    await tasks[1]
+
+
+async def test_whoever_gives_up_waiting_leaves_no_place_taken() -> None:
+    windows = Windows()
+    tasks = await entered(windows, PLAN, PLAN, PLAN, PLAN)
+    # One that still waits, and one whose place came in the same moment.
+    tasks[3].cancel()
+    windows.leave(PLAN)
+    tasks[2].cancel()
+    await asyncio.wait(tasks)
+    windows.leave(PLAN)
+
+    async def nobody() -> None:
+        assert windows.in_flight == 0
+
+    await eventually(nobody)
+    await windows.enter(PLAN)
+    await windows.enter(PLAN)
