@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -67,9 +67,9 @@ class LivePool:
         # Why each failed last.
         self._failures: dict[str, str] = {}
 
-    def choose(self) -> Use | None:
+    def choose(self, avoid: Collection[str] = ()) -> Use | None:
         """The proxy of the next fetch; None while none can be used."""
-        chosen = self._pool.choose(time.monotonic())
+        chosen = self._pool.choose(time.monotonic(), avoid)
         return chosen[0] if chosen else None
 
     def give_back(self, use: Use, result: Result, reason: str) -> None:

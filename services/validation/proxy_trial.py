@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from domainflow.validation.v1 import proxy_pb2 as pb
@@ -28,7 +28,7 @@ class _One:
     def __init__(self, proxy: Proxy) -> None:
         self._use: Use | None = Use(Member("", proxy), 0)
 
-    def choose(self) -> Use | None:
+    def choose(self, avoid: Collection[str] = ()) -> Use | None:
         use, self._use = self._use, None
         return use
 

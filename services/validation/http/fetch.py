@@ -555,7 +555,7 @@ class Fetcher:
                 failure, exchange.proxy = run.proxy_failure
                 exchange.fail(failure.verdict, failure.reason)
                 return False
-            run.use = self._proxies.choose()
+            run.use = self._proxies.choose(run.proxies_failed)
             if run.use is None:
                 exchange.fail(Verdict.PROXY_ERROR, "no proxy of the pool can be used now")
                 return False
@@ -664,10 +664,9 @@ class Fetcher:
         run.proxies_failed.add(run.use.member.proxy_id)
         self._give_back(run, Result.FAILED, failure.reason)
         if len(run.proxies_failed) < MAX_PROXIES and self._loop.time() < run.deadline:
-            run.use = self._proxies.choose()
-            if run.use is not None and run.use.member.proxy_id not in run.proxies_failed:
+            run.use = self._proxies.choose(run.proxies_failed)
+            if run.use is not None:
                 return True
-            self._give_back(run, Result.UNKNOWN)
         run.proxy_failure = failure, exchange.proxy
         return False
 

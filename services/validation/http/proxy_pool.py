@@ -8,7 +8,7 @@ counts neither way.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from math import inf
@@ -249,10 +249,10 @@ class Pool:
         self._turn = min(self._turn, max(len(active) - 1, 0))
         self._usable = None
 
-    def choose(self, now: float) -> tuple[Use, Change | None] | None:
+    def choose(self, now: float, avoid: Collection[str] = ()) -> tuple[Use, Change | None] | None:
         """The proxy of the next request, and the change when that is its first trial; None while
-        none can be used: see `wait`."""
-        index = self._next(now)
+        none can be used: see `wait`. `avoid`: ids of proxies that failed this request before."""
+        index = self._next(now, avoid)
         if index < 0:
             return None
         seat = self._order[index]
@@ -314,9 +314,12 @@ class Pool:
             for seat in self._seats.values()
         ]
 
-    def _next(self, now: float) -> int:
+    def _next(self, now: float, avoid: Collection[str]) -> int:
         """Index of the next one; -1 when none is usable."""
         usable = self._usable_now(now)
+        if avoid:
+            order = self._order
+            usable = [index for index in usable if order[index].member.proxy_id not in avoid]
         if not usable:
             return -1
         if self._strategy is Strategy.RANDOM:

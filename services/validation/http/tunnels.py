@@ -13,7 +13,7 @@ import socket
 import ssl
 import struct
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from ipaddress import IPv4Address, ip_address
 from typing import Any, Protocol
 
@@ -39,8 +39,9 @@ Context = Callable[[], Awaitable[ssl.SSLContext]]
 class ProxySource(Protocol):
     """Where the proxies of fetches come from."""
 
-    def choose(self) -> Use | None:
-        """The proxy of the next fetch; None while none can be used: then nothing is asked."""
+    def choose(self, avoid: Collection[str] = ()) -> Use | None:
+        """The proxy of the next fetch; None while none can be used: then nothing is asked. `avoid`:
+        ids of proxies that failed the same fetch before."""
 
     def give_back(self, use: Use, result: Result, reason: str) -> None:
         """The fetch is over, or its proxy failed: once for each use. `reason`: why it failed."""
@@ -49,7 +50,7 @@ class ProxySource(Protocol):
 class NoProxies:
     """A source that never has one."""
 
-    def choose(self) -> Use | None:
+    def choose(self, avoid: Collection[str] = ()) -> Use | None:
         return None
 
     def give_back(self, use: Use, result: Result, reason: str) -> None:

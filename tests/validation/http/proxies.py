@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -176,8 +176,8 @@ class Source:
     def _now(self) -> float:
         return asyncio.get_running_loop().time() + self.ahead
 
-    def choose(self) -> Use | None:
-        if (chosen := self.pool.choose(self._now())) is None:
+    def choose(self, avoid: Collection[str] = ()) -> Use | None:
+        if (chosen := self.pool.choose(self._now(), avoid)) is None:
             return None
         use, change = chosen
         self._learn(change)

@@ -169,7 +169,7 @@ async def test_a_proxy_gets_its_password_only_when_it_proves_to_be_it(names):
 
             assert fetch.verdict is Verdict.PROXY_ERROR
             assert server.heads == []
-            assert source.results[0][1] is Result.FAILED
+            assert [result for _, result, _ in source.results] == [Result.FAILED]
 
 
 async def test_without_a_usable_proxy_nothing_is_asked(names):
@@ -229,7 +229,7 @@ async def test_a_failure_of_the_proxy_is_no_verdict_on_the_site(names, scheme, a
     assert reason in fetch.reason
     assert fetch.proxy == server.proxy().label
     # Once, although https and http were to be asked for, and no other was there.
-    assert source.results[0][1:] == (Result.FAILED, fetch.reason)
+    assert source.results == [("0", Result.FAILED, fetch.reason)]
     assert server.connections == 1
 
 

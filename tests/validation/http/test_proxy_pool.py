@@ -374,3 +374,12 @@ def test_every_bad_member_is_named():
         "members[2].proxy_id",
     ]
     assert "members" in {each.field for each in check_members([member("a")] * 1_001, "members")}
+
+
+def test_who_failed_a_request_is_not_chosen_for_it_again():
+    for strategy in Strategy:
+        pool = Pool([member("a"), member("b")], strategy=strategy, random=lambda: 0.0)
+
+        assert [pool.choose(0, {"a"})[0].member.proxy_id for _ in range(3)] == ["b"] * 3
+        assert pool.choose(0, {"a", "b"}) is None
+        assert sum(each.counters.use_count for each in pool.conditions()) == 3
