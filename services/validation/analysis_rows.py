@@ -5,7 +5,7 @@ Arrays of keywords are carried over as the database sent them: they are what the
 
 import hashlib
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -35,12 +35,14 @@ _TRAILER = struct.pack(">h", -1)
 _HEAD = struct.Struct(">hiiii")
 # Length and value of the columns from position on.
 _ANALYSIS = struct.Struct(">ii" + "ih" + "ii" + "iq" + "ih" + "i?")
-_HIT = struct.Struct(">ii" + "ii")
+_HIT = struct.Struct(">ii")
 _LEAD = struct.Struct(">ii" + "ih" * 2 + "iq")
 _LENGTH = struct.Struct(">i")
 _NULL = _LENGTH.pack(-1)
 # An array before its elements, as the database sends it: dimensions, nulls, type, number, first.
 _ARRAY = struct.Struct(">iiIii")
+# An element of hit_counts.
+_COUNT_SIZE = 8
 
 
 class AnalysisOutcome(IntEnum):
@@ -86,7 +88,7 @@ def analysis_rows(
     analyses, hits = [_HEADER], [_HEADER]
     head = _HEAD.pack(len(ANALYSIS_COLUMNS), 4, campaign_no, 4, run)
     hit_head = _HEAD.pack(len(HIT_COLUMNS), 4, campaign_no, 4, run)
-    pack, pack_hit = _ANALYSIS.pack, _HIT.pack
+    pack, pack_hit, unpack = _ANALYSIS.pack, _HIT.pack, _LENGTH.unpack_from
     for position, _, outcome, score, warnings, scoring, keywords, hit_counts in pages:
         if outcome is AnalysisOutcome.ERROR:
             continue
@@ -100,8 +102,13 @@ def analysis_rows(
             analyses += (_NULL, _NULL)
             continue
         analyses += (_element(keywords), _element(hit_counts))
-        for keyword, count in zip(_elements(keywords), _elements(hit_counts), strict=True):
-            hits += (hit_head, pack_hit(4, position, 4, _number(count)), _element(keyword))
+        row_head = hit_head + pack_hit(4, position)
+        # Elements of arrays come as fields of rows do: a length, then the value.
+        place, counted = _ARRAY.size, _ARRAY.size
+        while place < len(keywords):
+            end = place + _LENGTH.size + unpack(keywords, place)[0]
+            hits += (row_head, hit_counts[counted : counted + _COUNT_SIZE], keywords[place:end])
+            place, counted = end, counted + _COUNT_SIZE
     tables = [TableRows(ANALYSES, ANALYSIS_COLUMNS, b"".join((*analyses, _TRAILER)))]
     if len(hits) > 1:
         tables.append(TableRows(HITS, HIT_COLUMNS, b"".join((*hits, _TRAILER))))
@@ -142,16 +149,3 @@ def _results(
 
 def _element(value: bytes) -> bytes:
     return _LENGTH.pack(len(value)) + value
-
-
-def _elements(array: bytes) -> Iterator[bytes]:
-    place = _ARRAY.size
-    while place < len(array):
-        (length,) = _LENGTH.unpack_from(array, place)
-        place += _LENGTH.size
-        yield array[place : place + length]
-        place += length
-
-
-def _number(encoded: bytes) -> int:
-    return int.from_bytes(encoded, "big", signed=True)
