@@ -149,6 +149,7 @@ ALTER TABLE page_analyses
     -- The outcome: whether the page as a whole is a hit, by the expressions over the keywords.
     ADD with_keyword boolean NOT NULL DEFAULT false,
     ADD scoring smallint NOT NULL DEFAULT 0;
+-- leads.contacts has domainflow.validation.v1.Lead with contacts and detail only: contacts of leads, detail of every name.
 
 -- How the scores of a run were made: more than one where the configuration was changed during it.
 CREATE TABLE scorings (
