@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, event_pb2
-from domainflow.validation.v1 import resolver_pb2
+from domainflow.validation.v1 import proxy_pb2, resolver_pb2
 from services.cli.refusal import Refusal
 from services.cli.terminal import label, span
 
@@ -251,12 +251,19 @@ def system_note(event: event_pb2.SystemEvent) -> str:
             return _pool_note(event.pool_decided)
         case "resolver_changed":
             return _resolver_note(event.resolver_changed)
+        case "proxy_changed":
+            return _proxy_note(event.proxy_changed)
     return ""
 
 
 def _resolver_note(changed: event_pb2.ResolverChanged) -> str:
     state = label(resolver_pb2.ResolverState.Name(changed.state), "RESOLVER_STATE_")
     return f"resolver {changed.resolver} is {state} on {changed.host}{colon(changed.reason)}"
+
+
+def _proxy_note(changed: event_pb2.ProxyChanged) -> str:
+    health = label(proxy_pb2.ProxyHealth.Name(changed.to_health), "PROXY_HEALTH_")
+    return f"proxy {changed.proxy} is {health} for {changed.worker_id}{colon(changed.reason)}"
 
 
 def _pool_note(decided: event_pb2.PoolDecided) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, event_pb2
 from domainflow.campaign.v1 import event_pb2 as pb
 from domainflow.campaign.v1.event_pb2 import Event
-from domainflow.validation.v1 import resolver_pb2
+from domainflow.validation.v1 import proxy_pb2, resolver_pb2
 from services.cli.progress import Display, Picture, Tally, plain, waiting_text
 from services.cli.refusal import Refusal
 from services.cli.terminal import span
@@ -189,6 +189,21 @@ def test_a_quarantine_is_told_in_words() -> None:
     line = Picture().take(message, now=0.0)
 
     assert line == "resolver 192.0.2.1:53 is quarantined on here: it lies"
+
+
+def test_a_proxy_that_is_taken_out_is_told_in_words() -> None:
+    changed = pb.ProxyChanged(
+        proxy="http://192.0.2.1:3128",
+        worker_id="w1",
+        from_health=proxy_pb2.PROXY_HEALTH_UP,
+        to_health=proxy_pb2.PROXY_HEALTH_DOWN,
+        reason="the proxy: connection refused",
+    )
+    message = Message(system_event=pb.SystemEvent(proxy_changed=changed))
+
+    line = Picture().take(message, now=0.0)
+
+    assert line == "proxy http://192.0.2.1:3128 is down for w1: the proxy: connection refused"
 
 
 def test_verdicts_taken_back_are_not_counted_any_more() -> None:

@@ -216,6 +216,7 @@ class _Run:
         "last",
         "persona",
         "proxies_failed",
+        "proxies_refusing",
         "proxy_failure",
         "redirects",
         "responses",
@@ -245,8 +246,10 @@ class _Run:
         # through it.
         self.use: Use | None = None
         self.use_worked = False
-        # Ids of those that failed before it; how the last of them did, once no other is tried.
+        # Ids of those that failed before it, and of those that did not and let the present request
+        # not through; how the last of them failed, once no other is tried.
         self.proxies_failed: set[str] = set()
+        self.proxies_refusing: set[str] = set()
         self.proxy_failure: tuple[ProxyFailure, str] | None = None
 
 
@@ -360,7 +363,7 @@ class Fetcher:
                 if final or self._loop.time() >= run.deadline:
                     break
         finally:
-            self._give_back(run, Result.WORKED if run.use_worked else Result.UNKNOWN)
+            self._give_back(run, Result.UNKNOWN)
         return self._told(name, verdict, reason, trials, told, began)
 
     async def _follow(self, run: _Run, target: Target) -> tuple[Verdict, str]:
@@ -469,6 +472,7 @@ class Fetcher:
         if known := run.failed.get(origin):
             return _Exchange().fail(*known)
         exchange = _Exchange()
+        run.proxies_refusing.clear()
         addresses = await self._addresses(run, target, exchange)
         if exchange.failure is not None:
             return exchange
@@ -659,15 +663,18 @@ class Fetcher:
         exchange.fail(failure.verdict, failure.reason)
         assert run.use is not None
         assert self._proxies is not None
-        if failure.result is not Result.FAILED:
+        if failure.verdict is not Verdict.PROXY_ERROR:
             return False
-        run.proxies_failed.add(run.use.member.proxy_id)
-        self._give_back(run, Result.FAILED, failure.reason)
-        if len(run.proxies_failed) < MAX_PROXIES and self._loop.time() < run.deadline:
-            run.use = self._proxies.choose(run.proxies_failed)
+        failed = failure.result is Result.FAILED
+        (run.proxies_failed if failed else run.proxies_refusing).add(run.use.member.proxy_id)
+        self._give_back(run, failure.result, failure.reason if failed else "")
+        tried = run.proxies_failed | run.proxies_refusing
+        if len(tried) < MAX_PROXIES and self._loop.time() < run.deadline:
+            run.use = self._proxies.choose(tried)
             if run.use is not None:
                 return True
-        run.proxy_failure = failure, exchange.proxy
+        if failed:
+            run.proxy_failure = failure, exchange.proxy
         return False
 
     def _late_proxy(self, exchange: _Exchange) -> ProxyFailure | None:
@@ -685,6 +692,8 @@ class Fetcher:
 
     def _give_back(self, run: _Run, result: Result, reason: str = "") -> None:
         if run.use is not None and self._proxies is not None:
+            if result is Result.UNKNOWN and run.use_worked:
+                result = Result.WORKED
             self._proxies.give_back(run.use, result, reason)
         run.use, run.use_worked = None, False
 

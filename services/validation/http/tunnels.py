@@ -15,7 +15,7 @@ import struct
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from ipaddress import IPv4Address, ip_address
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from aiohttp import ClientError
 
@@ -96,8 +96,8 @@ class _Dialog(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # Those of uvloop are of no class of asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self.said += data

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+import uvloop
 
 from services.chassis.secrets import Secret
 from services.validation.http.addresses import AddressPolicy
@@ -276,6 +277,65 @@ async def test_a_proxy_that_lets_tunnels_lead_to_443_only_is_not_taken_out(names
         "the proxy lets no tunnel through to port 80 (403)",
     )
     assert [result for _, result, _ in source.results] == [Result.UNKNOWN]
+
+
+async def test_who_lets_a_request_not_through_is_passed_over_for_it(names):
+    for answer in (b"HTTP/1.1 403 No\r\n\r\n", b"HTTP/1.1 503 No\r\n\r\n"):
+        async with (
+            serving(page()) as site,
+            proxying(instead=saying(answer)) as strict,
+            proxying() as free,
+        ):
+            source = Source(strict.proxy(), free.proxy())
+            fetch = await fetch_through(names, source, plain(site.port))
+
+        assert fetch.verdict is Verdict.OK
+        assert [result for _, result, _ in source.results] == [Result.UNKNOWN, Result.WORKED]
+
+
+async def test_who_lets_http_not_through_is_asked_for_https(names):
+    async def instead(place):
+        return b"HTTP/1.1 403 No\r\n\r\n" if place.endswith(":8080") else None
+
+    tls = authority().server(NAME)
+    async with serving(page(), tls=tls) as site, proxying(instead=instead) as server:
+        source = Source(server.proxy())
+        settings = replace(secured(site.port, http=8080), schemes=("http", "https"))
+        fetch = await fetch_through(names, source, settings)
+
+    assert [trial.verdict for trial in fetch.trials] == [Verdict.PROXY_ERROR, Verdict.OK]
+
+
+async def test_a_proxy_that_drips_its_answer_has_no_more_time_than_others(names):
+    async def drip(reader, writer):
+        while True:
+            writer.write(b"H")
+            await asyncio.sleep(0.05)
+
+    async with accepting(drip) as port:
+        source = Source(Proxy(Scheme.HTTP, "127.0.0.1", port))
+        fetch = await fetch_through(names, source, plain(80, connect_timeout=0.3))
+
+    assert (fetch.verdict, fetch.reason) == (Verdict.PROXY_ERROR, "the proxy did not answer")
+
+
+def test_tls_within_tls_works_on_the_loop_of_the_product(names):
+    async def fetch(scheme: Scheme):
+        async with (
+            serving(page(), tls=authority().server(NAME)) as site,
+            proxying(scheme, user="u", password="p", tls=own_tls(scheme)) as server,
+        ):
+            source = Source(server.proxy(host_of(scheme)))
+            over_http = await fetch_through(names, source, plain(site.port))
+            return over_http, await fetch_through(names, source, secured(site.port))
+
+    for scheme in ALL:
+        over_http, found = uvloop.run(fetch(scheme))
+
+        # A site that speaks TLS hangs up on http.
+        assert over_http.verdict in (Verdict.CONNECTION_RESET, Verdict.PROTOCOL_ERROR)
+        assert (found.verdict, found.body) == (Verdict.OK, b"<p>hello</p>")
+        assert found.tls.valid
 
 
 async def test_a_site_that_hangs_up_behind_a_proxy_says_nothing_about_the_proxy(names):
