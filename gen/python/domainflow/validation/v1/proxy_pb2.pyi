@@ -172,7 +172,7 @@ class ProxyStatus(_message.Message):
     health: Global___ProxyHealth.ValueType
     """The worst that a process says."""
     use_count: _builtins.int
-    """Requests it carried; = in_flight + worked + failed + unknown."""
+    """Fetches it carried, each with its redirects; = in_flight + worked + failed + unknown."""
     in_flight_count: _builtins.int
     """Of these under way."""
     worked_count: _builtins.int

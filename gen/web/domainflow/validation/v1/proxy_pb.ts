@@ -127,7 +127,7 @@ export type ProxyStatus = Message<"domainflow.validation.v1.ProxyStatus"> & {
   health: ProxyHealth;
 
   /**
-   * Requests it carried; = in_flight + worked + failed + unknown.
+   * Fetches it carried, each with its redirects; = in_flight + worked + failed + unknown.
    *
    * @generated from field: int64 use_count = 2;
    */
