@@ -20,6 +20,7 @@ _COMMANDS = {
     "check": "services.cli.check:check",
     "workers": "services.cli.workers:workers",
     "resolvers": "services.cli.resolvers:resolvers",
+    "explain": "services.cli.profiles:explain",
     "backup": "services.cli.backup:backup",
     "restore": "services.cli.backup:restore",
 }
@@ -28,6 +29,12 @@ _GROUPS = {
     "domains": "services.cli.domains:group",
     "dead-letters": "services.cli.dead_letters:group",
     "dns-persona": "services.cli.dns_personas:group",
+    "http-persona": "services.cli.http_personas:group",
+    "keywords": "services.cli.keywords:group",
+    "profiles": "services.cli.profiles:group",
+    "proxies": "services.cli.proxies:group",
+    "proxy-pool": "services.cli.proxies:pool_group",
+    "suppressions": "services.cli.suppressions:group",
     "database": "services.cli.database:group",
     "counters": "services.cli.figures:counters_group",
 }

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from rich.markup import escape
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
-from services.cli import dns_options, terminal
+from services.cli import dns_options, http_options, terminal
 from services.cli.connection import (
     DATA_FOLDER,
     DEADLINE,
@@ -38,7 +38,13 @@ from services.cli.options import (
 )
 from services.cli.progress import phase_label, status_label
 
-_PARTS = {PhaseWord.GENERATION: "generation", PhaseWord.DNS: "dns"}
+_PARTS = {
+    PhaseWord.GENERATION: "generation",
+    PhaseWord.DNS: "dns",
+    PhaseWord.HTTP: "http",
+    PhaseWord.ANALYSIS: "analysis",
+    PhaseWord.LEADS: "lead",
+}
 
 
 def list_campaigns(
@@ -196,6 +202,15 @@ def configure(
         int,
         typer.Option(help="DNS: names per unit of work, 100 to 5,000; 0: decided by the suite."),
     ] = 0,
+    http_persona: http_options.HttpPersonaOption = "",
+    http_settings: http_options.HttpSettingsOption = "",
+    keyword: http_options.KeywordOption = None,
+    keyword_set: http_options.KeywordSetOption = None,
+    expression: http_options.ExpressionOption = "",
+    profile: http_options.ProfileOption = "",
+    scoring: http_options.ScoringOption = "",
+    match_score: http_options.MatchScoreOption = None,
+    thresholds: http_options.ThresholdsOption = "",
     etag: Annotated[
         str, typer.Option(help="Refuse if the campaign changed since this etag was read.")
     ] = "",
@@ -206,7 +221,14 @@ def configure(
 ) -> None:
     """Set or replace the configuration of a phase that does not run, as a whole.
 
-    DNS by its options or by --file, generation by --file: what is not given gets its default.
+    Each phase by its options or by --file, generation by --file: what is not given gets its
+    default.
+
+    Example, to score pages anew without fetching them:
+
+        domainflow campaign configure ID analysis --profile strict
+
+        domainflow campaign rerun ID analysis
     """
     is_dns_asked = bool(
         (resolver or timeout or attempts or chunk_size)
@@ -214,7 +236,20 @@ def configure(
     )
     if is_dns_asked and (file or phase is not PhaseWord.DNS):
         raise typer.BadParameter("the options of DNS go with the phase dns, and not with --file")
-    if not file and phase is not PhaseWord.DNS:
+    http_options.check_pairs(
+        persona=http_persona, settings=http_settings, profile=profile, scoring=scoring
+    )
+    of_http = bool(http_persona or http_settings or keyword or keyword_set or expression)
+    for given, its in (
+        (of_http, PhaseWord.HTTP),
+        (bool(profile or scoring), PhaseWord.ANALYSIS),
+        (match_score is not None or bool(thresholds), PhaseWord.LEADS),
+    ):
+        if given and (file or phase is not its):
+            raise typer.BadParameter(
+                f"the options of {its} go with the phase {its}, and not with --file"
+            )
+    if not file and phase is PhaseWord.GENERATION:
         raise typer.BadParameter(f"{phase} needs --file")
     request = campaign_service_pb2.ConfigurePhaseRequest(
         campaign_id=campaign_id,
@@ -249,6 +284,23 @@ def configure(
             if persona:
                 found = await dns_options.persona_id(channel, persona)
                 request.configuration.dns.dns_persona_id = found
+            if not file and phase in _PARTS and phase is not PhaseWord.GENERATION:
+                getattr(request.configuration, _PARTS[phase]).SetInParent()
+            await http_options.asked(
+                channel,
+                request.configuration.http,
+                persona=http_persona,
+                settings=http_settings,
+                keywords=keyword,
+                sets=keyword_set,
+                expression=expression,
+            )
+            await http_options.scored(
+                channel, request.configuration.analysis, profile=profile, scoring=scoring
+            )
+            http_options.decided(
+                request.configuration.lead, match_score=match_score, thresholds=thresholds
+            )
             stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
             campaign = (await stub.ConfigurePhase(request, timeout=DEADLINE)).campaign
         terminal.say(f"{phase_label(phase.number)} is configured")

@@ -12,6 +12,7 @@ from typing import Annotated, TypeVar
 
 import grpc
 import typer
+from google.protobuf.descriptor import MethodDescriptor
 
 from domainflow.campaign.v1 import campaign_service_pb2
 from domainflow.query.v1 import query_service_pb2
@@ -50,8 +51,9 @@ DataOption = Annotated[
 T = TypeVar("T")
 
 
-# A repeat of these finds the first one's work, and complains of it.
-_ONCE = {"UpdateDnsPersona", "DeleteDnsPersona", "ImportDnsPersonas"}
+# A repeat of these finds the work of the first, and complains of it or tells less: they change
+# something and carry no request_id.
+_CHANGES = ("Update", "Delete", "Import", "Set", "Add", "Remove", "Bulk")
 
 
 def _repeatable() -> list[dict[str, str]]:
@@ -65,8 +67,13 @@ def _repeatable() -> list[dict[str, str]]:
         {"service": service.full_name, "method": method.name}
         for service in services
         for method in service.methods
-        if not (method.client_streaming or method.server_streaming or method.name in _ONCE)
+        if not (method.client_streaming or method.server_streaming or _is_once(method))
     ]
+
+
+def _is_once(method: MethodDescriptor) -> bool:
+    has_id = "request_id" in method.input_type.fields_by_name
+    return method.name.startswith(_CHANGES) and not has_id
 
 
 _SERVICE_CONFIG = {

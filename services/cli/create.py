@@ -9,7 +9,7 @@ import grpc
 import typer
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
-from services.cli import dns_options, terminal, upload
+from services.cli import dns_options, http_options, terminal, upload
 from services.cli.connection import (
     DATA_FOLDER,
     DEADLINE,
@@ -27,7 +27,7 @@ from services.cli.dns_options import (
 )
 from services.cli.exits import ExitCode, Failure
 from services.cli.follow import follow, say_next
-from services.cli.options import Mode, Priority
+from services.cli.options import Mode, PhaseWord, Priority
 from services.cli.pattern_options import (
     LETTERS,
     CharsOption,
@@ -94,6 +94,16 @@ def create(
     chunk_size: Annotated[
         int, typer.Option(help="Names per unit of work, 100 to 5,000; 0: default, 2,000.")
     ] = 0,
+    through: http_options.ThroughOption = PhaseWord.DNS,
+    http_persona: http_options.HttpPersonaOption = "",
+    http_settings: http_options.HttpSettingsOption = "",
+    keyword: http_options.KeywordOption = None,
+    keyword_set: http_options.KeywordSetOption = None,
+    expression: http_options.ExpressionOption = "",
+    profile: http_options.ProfileOption = "",
+    scoring: http_options.ScoringOption = "",
+    match_score: http_options.MatchScoreOption = None,
+    thresholds: http_options.ThresholdsOption = "",
     mode: Annotated[
         Mode,
         typer.Option(
@@ -132,9 +142,31 @@ def create(
             --pattern PREFIX --prefix-length 3 --constant shop --tld .com
 
         zcat names.gz | domainflow campaign create --name list --from-file -
+
+        domainflow campaign create --name leads --from-file names.txt --watch \\
+            --through leads --keyword-set shops --profile strict
     """
     if (pattern is None) == (not from_file):
         raise typer.BadParameter("give either --pattern or --from-file")
+    http_options.check_pairs(
+        persona=http_persona, settings=http_settings, profile=profile, scoring=scoring
+    )
+    is_http, is_scored, is_decided = (
+        through.number >= word.number
+        for word in (PhaseWord.HTTP, PhaseWord.ANALYSIS, PhaseWord.LEADS)
+    )
+    of_http = bool(http_persona or http_settings or keyword or keyword_set or expression)
+    for is_there, given, word in (
+        (is_http, of_http, PhaseWord.HTTP),
+        (is_scored, bool(profile or scoring), PhaseWord.ANALYSIS),
+        (is_decided, match_score is not None or bool(thresholds), PhaseWord.LEADS),
+    ):
+        if given and not is_there:
+            raise typer.BadParameter(f"options of {word} need --through {word}, or further")
+    if through is PhaseWord.GENERATION:
+        dns = False
+    elif is_http and not dns:
+        raise typer.BadParameter("--no-dns does not go with pages: skip the phase instead")
     if not dns and (resolver or persona or settings or record_type or second_opinion):
         raise typer.BadParameter("options of DNS mean nothing with --no-dns")
     try:
@@ -191,6 +223,27 @@ def create(
                 )
                 if persona:
                     asked.dns_persona_id = await dns_options.persona_id(channel, persona)
+            if is_http:
+                request.configuration.http.SetInParent()
+                await http_options.asked(
+                    channel,
+                    request.configuration.http,
+                    persona=http_persona,
+                    settings=http_settings,
+                    keywords=keyword,
+                    sets=keyword_set,
+                    expression=expression,
+                )
+            if is_scored:
+                request.configuration.analysis.SetInParent()
+                await http_options.scored(
+                    channel, request.configuration.analysis, profile=profile, scoring=scoring
+                )
+            if is_decided:
+                request.configuration.lead.SetInParent()
+                http_options.decided(
+                    request.configuration.lead, match_score=match_score, thresholds=thresholds
+                )
             answer = await stub.CreateCampaign(request, timeout=DEADLINE)
             campaign_id = answer.campaign.campaign_id
             created.append(campaign_id)

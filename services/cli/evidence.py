@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from domainflow.query.v1 import query_service_pb2
-from domainflow.validation.v1 import dns_pb2
+from domainflow.validation.v1 import dns_pb2, http_pb2, lead_pb2, page_pb2
 from services.cli import export, terminal
 
 
@@ -20,6 +20,14 @@ def tables(domain: query_service_pb2.Domain) -> Iterator[Table]:
         yield _opinions(evidence)
     if evidence.authority_steps:
         yield _steps(evidence)
+    if domain.HasField("http"):
+        yield _http(domain.http)
+    if domain.HasField("page"):
+        yield _page(domain.page)
+        if domain.page.rule_hits:
+            yield _hits(domain.page)
+        if domain.page.contacts:
+            yield _contacts(domain.page)
 
 
 def agreement(dns: dns_pb2.DnsResult) -> str:
@@ -27,6 +35,94 @@ def agreement(dns: dns_pb2.DnsResult) -> str:
     if not dns.agreement:
         return ""
     return terminal.label(dns_pb2.DnsAgreement.Name(dns.agreement), "DNS_AGREEMENT_")
+
+
+def http_verdict_name(number: int) -> str:
+    """`OK`; empty without a verdict, the number for one that this client does not know."""
+    if not number:
+        return ""
+    try:
+        name = http_pb2.HttpVerdict.Name(http_pb2.HttpVerdict.ValueType(number))
+    except ValueError:
+        return str(number)
+    return name.removeprefix("HTTP_VERDICT_")
+
+
+def _http(http: http_pb2.HttpResult) -> Table:
+    evidence = http.evidence
+    tls = evidence.tls
+    trials = [
+        f"{it.scheme}:{it.port} {http_verdict_name(it.verdict)}"
+        + (f" ({it.reason})" if it.reason else "")
+        for it in evidence.trials
+    ]
+    earlier = [http_verdict_name(it.verdict) for it in evidence.earlier_attempts]
+    rows = {
+        "verdict": http_verdict_name(http.verdict),
+        "why": evidence.reason,
+        "status": str(http.status_code or ""),
+        "url": http.final_url,
+        "redirects": " > ".join(f"{it.url} ({it.status_code})" for it in evidence.redirects),
+        "asked": ", ".join(trials),
+        "before that": ", ".join(earlier),
+        "title": http.title,
+        "size": f"{http.content_size:,} bytes" if http.content_size else "",
+        "cut": evidence.truncation,
+        "TLS": " ".join((tls.version, tls.cipher)).strip(),
+        "certificate": tls.problem or ("valid" if tls.valid else ""),
+        "address": evidence.address,
+        "proxy": evidence.proxy,
+        "server": evidence.server,
+        "requests": str(http.attempt_count),
+        "took": f"{http.duration.ToTimedelta().total_seconds() * 1000:,.1f} ms",
+    }
+    return _of_rows("HTTP", rows)
+
+
+def _page(page: page_pb2.PageEvidence) -> Table:
+    signals = [
+        f"{signal.signal} {signal.weight:.2f}"
+        for finding in page.findings
+        for signal in finding.signals
+    ]
+    rows = {
+        "kind": terminal.label(page_pb2.PageKind.Name(page.kind), "PAGE_KIND_"),
+        "parked": f"{page.parked_confidence:.2f}" if page.parked_confidence else "",
+        "signals": ", ".join(signals),
+        "hit": "yes" if page.keyword_match else "no",
+        "read in": page.encoding,
+        "pages like it": f"{page.cluster_size - 1:,}" if page.cluster_size > 1 else "",
+        "also read": ", ".join(it.url for it in page.crawled_pages),
+    }
+    return _of_rows("page", rows)
+
+
+def _hits(page: page_pb2.PageEvidence) -> Table:
+    made = terminal.table("keywords", ("rule", "category", "hits", "first"), right=("hits",))
+    for each in page.rule_hits:
+        first = next(iter(each.snippets), None)
+        text = f"{first.before}[{first.hit}]{first.after}" if first else ""
+        count = each.hit_count + each.title_hit_count
+        made.add_row(escape(each.rule), escape(each.category), f"{count:,}", escape(text))
+    return made
+
+
+def _contacts(page: page_pb2.PageEvidence) -> Table:
+    made = terminal.table("contacts", ("kind", "value", "sure", "found", "where"), right=("sure",))
+    for each in page.contacts:
+        kind = terminal.label(lead_pb2.ContactKind.Name(each.kind), "CONTACT_KIND_")
+        row = (each.value, f"{each.confidence:.2f}", each.found, each.source_url)
+        made.add_row(kind, *map(escape, row))
+    return made
+
+
+def _of_rows(title: str, rows: dict[str, str]) -> Table:
+    """Names and values, without those that are empty."""
+    made = terminal.table(title, ("", ""))
+    for name, value in rows.items():
+        if value:
+            made.add_row(name, escape(value))
+    return made
 
 
 def _verdict(domain: query_service_pb2.Domain) -> Table:

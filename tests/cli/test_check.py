@@ -12,7 +12,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc
-from domainflow.validation.v1 import dns_pb2, validation_service_pb2_grpc
+from domainflow.validation.v1 import (
+    dns_pb2,
+    http_pb2,
+    keyword_pb2,
+    lead_pb2,
+    page_pb2,
+    validation_service_pb2_grpc,
+)
 from domainflow.validation.v1 import validation_service_pb2 as pb
 from domainflow.validation.v1.dns_persona_pb2 import DnsPersona
 from services.cli import evidence
@@ -180,3 +187,36 @@ def test_people_see_every_kind_of_evidence() -> None:
         "refers to com",
     ):
         assert part in text
+
+
+def test_pages_are_asked_for_with_what_is_looked_for(serve: Callable[..., str]) -> None:
+    validation = Validation()
+    options = ["--http", "--keyword", "shop", "--expression", "shop"]
+    server = ["--server", serve(validation=validation)]
+
+    done = CliRunner().invoke(app(), ["check", "a.com", *options, *server])
+    without = CliRunner().invoke(app(), ["check", "a.com", *server])
+
+    assert (done.exit_code, without.exit_code) == (0, 0), done.stderr
+    choice = keyword_pb2.KeywordChoice(keywords=["shop"], expression="shop")
+    first, second = validation.starts
+    assert first.http == pb.HttpCheck(keywords=choice)
+    assert not second.HasField("http")
+
+
+def test_a_page_is_shown_with_its_hits_and_contacts() -> None:
+    http = http_pb2.HttpResult(verdict=http_pb2.HTTP_VERDICT_OK, status_code=200, title="[Shop]")
+    http.evidence.tls.version = "TLSv1.3"
+    http.evidence.redirects.add(url="http://a.com/", status_code=301)
+    page = page_pb2.PageEvidence(kind=page_pb2.PAGE_KIND_CONTENT, keyword_match=True)
+    page.rule_hits.add(rule="sale", hit_count=1234).snippets.add(before="a ", hit="sale")
+    page.contacts.add(kind=lead_pb2.CONTACT_KIND_EMAIL, value="info@a.com", confidence=0.9)
+    domain = query_service_pb2.Domain(name="a.com", http=http, page=page)
+    console = Console(file=io.StringIO(), width=200)
+
+    for table in evidence.tables(domain):
+        console.print(table)
+
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for shown in ("[Shop]", "TLSv1.3", "http://a.com/ (301)", "1,234", "a [sale]", "info@a.com"):
+        assert shown in text

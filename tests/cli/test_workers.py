@@ -102,3 +102,12 @@ def test_anything_else_is_wrong_usage(text: str, tmp_path: Any) -> None:
 
     assert result.exit_code == 2
     assert "--workers" in result.stderr
+
+
+def test_there_may_be_no_workers_for_pages(tmp_path: Any) -> None:
+    assert worker_processes("0", "--http-workers", least=0) == 0
+
+    result = CliRunner().invoke(app(), ["up", "--http-workers=0-2", "--data", str(tmp_path)])
+
+    assert result.exit_code == 2
+    assert "--http-workers" in result.stderr
