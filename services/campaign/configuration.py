@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2
-from domainflow.validation.v1 import lead_pb2
 from services.campaign.allotment import MAX_OFFSET, Asked
 from services.campaign.campaign import Phase
 from services.campaign.filter import BadFilter, parse_filter, parse_order
@@ -13,7 +12,7 @@ from services.chassis.dns_settings import MAX_RESOLVERS, check_settings
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
 from services.chassis.errors import FieldViolation, InvalidFields
 from services.chassis.http_settings import Network, check_http_settings
-from services.chassis.leads import Thresholds
+from services.chassis.lead_settings import thresholds_of
 from services.chassis.leads import check as check_thresholds
 from services.chassis.matching.choice import check_choice
 from services.chassis.server import Rules
@@ -127,18 +126,6 @@ def check_http(
     as far as it costs little: rules are compiled later."""
     yield from check_http_settings(http.settings, f"{path}.settings", allowed)
     yield from check_choice(http.keywords, f"{path}.keywords")
-
-
-def thresholds_of(message: lead_pb2.LeadThresholds) -> Thresholds:
-    """What makes a lead, with the defaults for what is left out."""
-    given = {
-        field: getattr(message, field)
-        for field in ("match_score", "low_score_grace", "parked_confidence_floor")
-        if message.HasField(field)
-    }
-    if message.min_content_bytes:
-        given["min_content_bytes"] = message.min_content_bytes
-    return Thresholds(require_structural_signals=not message.structure_optional, **given)
 
 
 def check_dns(dns: campaign_pb2.DnsConfiguration, path: str) -> Iterator[FieldViolation]:

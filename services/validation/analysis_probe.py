@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from domainflow.campaign.v1 import campaign_pb2
 from domainflow.validation.v1 import lead_pb2, page_pb2
+from services.chassis.lead_settings import thresholds_of
 from services.chassis.leads import Thresholds
 from services.validation.analysis_rows import (
     AnalysisOutcome,
@@ -32,7 +33,7 @@ from services.validation.leads import addresses_of, decided, facts_of, given_up,
 from services.validation.load import EndpointCounts
 from services.validation.probe import Check
 from services.validation.results import ChunkResults
-from services.validation.scoring_plans import scoring_profile_of, thresholds_of
+from services.validation.scoring_plans import scoring_profile_of
 from services.validation.store import Claim, Store
 from services.validation.suppression_store import Suppressed
 

@@ -82,7 +82,8 @@ class SuppressionService(pb_grpc.ValidationServiceServicer):
     async def CheckSuppressions(
         self, request: pb.CheckSuppressionsRequest, context: Context
     ) -> pb.CheckSuppressionsResponse:
-        names, addresses = {}, {}
+        names: dict[str, str] = {}
+        addresses: dict[str, str] = {}
         for value in request.values:
             kind = addresses if "@" in value else names
             kind[value] = _normalised(value)
@@ -126,7 +127,7 @@ def _given(suppressions: Sequence[pb.Suppression], *, has_salt: bool) -> list[Ne
 
 def _stored_forms(entries: Sequence[str]) -> list[str]:
     """Raises InvalidFields, which names every bad entry."""
-    forms = []
+    forms: list[str] = []
     violations = []
     for index, text in enumerate(entries):
         try:
