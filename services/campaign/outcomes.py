@@ -62,7 +62,7 @@ def phase_receipt(
 
 def _audit(counts: Sequence[int]) -> campaign_pb2.LeadAudit:
     """Where the names went that were decided on. Its equation holds whatever the counts are."""
-    known = {number: counts[number - 1] for number in LeadReason if number <= len(counts)}
+    known = {int(reason): counts[reason - 1] for reason in LeadReason if reason <= len(counts)}
     found = audit(known)
     return campaign_pb2.LeadAudit(
         analysed_count=found.analysed,
