@@ -154,7 +154,11 @@ def _words(text: str, name: str) -> list[str]:
         # A label of a letter or two is in every other word.
         if len(label) > 3:
             text = text.replace(label, " 0 ")
-    return ["0" if it.isdigit() else it for it in _WORD.findall(text)[:MAX_WORDS]]
+    # Most texts have enough words in their first half; the last one there may be cut.
+    words = _WORD.findall(text[: MAX_WORDS * 8])
+    if len(words) <= MAX_WORDS:
+        words = _WORD.findall(text)
+    return ["0" if it.isdigit() else it for it in words[:MAX_WORDS]]
 
 
 def _sketch(words: list[str]) -> bytes:
