@@ -17,6 +17,7 @@ import asyncpg
 from domainflow.campaign.v1 import event_pb2
 from domainflow.validation.v1 import proxy_pb2 as pb
 from services.chassis.config import BadEnvironment, read_settings
+from services.chassis.dns_settings import seconds
 from services.chassis.http_settings import allowed_networks
 from services.chassis.postgres import AWAY
 from services.chassis.secrets import UnreadableSecret
@@ -254,9 +255,8 @@ def proxy_policy(environment: Mapping[str, str] | None = None) -> AddressPolicy:
 def rules_of(rules: pb.ProxyHealthRules) -> HealthRules:
     """Rules of a message, with the defaults for what it leaves out."""
     default = HealthRules()
-    first = rules.first_delay.ToTimedelta().total_seconds() if rules.HasField("first_delay") else 0
-    longest = rules.max_delay.ToTimedelta().total_seconds() if rules.HasField("max_delay") else 0
-    first_delay = first or default.first_delay
+    first_delay = seconds(rules.first_delay) or default.first_delay
+    longest = seconds(rules.max_delay)
     return HealthRules(
         failures=rules.failure_limit or default.failures,
         successes=rules.success_limit or default.successes,

@@ -363,11 +363,18 @@ async def test_a_pool_of_proxies_that_there_are_not_is_refused(stub):
     repeated = await refused(stub.CreateProxyPool(pb.CreateProxyPoolRequest(proxy_pool=twice)))
     rules = pb.ProxyHealthRules(first_delay=Duration(seconds=100), max_delay=Duration(seconds=50))
     crossed = pb.ProxyPool(name="a", health_rules=rules)
+    endless = pb.ProxyHealthRules(first_delay=Duration(seconds=1 << 62))
+    for_ever = await refused(
+        stub.CreateProxyPool(
+            pb.CreateProxyPoolRequest(proxy_pool=pb.ProxyPool(name="a", health_rules=endless))
+        )
+    )
     delays = await refused(stub.CreateProxyPool(pb.CreateProxyPoolRequest(proxy_pool=crossed)))
 
     assert (refusal.reason, refusal.metadata["id"]) == ("RESOURCE_NOT_FOUND", missing)
     assert repeated.fields == {"proxy_pool.proxy_ids[1]"}
     assert delays.fields == {"proxy_pool.health_rules.max_delay"}
+    assert "proxy_pool.health_rules.first_delay" in for_ever.fields
 
 
 # Trials
