@@ -97,9 +97,9 @@ def import_(
             validate_only=check,
         )
         answer = await stub.ImportProxies(request, timeout=DEADLINE)
-        verb = "would be new" if check else "are new"
+        verb = "would be new" if check else "new"
         terminal.say(
-            f"{answer.created_count:,} proxies {verb}, {answer.present_count:,} known already,"
+            f"proxies: {answer.created_count:,} {verb}, {answer.present_count:,} known already,"
             f" {answer.duplicate_count:,} repeated"
         )
         for line in answer.rejected_lines:

@@ -17,7 +17,8 @@ from services.chassis.matching.choice import Keywords
 from services.validation.dns import wire
 from services.validation.dns.plan import Plan
 from services.validation.dns.settings import EngineSettings
-from services.validation.dns.verdict import Outcome
+from services.validation.dns.verdict import Evidence, Outcome
+from services.validation.dns.verdict import Verdict as DnsVerdict
 from services.validation.fetchers import Fetchers, excluded_by
 from services.validation.http.failures import MachineExhausted
 from services.validation.http.fetch import nothing_asked
@@ -191,6 +192,12 @@ async def gathered(reads: Sequence[Coroutine[Any, Any, Read]]) -> list[Read]:
 def exclusion(name: str, entry: Suppressed) -> Site:
     """The site of a name that does not want to be asked."""
     return Site(nothing_asked(name, Verdict.EXCLUDED, excluded_by(entry.entry)))
+
+
+def too_late(name: str) -> Outcome:
+    """What is told of a name that DNS has said nothing final about when the call has to end."""
+    evidence = Evidence(reason="there was no verdict when the call had to end")
+    return Outcome(name, DnsVerdict.TIMEOUT, -1, (), (), -1, "", 0, 0, False, evidence=evidence)
 
 
 def addresses_of(outcome: Outcome) -> tuple[str, ...]:

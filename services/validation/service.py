@@ -1,5 +1,6 @@
 """ValidationService: check now, for somebody who waits."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -23,7 +24,7 @@ from services.validation.keyword_library import KeywordLibrary
 from services.validation.keyword_service import RULES as KEYWORD_RULES
 from services.validation.keyword_service import KeywordService, keyword_set_calls
 from services.validation.page_answers import fill, fit
-from services.validation.page_check import ONE_SOCKET, PageChecks, gathered
+from services.validation.page_check import ONE_SOCKET, PageChecks, gathered, too_late
 from services.validation.page_check_service import RULES as PAGE_CHECK_RULES
 from services.validation.page_check_service import PageCheckService, check_page_choice
 from services.validation.persona_service import RULES as PERSONA_RULES
@@ -118,14 +119,18 @@ class ValidationService(
         end = checks.end()
         pages = await self._page_plan(http, "http.", plan)
         async with self._engines.use(plan) as examiner, checks.reading(pages) as reading:
+            excluded = await reading.excluded(set(names))
 
             async def checked(name: str) -> pb.CheckedName:
-                (outcome,) = await examiner.examine([name])
-                now = time.time_ns()
-                made = pb.CheckedName(name=outcome.name, dns=outcome_to_pb(outcome, now))
+                try:
+                    async with asyncio.timeout_at(end):
+                        (outcome,) = await examiner.examine([name])
+                except TimeoutError:
+                    outcome = too_late(name)
+                made = pb.CheckedName(name=name, dns=outcome_to_pb(outcome, time.time_ns()))
                 if outcome.verdict is Verdict.RESOLVED:
-                    entry = (await reading.excluded([name])).get(name)
-                    fill(made, await reading.of_outcome(outcome, entry, end), time.time_ns())
+                    site = await reading.of_outcome(outcome, excluded.get(name), end)
+                    fill(made, site, time.time_ns())
                 return made
 
             # Each by itself: a name that DNS is slow about leaves the others their time.

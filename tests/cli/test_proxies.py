@@ -102,7 +102,7 @@ def test_proxies_are_imported_into_a_pool(serve: Any, rejected: int, code: int) 
     (request,) = validation.requests
     assert request.document == "192.0.2.1:1080:me:secret\n"
     assert (request.default_scheme, request.proxy_pool_id) == ("socks5", POOL)
-    assert "2 proxies are new, 1 known already" in result.stderr
+    assert "proxies: 2 new, 1 known already" in result.stderr
     assert ("and 3 lines more" in result.stderr) == bool(rejected)
     assert "secret" not in result.output
 

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from domainflow.validation.v1 import (
+    dns_pb2,
     dns_settings_pb2,
     http_pb2,
     http_persona_pb2,
@@ -28,6 +29,7 @@ from services.chassis.postgres import Pool
 from services.chassis.seal import Seal
 from services.chassis.server import CallGuard
 from services.sandbox.dns_server import SandboxDns, SandboxDnsSettings
+from services.sandbox.truth import Behaviour, Mix, truth
 from services.sandbox.web_server import NETWORK, SandboxWeb, SandboxWebSettings
 from services.sandbox.web_truth import Fetching, Web
 from services.validation.engines import Engines
@@ -217,6 +219,32 @@ async def test_a_page_that_is_not_there_in_time_is_a_timeout(
     assert there.http.verdict == OK
     streamed = {it.name: it.http.verdict for result in results for it in result.results.names}
     assert streamed == {**dict.fromkeys(slow, TIMEOUT), fast[0]: OK}
+
+
+async def test_a_name_that_dns_is_mute_about_is_told_when_the_call_has_to_end(
+    pool: Pool,
+    store: Store,
+    engines: Engines,
+    web: SandboxWeb,
+) -> None:
+    mute = Mix(nxdomain=0, mute=1, slow=0, servfail=0)
+    async with SandboxDns(SandboxDnsSettings(mix=mute)) as server:
+        resolver = dns_settings_pb2.DnsResolver(address="{}:{}".format(*server.address))
+        dns = dns_settings_pb2.DnsSettings(resolvers=[resolver], attempt_limit=20)
+        dns.timeout.CopyFrom(seconds(30))
+        silent = next(
+            name
+            for name in (f"silent{number}.com" for number in range(10_000))
+            if truth(name, server.settings.seed, mute).behaviour is Behaviour.MUTE
+        )
+        async with serving(pool, store, engines, dns, limit=2) as stub:
+            request = pb.CheckNamesRequest(names=[silent], settings=dns, http=asking(web))
+            (late,) = (await stub.CheckNames(request)).checked_names
+
+    assert late.name == silent
+    assert late.dns.verdict == dns_pb2.DNS_VERDICT_TIMEOUT
+    assert "had to end" in late.dns.evidence.reason
+    assert not late.HasField("http")
 
 
 async def test_who_does_not_want_to_be_asked_is_not(
