@@ -98,8 +98,9 @@ class HttpProbe:
         return self._windows.in_flight
 
     def endpoints(self) -> Iterable[EndpointCounts]:
-        """Of the resolvers: that sites are mute says nothing about what this machine can take."""
-        return self.engines.endpoints()
+        """None: that sites, or resolvers asked about where redirects lead, are mute says nothing
+        about what this machine can take, and would be taken for its limit."""
+        return ()
 
     async def attend(self, store: Store, worker_id: str, host: str) -> None:
         async with asyncio.TaskGroup() as group:

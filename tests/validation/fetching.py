@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from domainflow.campaign.v1 import campaign_pb2 as pb
 from domainflow.validation.v1 import http_settings_pb2, keyword_pb2
-from services.campaign.campaign import Mode, Phase
+from services.campaign.campaign import Action, Mode, Phase
 from services.campaign.ingest import digest
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store as CampaignStore
@@ -18,7 +18,7 @@ from services.validation.dns.verdict import Outcome, Verdict
 from services.validation.evidence import evidence_to_bytes
 from services.validation.results import chunk_results
 from services.validation.store import ChunkKey, Store
-from tests.campaigns import DNS, GENERATION, generating, hand_out, new_campaign
+from tests.campaigns import DNS, GENERATION, act, generating, hand_out, new_campaign
 
 HTTP = Phase.HTTP_VALIDATION
 # What is not there takes the sandbox's DNS long to say.
@@ -105,9 +105,10 @@ async def fetching(
     dns: pb.DnsConfiguration,
     *,
     chunk_size: int = 100,
+    resolved: bool = True,
 ) -> RunningPhase:
     """A campaign of these names whose HTTP phase runs and is planned. DNS resolved those that the
-    world has web servers for."""
+    world has web servers for, or was left out."""
     configuration = pb.CampaignConfiguration(
         generation=pb.GenerationConfiguration(upload=pb.UploadSource()), dns=dns, http=http
     )
@@ -115,14 +116,17 @@ async def fetching(
     running = await generating(
         campaign_store, new_campaign(configuration, mode=Mode.FULL_SEQUENCE, phases=phases)
     )
+    if not resolved:
+        await act(campaign_store, running.campaign_id, Action.SKIP, phase=DNS)
     assert await campaign_store.names.append_names(running, 0, names, digest(names))
     await campaign_store.names.announce(running, len(names), planned=True)
     assert await campaign_store.ledger.complete(running)
-    running = await campaign_store.names.running_phase(running.campaign_id, DNS)
-    await campaign_store.ledger.plan(running, len(names), 2000)
-    for key in await hand_out(campaign_store, [running]):
-        await _resolve(store, ChunkKey(*_fields(key)), world)
-    assert await campaign_store.ledger.complete(running)
+    if resolved:
+        running = await campaign_store.names.running_phase(running.campaign_id, DNS)
+        await campaign_store.ledger.plan(running, len(names), 2000)
+        for key in await hand_out(campaign_store, [running]):
+            await _resolve(store, ChunkKey(*_fields(key)), world)
+        assert await campaign_store.ledger.complete(running)
     running = await campaign_store.names.running_phase(running.campaign_id, HTTP)
     await campaign_store.ledger.plan_candidates(running, chunk_size, 1000)
     return await campaign_store.names.running_phase(running.campaign_id, HTTP)

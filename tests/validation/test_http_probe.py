@@ -263,6 +263,38 @@ async def test_contacts_of_further_pages_are_the_site_s(
         assert it.row["content_size"] < Features.from_bytes(it.row["features"]).byte_size
 
 
+async def test_names_that_dns_was_not_asked_about_are_resolved_when_they_are_asked_for(
+    campaign_store: CampaignStore,
+    store: Store,
+    pool: Pool,
+    queue: Client,
+    http_probe: HttpProbe,
+    web: SandboxWeb,
+    dns: pb.DnsConfiguration,
+) -> None:
+    page, moved = (names_of(web.world, 1, kind)[0] for kind in (Web.PAGE, Web.MOVED_TO_WWW))
+    absent = f"{'a' * 30}.com"
+    running = await fetching(
+        campaign_store,
+        store,
+        web.world,
+        [page, absent, moved],
+        http_configuration(web),
+        dns,
+        resolved=False,
+    )
+
+    found = await carry_out(campaign_store, store, pool, queue, http_probe, running)
+
+    assert {name: it.verdict for name, it in found.items()} == {
+        page: Verdict.OK,
+        absent: Verdict.UNREACHABLE,
+        moved: Verdict.OK,
+    }
+    assert found[absent].evidence.reason == f"{absent} has no address"
+    assert found[moved].row["final_url"] == web.url(f"www.{moved}", "/", tls=True)
+
+
 async def test_names_that_do_not_want_to_be_asked_are_excluded(
     campaign_store: CampaignStore,
     store: Store,
