@@ -12,7 +12,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
-demo: $(VENV)/run ## Set everything up, run a campaign of 100,000 names against the sandbox, check every verdict
+demo: $(VENV)/run ## Set everything up, run a campaign as far as leads against the sandbox, check all that comes of every name
 	@$(BIN)/domainflow demo
 
 up: $(VENV)/run ## Start the suite in the foreground; Ctrl-C stops it

@@ -53,7 +53,7 @@ _READERS = 16
 def demo(
     names: Annotated[
         int, typer.Option(min=1, max=10_000_000, help="How many names to check.")
-    ] = 20_000,
+    ] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the truth about every name.")] = 1,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the suite running at the end, until Ctrl-C.")
@@ -134,7 +134,7 @@ async def _perform(address: str, sandbox: Sandbox, names: int, seed: int, began:
                 campaign_service_pb2.GetReceiptRequest(campaign_id=campaign_id), timeout=DEADLINE
             )
         ).receipt
-        check = await _check(channel, campaign_id, names, seed, sandbox.web)
+        check = await read_back(channel, campaign_id, names, seed, sandbox.web)
     receipt.show(account, terminal.eyes())
     mistakes = check.mistakes + accounting_errors(account, names, check.verdicts)
     if check.pages:
@@ -294,7 +294,7 @@ class Check:
             self.mistakes.append(text)
 
 
-async def _check(
+async def read_back(
     channel: grpc.aio.Channel, campaign_id: str, names: int, seed: int, web: Web | None
 ) -> Check:
     """Read everything back through the door and compare."""

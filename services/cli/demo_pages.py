@@ -85,9 +85,12 @@ def http_configuration(web: Web, **others: Any) -> campaign_pb2.HttpConfiguratio
     settings = http_settings_pb2.HttpSettings(
         https_ports=[web.https_port],
         http_ports=[web.http_port, web.closed_port],
-        connect_timeout=Duration(seconds=3),
-        first_byte_timeout=Duration(seconds=3),
-        total_timeout=Duration(seconds=9),
+        # Servers and fetcher share this machine: few at a time have an answer soon, and a site that
+        # is silent is told from one that has to wait for its turn.
+        connect_timeout=Duration(seconds=6),
+        first_byte_timeout=Duration(seconds=5),
+        total_timeout=Duration(seconds=15),
+        window=48,
         retry_lanes=lanes,
         crawl=http_settings_pb2.CrawlSettings(policy=http_settings_pb2.CrawlSettings.POLICY_ALWAYS),
         allowed_networks=[web.network],
