@@ -1,15 +1,15 @@
 """From the names to the leads: which counts belong together, and where the names went. Pure.
 
-A phase settles only names that the phase before lets through. Its counts belong to those of the
-phases before it when its results were made after theirs: after a rerun of DNS validation the pages
-that were fetched for the run before say nothing of the names that resolve now, until they are
-fetched again.
+A phase settles only names that the phase before lets through; leads are decided on for every name
+that HTTP has settled, and say again why one was rejected. Counts belong to those of the phases
+before when the results were made after theirs: after a rerun of DNS validation the pages that were
+fetched for the run before say nothing of the names that resolve now, until they are fetched again.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-GENERATION, LEADS = 1, 5
+GENERATION, DNS, HTTP, LEADS = 1, 2, 3, 5
 # The outcome that goes on, in every phase: generated; resolved; fetched; with a keyword; qualified.
 PASSED = 1
 
@@ -68,11 +68,14 @@ def funnel(name_count: int, phases: Sequence[PhaseCounts]) -> list[Step]:
     """The phases in order, each with what it has found, whatever the others found meanwhile."""
     steps = []
     coming = name_count
+    fetched = next((each.settled for each in phases if each.phase == HTTP), 0)
     for each in phases:
         # A phase that was never planned has to settle what the one before has let through so far.
         expected = each.name_count or coming
         if each.phase == GENERATION:
             expected = max(expected, name_count)
+        elif each.phase == LEADS and not each.name_count:
+            expected = fetched
         steps.append(Step(each.phase, max(expected, each.settled), each.settled, each.passed))
         coming = each.passed if each.phase != GENERATION else name_count
     return steps
@@ -91,8 +94,9 @@ def rejections(name_count: int, phases: Sequence[PhaseCounts]) -> Rejections:
             # Of names that came by results which are not shown any more.
             break
         if each.phase == LEADS:
-            # A decision on names that a phase before has rejected says again why.
-            while counted and each.settled > counted[-1].passed:
+            # Of names that are not decided on yet, nothing is said meanwhile: those that HTTP has
+            # rejected are among those that are.
+            while counted and counted[-1].phase > DNS:
                 counted.pop()
         if each.settled > (counted[-1].passed if counted else name_count):
             break

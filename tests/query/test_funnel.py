@@ -24,15 +24,21 @@ phases = st.lists(
 
 @st.composite
 def regular(draw: st.DrawFn) -> tuple[int, list[PhaseCounts]]:
-    """A campaign in order: each phase settles some of the names that the one before let through."""
+    """A campaign in order: each phase settles some of the names that the one before let through;
+    leads are decided on for some of those that HTTP has settled."""
     name_count = coming = draw(st.integers(0, 1_000))
+    fetched = None
     made = [PhaseCounts(GENERATION, name_count, 1, {1: name_count} if name_count else {})]
     for phase in draw(st.sets(st.integers(DNS, LEADS)).map(sorted)):
+        if phase == LEADS and fetched is not None:
+            coming = fetched
         settled = draw(st.integers(0, coming))
         passed = draw(st.integers(0, settled))
         outcomes = {outcome: n for outcome, n in ((1, passed), (3, settled - passed)) if n}
         made.append(PhaseCounts(phase, coming, phase, outcomes))
         coming = passed if settled else coming
+        if phase == HTTP and settled:
+            fetched = settled
     return name_count, made
 
 
@@ -54,9 +60,11 @@ def test_every_name_is_a_lead_or_rejected_or_pending_whatever_the_counts(
 def test_in_a_campaign_in_order_every_rejection_counts(made: tuple[int, list[PhaseCounts]]) -> None:
     name_count, some = made
     told = rejections(name_count, some)
+    decided = any(each.phase == LEADS and each.settled for each in some)
     expected = {
         (each.phase, outcome, count)
         for each in some[1:]
+        if not (decided and each.phase in {HTTP, ANALYSIS})
         for outcome, count in each.outcomes.items()
         if outcome != 1
     }
@@ -88,6 +96,30 @@ def test_a_decision_on_names_that_were_rejected_before_is_not_counted_twice() ->
     )
     assert (told.leads, told.pending) == (2, 0)
     assert told.rejected == [Rejected(DNS, 2, 4), Rejected(LEADS, 3, 3), Rejected(LEADS, 2, 1)]
+
+
+def test_while_leads_are_decided_on_the_others_are_pending() -> None:
+    """Of the names decided on some were rejected by HTTP already: which ones, no counter says."""
+    some = [
+        PhaseCounts(DNS, 10, 1, {1: 8, 2: 2}),
+        PhaseCounts(HTTP, 8, 2, {1: 6, 9: 2}),
+        PhaseCounts(ANALYSIS, 6, 3, {1: 5, 2: 1}),
+    ]
+    before = rejections(10, some)
+    assert (before.pending, sum(each.count for each in before.rejected)) == (5, 5)
+
+    told = rejections(10, [*some, PhaseCounts(LEADS, 8, 4, {1: 1, 9: 2})])
+    assert (told.leads, told.pending) == (1, 5)
+    assert told.rejected == [Rejected(DNS, 2, 2), Rejected(LEADS, 9, 2)]
+
+
+def test_every_name_that_was_fetched_comes_to_the_leads() -> None:
+    some = [
+        PhaseCounts(HTTP, 8, 2, {1: 6, 9: 2}),
+        PhaseCounts(ANALYSIS, 6, 3, {1: 5, 2: 1}),
+        PhaseCounts(LEADS, 0, 0, {}),
+    ]
+    assert funnel(8, some)[-1] == Step(LEADS, 8, 0, 0)
 
 
 def test_the_funnel_tells_of_each_phase_what_came_and_what_went_on() -> None:

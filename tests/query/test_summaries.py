@@ -65,7 +65,8 @@ async def test_the_funnel_leads_from_the_names_to_the_leads(query: Query, writer
         (2, 30, 25, 10),
         (3, 10, 9, 6),
         (4, 6, 6, 4),
-        (5, 4, 3, 1),
+        # Of every name that was fetched, whatever came.
+        (5, 9, 3, 1),
     ]
     assert answer.steps[2].pass_ratio == 6 / 9
 
@@ -82,12 +83,11 @@ async def rejected(query: Query, made: Made) -> summary_pb2.GetRejectionSummaryR
 async def test_rejections_balance_through_a_rerun(query: Query, writer: Writer) -> None:
     made = await whole_campaign(writer)
     before = await rejected(query, made)
-    assert (before.name_count, before.lead_count, before.pending_count) == (30, 1, 5 + 1 + 1)
+    # Six of nine are not decided on, which HTTP and the analysis have rejected or not.
+    assert (before.name_count, before.lead_count, before.pending_count) == (30, 1, 5 + 1 + 6)
     assert [(r.phase, r.outcome, r.count) for r in before.rejections] == [
         (2, "NXDOMAIN", 10),
         (2, "TIMEOUT", 5),
-        (3, "NOT_FOUND", 3),
-        (4, "WITHOUT_KEYWORD", 2),
         (5, "LOW_SCORE", 2),
     ]
 

@@ -199,7 +199,8 @@ Global___GetRejectionSummaryRequest: _TypeAlias = GetRejectionSummaryRequest  # 
 @_typing.final
 class GetRejectionSummaryResponse(_message.Message):
     """Where the names went that are no leads. name_count = pending_count + lead_count + the sum of all rejections. After a rerun, what later phases
-    found before does not count until they have run again: their names are pending.
+    found before does not count until they have run again: their names are pending. Leads are decided on for every name that HTTP has settled: as soon
+    as one is, the decisions say where these names went, and those that are not decided on yet are pending.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
