@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from domainflow.validation.v1 import http_persona_pb2, keyword_pb2, proxy_pb2, scoring_pb2
+from domainflow.validation.v1 import (
+    http_persona_pb2,
+    keyword_pb2,
+    proxy_pb2,
+    scoring_pb2,
+    validation_service_pb2,
+)
 from services.cli.named import Kind
 
 
@@ -12,6 +18,21 @@ def _persona(persona: Any) -> tuple[str, str]:
     return schemes, settings.proxy_pool_id or "none"
 
 
+def _resolvers(persona: Any) -> tuple[str]:
+    count = len(persona.settings.resolvers)
+    return (f"{count:,}" if count else "the machine's",)
+
+
+DNS_PERSONAS = Kind(
+    noun="DNS persona",
+    verb="DnsPersona",
+    verbs="DnsPersonas",
+    field="dns_persona",
+    fields="dns_personas",
+    messages=validation_service_pb2,
+    headings=("resolvers",),
+    columns=_resolvers,
+)
 HTTP_PERSONAS = Kind(
     noun="HTTP persona",
     verb="HttpPersona",

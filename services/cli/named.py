@@ -222,10 +222,12 @@ def _list(kind: Kind) -> Callable[..., None]:
 
 
 def _get(kind: Kind) -> Callable[..., None]:
+    flags = ("--content", "--settings") if kind.content == "settings" else ("--content",)
+
     def command(
         name: NameArgument,
         content: Annotated[
-            bool, typer.Option("--content", help="What it says alone, as --file takes it.")
+            bool, typer.Option(*flags, help="What it says alone, as --file takes it.")
         ] = False,
         server: ServerOption = "",
         data: DataOption = DATA_FOLDER,

@@ -172,7 +172,7 @@ def test_documents_go_out_and_in(serve: Any, tmp_path: Path) -> None:
     imported = persona(serve, validation, "import", str(file), "--replace")
 
     assert json.loads(exported.stdout) == {"format": "x"}
-    assert imported.stderr == "imported: 1 persona, 1 replaced\n"
+    assert imported.stderr == "imported: 1 DNS persona, 1 replaced\n"
     first, second = validation.requests
     assert list(first.dns_persona_ids) == [PERSONA]
     assert json.loads(second.document) == {"format": "x"}
