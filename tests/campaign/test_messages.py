@@ -8,7 +8,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message as AnyMessage
 
 from domainflow.campaign.v1 import campaign_pb2, event_pb2
-from domainflow.validation.v1 import dns_pb2
+from domainflow.validation.v1 import dns_pb2, http_pb2
 from services.campaign.history import SYSTEM, DeletionRow, StoredEvent
 from services.campaign.messages import Message, bounded, deletion_message, event_message
 
@@ -24,10 +24,16 @@ FIELDS = [
     "priority",
     "name_rate_limit",
     "archive_time",
-    *(f"configuration.{field}" for field in ("generation", "dns", "http", "analysis", "leads")),
+    *(f"configuration.{field}" for field in ("generation", "dns", "http", "analysis", "lead")),
 ]
+# The phase with most of them; a campaign has no more names.
 OUTCOMES = [
-    campaign_pb2.OutcomeCount(outcome=name.removeprefix("DNS_VERDICT_"), count=2**62)
+    campaign_pb2.OutcomeCount(outcome=name.removeprefix("HTTP_VERDICT_"), count=10**9)
+    for name in http_pb2.HttpVerdict.keys()
+]
+# Verdicts are taken back of DNS only.
+OF_DNS = [
+    campaign_pb2.OutcomeCount(outcome=name.removeprefix("DNS_VERDICT_"), count=10**9)
     for name in dns_pb2.DnsVerdict.keys()
 ]
 
@@ -37,7 +43,8 @@ def filled(message: AnyMessage) -> None:
     for field in message.DESCRIPTOR.fields:
         if field.is_repeated:
             if field.name == "outcomes":
-                getattr(message, field.name).extend(OUTCOMES)
+                withdrawn = isinstance(message, event_pb2.VerdictsWithdrawn)
+                getattr(message, field.name).extend(OF_DNS if withdrawn else OUTCOMES)
             elif field.name == "fields":
                 getattr(message, field.name).extend(FIELDS)
             elif field.name == "first_positions":
