@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from domainflow.validation.v1 import keyword_pb2
+from services.chassis.matching.choice import compile_choice
 from services.validation.content.classify import PageKind, classify
 from services.validation.content.clusters import fingerprint
 from services.validation.content.contacts import MAX_CONTACTS, ContactPage, find_contacts
@@ -12,6 +14,11 @@ from services.validation.content.crawl import next_pages
 from services.validation.content.features import Features, features_of
 from services.validation.content.markup import parse
 from services.validation.content.scoring import DEFAULT_PROFILE, explain
+from services.validation.http.fetch import nothing_asked
+from services.validation.http.verdict import Verdict
+from services.validation.page_look import RawPage, look
+from services.validation.site_evidence import page_to_pb
+from services.validation.sites import Site
 from tests.validation.content.test_markup import assert_bounded
 
 FOLDERS = [
@@ -74,3 +81,36 @@ def test_pages_of_packages_are_read_classified_and_scored() -> None:
     # Documentation is not parked.
     assert PageKind.PARKED not in kinds
     assert PageKind.FOR_SALE not in kinds
+
+
+@pytest.mark.skipif(not PAGES, reason="no package here comes with HTML")
+def test_pages_of_packages_go_the_whole_way_to_what_is_stored() -> None:
+    choice = keyword_pb2.KeywordChoice(
+        keywords=["python", "copyright", "library", "function", "größe", "文字"],
+        rules=[
+            keyword_pb2.KeywordRule(
+                name="version", pattern=r"\b[0-9]+\.[0-9]+\b", kind=keyword_pb2.KEYWORD_KIND_REGEX
+            )
+        ],
+    )
+    keywords = compile_choice(choice, [])
+    matched = 0
+    # Every third: they are many, and of few kinds.
+    for path in PAGES[::3]:
+        url = f"https://docs.example.com/{path.stem}"
+        found = look(
+            RawPage(path.read_bytes(), url, "text/html"),
+            name="docs.example.com",
+            keywords=keywords,
+            now=1_790_000_000,
+        )
+        assert found.hits is not None
+        matched += found.is_match
+        fetch = nothing_asked("docs.example.com", Verdict.OK, "")
+        page = page_to_pb(Site(fetch, found))
+        assert page.kind == found.classification.kind
+        assert len(page.SerializeToString()) < 1_000_000
+        # One line each, which is what streams join them with.
+        assert not {"\n", "\r", "\0"} & set(found.title)
+
+    assert matched > len(PAGES) // 6
