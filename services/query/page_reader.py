@@ -3,7 +3,7 @@ enough."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, pairwise, repeat, takewhile
 from typing import Any, Literal, TypeAlias
 
@@ -50,10 +50,11 @@ _Field: TypeAlias = Literal[
 @dataclass(frozen=True, slots=True)
 class SmallSet:
     """All domains of a filter in their order, ascending, by key; in order of name `names` has the
-    name of each."""
+    name of each, and `name_of` by position."""
 
     keys: Sequence[Key]
     names: Sequence[str] = ()
+    name_of: Mapping[int, str] = field(default_factory=dict)
 
 
 # A domain of a page: what the tables have of it, or a copy, as it goes over the wire.
@@ -327,7 +328,7 @@ class PageReader:
             return SmallSet(sorted(found))
         names = await self._pages.names(self._no, positions)
         ordered = sorted(names, key=names.__getitem__)
-        return SmallSet([Key(0, p) for p in ordered], [names[p] for p in ordered])
+        return SmallSet([Key(0, p) for p in ordered], [names[p] for p in ordered], names)
 
     async def _read_small(
         self, small: SmallSet, start: Key | None, inclusive: bool, ascending: bool, size: int
@@ -337,8 +338,11 @@ class PageReader:
             place: Any = start
             places: Sequence[Any] = keys
             if self._order is Order.NAME:
-                # Not a domain of the set any more, perhaps, but where it stands among them.
-                place = (await self._pages.names(self._no, [start.position])).get(start.position)
+                place = small.name_of.get(start.position)
+                if place is None:
+                    # Not a domain of the set any more, but where it stands among them.
+                    names = await self._pages.names(self._no, [start.position])
+                    place = names.get(start.position)
                 places = small.names
                 if place is None:
                     raise KeyGone
