@@ -52,7 +52,9 @@ async def test_a_page_comes_with_what_was_found_on_it_in_the_run_that_is_shown(
     )
     await writer.connection.executemany(
         "INSERT INTO pages (campaign_no, run, position, kind, features, evidence) VALUES"
-        " ($1, $2, 0, $3, '', $4)",
+        " ($1, $2, 0, $3, '', $4)"
+        " ON CONFLICT (campaign_no, run, position)"
+        " DO UPDATE SET kind = excluded.kind, evidence = excluded.evidence",
         [
             (made.no, 1, page_pb2.PAGE_KIND_FOR_SALE, page.SerializeToString()),
             (made.no, 2, page_pb2.PAGE_KIND_LOGIN, None),
