@@ -155,7 +155,6 @@ class _Exchange:
         "failure",
         "headers",
         "parts",
-        "proxy",
         "reason",
         "size",
         "status",
@@ -165,8 +164,6 @@ class _Exchange:
     def __init__(self) -> None:
         # Of the performance counter.
         self.began = 0.0
-        # What it goes through, in words.
-        self.proxy = ""
         # None while all is well.
         self.failure: Verdict | None = None
         self.reason = ""
@@ -217,6 +214,7 @@ class _Run:
         "persona",
         "proxies_failed",
         "proxies_refusing",
+        "proxy",
         "proxy_failure",
         "redirects",
         "responses",
@@ -250,7 +248,9 @@ class _Run:
         # not through; how the last of them failed, once no other is tried.
         self.proxies_failed: set[str] = set()
         self.proxies_refusing: set[str] = set()
-        self.proxy_failure: tuple[ProxyFailure, str] | None = None
+        self.proxy_failure: ProxyFailure | None = None
+        # Of the last request, as results call it.
+        self.proxy = ""
 
 
 class Fetcher:
@@ -364,7 +364,7 @@ class Fetcher:
                     break
         finally:
             self._give_back(run, Result.UNKNOWN)
-        return self._told(name, verdict, reason, trials, told, began)
+        return self._told(name, verdict, reason, trials, told, began, run.proxy)
 
     async def _follow(self, run: _Run, target: Target) -> tuple[Verdict, str]:
         """Ask for a page and go where it redirects to."""
@@ -556,15 +556,16 @@ class Fetcher:
         settings = run.settings
         if self._proxies is not None and run.use is None:
             if run.proxy_failure is not None:
-                failure, exchange.proxy = run.proxy_failure
-                exchange.fail(failure.verdict, failure.reason)
+                exchange.fail(run.proxy_failure.verdict, run.proxy_failure.reason)
                 return False
             run.use = self._proxies.choose(run.proxies_failed)
             if run.use is None:
                 exchange.fail(Verdict.PROXY_ERROR, "no proxy of the pool can be used now")
                 return False
-        proxy = run.use.member.proxy if run.use else None
-        exchange.proxy = proxy.label if proxy else ""
+        proxy = None
+        if run.use is not None:
+            proxy = run.use.member.proxy
+            run.proxy = proxy.label
         distrust = run.distrust.get(target.host, "")
         context = (
             True
@@ -674,7 +675,7 @@ class Fetcher:
             if run.use is not None:
                 return True
         if failed:
-            run.proxy_failure = failure, exchange.proxy
+            run.proxy_failure = failure
         return False
 
     def _late_proxy(self, exchange: _Exchange) -> ProxyFailure | None:
@@ -722,6 +723,7 @@ class Fetcher:
         trials: list[Trial],
         told: tuple[_Exchange | None, tuple[_Exchange, Target] | None, list[Redirect]],
         began: float,
+        proxy: str,
     ) -> Fetch:
         exchange, last, redirects = told
         status, final_url, headers, tls, retry_after = 0, "", PageHeaders(), None, None
@@ -733,10 +735,9 @@ class Fetcher:
                 retry_after = retry_after_of(headers.retry_after, datetime.now(UTC))
             if answered.dial is not None and answered.dial.tls is not None:
                 tls = certificates.facts(answered.dial.tls, target.host, datetime.now(UTC))
-        address, connect_us, first_byte_us, body, proxy = "", 0, 0, b"", ""
+        address, connect_us, first_byte_us, body = "", 0, 0, b""
         truncation = Truncation.NONE
         if exchange is not None:
-            proxy = exchange.proxy
             if verdict is Verdict.OK:
                 body, truncation = b"".join(exchange.parts), exchange.truncation
             if (dial := exchange.dial) is not None and dial.connected_at:
