@@ -119,6 +119,9 @@ async def run_service(settings: ServeSettings) -> None:
         pulse = await stack.enter_async_context(Pulse(settings.database_url))
         engines = await stack.enter_async_context(Engines())
         store = Store(pool, suppression_salt(), secret_box())
+        if sealed := await store.proxies.seal_anew():
+            told = "%d passwords of proxies were sealed with the newest key"
+            logging.getLogger(__name__).info(told, sealed)
         proxy_pools = ProxyPools(store.proxies, policy=proxy_policy())
         fetchers = await stack.enter_async_context(
             Fetchers(engines, suppressions=store.suppressions, proxy_pools=proxy_pools)

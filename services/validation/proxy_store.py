@@ -6,6 +6,7 @@ line or repr of this module has it.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -333,6 +334,25 @@ class ProxyStore:
             stored = dict(row)
             seats.append(Seat(stored.pop("proxy_pool_id"), StoredProxy(**stored)))
         return [PoolRow(**row) for row in pools], seats
+
+    async def seal_anew(self) -> int:
+        """Seal with the newest key what an older one sealed, so that that can be dropped; returns
+        how many there were. What no key opens stays as it is."""
+        if self._box is None:
+            return 0
+        async with self._pool.acquire() as connection, connection.transaction():
+            rows = await connection.fetch(
+                "SELECT id, password FROM proxies WHERE password IS NOT NULL ORDER BY id FOR UPDATE"
+            )
+            sealed = []
+            for row in rows:
+                with contextlib.suppress(UnreadableSecret):
+                    if not self._box.is_current(row["password"]):
+                        envelope = self._box.reseal(row["password"], _bound(row["id"]))
+                        sealed.append((row["id"], envelope))
+            # The same password: no other version.
+            await connection.executemany("UPDATE proxies SET password = $2 WHERE id = $1", sealed)
+            return len(sealed)
 
     def _seal(self, proxy_id: UUID, password: Secret) -> bytes | None:
         if not password:

@@ -23,6 +23,7 @@ from services.chassis.server import CallGuard
 from services.validation.engines import Engines
 from services.validation.http.proxies import Scheme
 from services.validation.persona_store import Personas
+from services.validation.proxy_service import new_proxy
 from services.validation.service import RULES, ValidationService
 from services.validation.store import Store
 from tests.refusals import refused
@@ -419,6 +420,21 @@ async def test_a_trial_of_nonsense_is_refused(stub):
 
 
 # Secrets
+
+
+async def test_passwords_are_sealed_anew_when_there_is_a_newer_key(pool):
+    old, new = new_key(), new_key()
+    given = [new_proxy(pb.Proxy(url="http://192.0.2.1:1", user="u", password=SECRET))]
+    before = Store(pool, box=SecretBox([old])).proxies
+    await before.create(given, None, lambda made: b"", validate_only=False)
+    both = Store(pool, box=SecretBox([new, old])).proxies
+    after = Store(pool, box=SecretBox([new])).proxies
+    assert await after.seal_anew() == 0
+    assert [await both.seal_anew(), await both.seal_anew()] == [1, 0]
+    (stored,), _ = await after.page(None, 10)
+
+    assert after.open(stored).password.reveal() == SECRET
+    assert stored.version == 1
 
 
 async def test_a_password_is_found_nowhere(stub, pool, caplog):
