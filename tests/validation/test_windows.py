@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from services.chassis.http_settings import HttpSettings
 from services.validation.http_plans import HttpPlan
-from services.validation.windows import Windows
+from services.validation.windows import FIRST, LATE, LEAST, Allowance, Windows
 from tests.eventually import eventually
 
 KILOBYTE = 1024
@@ -69,3 +69,22 @@ async def test_whoever_gives_up_waiting_leaves_no_place_taken() -> None:
     await eventually(nobody)
     await windows.enter(PLAN)
     await windows.enter(PLAN)
+
+
+def test_a_process_that_is_late_takes_fewer_names_and_comes_back() -> None:
+    allowance = Allowance()
+    for _ in range(20):
+        allowance.look(late=2 * LATE, in_flight=allowance.count)
+    assert allowance.count == LEAST
+    # Nobody wants more.
+    allowance.look(late=0, in_flight=LEAST - 1)
+    assert allowance.count == LEAST
+    for _ in range(50):
+        allowance.look(late=0, in_flight=allowance.count)
+    assert allowance.count > FIRST
+
+
+def test_what_is_late_with_few_names_in_flight_is_allowed_fewer_at_once() -> None:
+    allowance = Allowance()
+    allowance.look(late=2 * LATE, in_flight=40)
+    assert allowance.count == 30
