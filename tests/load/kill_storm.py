@@ -1,5 +1,6 @@
-"""A campaign of a million names through generation and DNS while workers are killed with -9 every
-two to five seconds: every row against the truth, every name exactly once.
+"""A campaign of a million names through generation and DNS, and one of twenty thousand as far as
+leads, while workers are killed with -9 every few seconds: every row against the truth, every name
+exactly once.
 
 Crashes, after saying what was found, unless nothing is lost, doubled or wrong.
 """
@@ -16,9 +17,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from domainflow.campaign.v1 import campaign_pb2, event_pb2
+from services.cli import demo
+from services.cli.demo_pages import Web
+from services.cli.demo_sandbox import Sandbox
 from services.sandbox.truth import Mix, truth
 from services.suite.process import State
 from tests.load.busy_suite import DNS, Busy, Load, busy_suite, now, scaled, seconds
@@ -34,6 +39,10 @@ CONSTANT = "storm"
 TIMEOUT_MS, ATTEMPTS, WINDOW = 300, 8, 500
 # Rows compared at once.
 PORTION = 50_000
+# Of the demo, and names of a chunk of HTTP: few are lost with a worker.
+PAGE_NAMES = scaled(20_000, least=1_000)
+PAGE_CHUNK = 100
+HTTP, LEADS = campaign_pb2.PHASE_HTTP_VALIDATION, campaign_pb2.PHASE_LEAD_EXTRACTION
 
 
 class NotExact(AssertionError):
@@ -51,13 +60,94 @@ class Found:
 
 
 def run() -> list[dict[str, Any]]:
-    result = asyncio.run(_measure())
-    if result["value"] or not result["balanced"]:
-        sys.stderr.write(json.dumps(result, indent=2) + "\n")
-        raise NotExact(
-            f"{result['lost']} lost, {result['doubled']} doubled, {result['wrong']} wrong"
+    results = [asyncio.run(_measure()), asyncio.run(_measure_pages())]
+    for result in results:
+        if result["value"] or not result["balanced"]:
+            sys.stderr.write(json.dumps(result, indent=2) + "\n")
+            raise NotExact(
+                f"{result['lost']} lost, {result['doubled']} doubled, {result['wrong']} wrong"
+            )
+    return results
+
+
+async def _measure_pages() -> dict[str, Any]:
+    """The storm again, from HTTP to the end; workers of every kind die."""
+    with server("services.sandbox", "--die-with-parent", "--seed", str(SEED), "--web") as said:
+        told = json.loads(said)
+        web = Web.told(told["web"])
+        environment = {"HTTP_ALLOWED_NETWORKS": web.network}
+        async with busy_suite(1, environment, http_workers=2, analysis_workers=1) as busy:
+            asked = demo.request(PAGE_NAMES, Sandbox(tuple(told["dns"])).settings(), web)
+            _hurry(asked.configuration.http)
+            created = (await busy.campaigns.CreateCampaign(asked)).campaign
+            no = await busy.database.fetchval(
+                "SELECT no FROM campaigns WHERE id::text = $1", created.campaign_id
+            )
+            load = Load(busy, created.campaign_id, no, PAGE_NAMES)
+            await load.start()
+            await load.completed(DNS)
+            begun = now()
+            over = asyncio.Event()
+            storm = asyncio.create_task(_storm(busy, over, pause=3.0))
+            try:
+                http = await load.completed(HTTP)
+                await load.completed(LEADS)
+            finally:
+                over.set()
+                kills = await storm
+            took = now() - begun
+            events, settled_twice = await _events(busy, load, HTTP)
+            lost, surplus = await _counted(busy, load)
+            # The door may have been opened anew meanwhile.
+            async with grpc.aio.insecure_channel(
+                busy.suite.address.removeprefix("http://")
+            ) as channel:
+                check = await demo.read_back(channel, load.campaign_id, PAGE_NAMES, SEED, web)
+            assert check.pages
+            account = await load.receipt()
+            unlike = demo.accounting_errors(account, PAGE_NAMES, check.verdicts)
+            unlike += check.pages.accounting_errors(account)
+    return {
+        "name": f"kill_storm, pages of {PAGE_NAMES:,} names",
+        "value": lost + surplus + settled_twice + check.wrong + len(unlike),
+        "unit": "names lost, doubled or wrong",
+        "yardstick": None,
+        "ratio": None,
+        "target": "names <= 0",
+        "lost": lost,
+        "doubled": surplus + settled_twice,
+        "wrong": check.wrong,
+        "mistakes": check.mistakes + unlike,
+        "balanced": account.balanced,
+        "kills": kills,
+        "chunks_settled": events["chunk_settled"],
+        "chunks_retried": events["chunk_retried"],
+        "names_given_up": events["name_dead_lettered"],
+        "seconds": took,
+        "names_per_second": http.name_count / seconds(http),
+        "verdicts": dict(check.pages.verdicts),
+    }
+
+
+async def _counted(busy: Busy, load: Load) -> tuple[int, int]:
+    """Rows of later phases that are missing, and those that nothing before them asks for."""
+    lost = surplus = 0
+    for table, asked, condition in (
+        ("http_results", "dns_results", "verdict = 1"),
+        ("pages", "http_results", "verdict = 1"),
+        ("page_analyses", "http_results", "verdict = 1"),
+        ("leads", "http_results", "true"),
+    ):
+        row = await busy.database.fetchrow(
+            f"""SELECT count(*) FILTER (WHERE r.position IS NULL),
+                count(*) FILTER (WHERE a.position IS NULL)
+            FROM (SELECT position FROM {asked} WHERE campaign_no = $1 AND {condition}) a
+            FULL JOIN (SELECT position FROM {table} WHERE campaign_no = $1) r USING (position)""",
+            load.no,
         )
-    return [result]
+        lost += row[0]
+        surplus += row[1]
+    return lost, surplus
 
 
 async def _measure() -> dict[str, Any]:
@@ -116,13 +206,25 @@ def _dns() -> campaign_pb2.DnsConfiguration:
     )
 
 
-async def _storm(busy: Busy, over: asyncio.Event) -> int:
-    """Kill any living worker again and again; return how often."""
+def _hurry(http: campaign_pb2.HttpConfiguration) -> None:
+    """As of DNS: sites that say nothing hold their chunk for as long as all their chances."""
+    http.chunk_size = PAGE_CHUNK
+    settings = http.settings
+    settings.window = 16
+    settings.connect_timeout.CopyFrom(Duration(seconds=2))
+    settings.first_byte_timeout.CopyFrom(Duration(seconds=2))
+    settings.total_timeout.CopyFrom(Duration(seconds=5))
+    for lane in settings.retry_lanes:
+        lane.attempt_limit = 3 if lane.reason == lane.REASON_RATE_LIMITED else 1
+
+
+async def _storm(busy: Busy, over: asyncio.Event, pause: float = 0.0) -> int:
+    """Kill any living worker again and again, `pause` seconds less often; return how often."""
     dice = random.Random(SEED)
     kills = 0
     while True:
         try:
-            async with asyncio.timeout(dice.uniform(SHORTEST, LONGEST)):
+            async with asyncio.timeout(pause + dice.uniform(SHORTEST, LONGEST)):
                 await over.wait()
             return kills
         except TimeoutError:
@@ -130,7 +232,7 @@ async def _storm(busy: Busy, over: asyncio.Event) -> int:
         alive = [
             process
             for name, process in busy.suite.processes.items()
-            if name.startswith("worker-") and process.state is State.READY and process.pid
+            if "worker-" in name and process.state is State.READY and process.pid
         ]
         if alive:
             victim = dice.choice(alive).pid
@@ -139,8 +241,8 @@ async def _storm(busy: Busy, over: asyncio.Event) -> int:
             kills += 1
 
 
-async def _events(busy: Busy, load: Load) -> tuple[Counter[str], int]:
-    """Events by kind, and how many names they say were settled more than once."""
+async def _events(busy: Busy, load: Load, phase: int = DNS) -> tuple[Counter[str], int]:
+    """Events by kind, and how many names of a phase they say were settled more than once."""
     kinds: Counter[str] = Counter()
     settled: Counter[int] = Counter()
     rows = await busy.database.fetch("SELECT body FROM events WHERE campaign_no = $1", load.no)
@@ -148,9 +250,11 @@ async def _events(busy: Busy, load: Load) -> tuple[Counter[str], int]:
         event = event_pb2.Event.FromString(body)
         kind = event.WhichOneof("kind") or ""
         kinds[kind] += 1
-        if kind == "chunk_settled" and event.chunk_settled.phase == DNS:
+        if kind == "chunk_settled" and event.chunk_settled.phase == phase:
             chunk = event.chunk_settled
-            settled.update(range(chunk.first_position, chunk.first_position + chunk.name_count))
+            # Later phases have sparse chunks: their first names stand for all of them.
+            size = chunk.name_count if phase == DNS else 1
+            settled.update(range(chunk.first_position, chunk.first_position + size))
     return kinds, sum(times - 1 for times in settled.values())
 
 
