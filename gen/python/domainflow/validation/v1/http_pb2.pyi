@@ -167,7 +167,7 @@ class HttpResult(_message.Message):
 
     @_builtins.property
     def evidence(self) -> Global___HttpEvidence:
-        """What else is known. Only in GetDomain, StreamEnriched with evidence, and checks that are answered at once."""
+        """What else is known. Only in GetDomain, and in checks that are answered at once."""
 
     def __init__(
         self,

@@ -405,7 +405,7 @@ class ValidateStart(_message.Message):
 
     @_builtins.property
     def http(self) -> Global___HttpCheck:
-        """Whether the pages of names that resolve are fetched too, and how. Then at most 500 names of a stream are in progress."""
+        """Whether the pages of names that resolve are fetched too, and how. Then at most 500 names of a stream are in progress, or one batch."""
 
     def __init__(
         self,

@@ -98,7 +98,7 @@ export type HttpResult = Message<"domainflow.validation.v1.HttpResult"> & {
   checkTime?: Timestamp | undefined;
 
   /**
-   * What else is known. Only in GetDomain, StreamEnriched with evidence, and checks that are answered at once.
+   * What else is known. Only in GetDomain, and in checks that are answered at once.
    *
    * @generated from field: domainflow.validation.v1.HttpEvidence evidence = 12;
    */

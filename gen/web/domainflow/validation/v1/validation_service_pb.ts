@@ -453,7 +453,7 @@ export type ValidateStart = Message<"domainflow.validation.v1.ValidateStart"> & 
   settings?: DnsSettings | undefined;
 
   /**
-   * Whether the pages of names that resolve are fetched too, and how. Then at most 500 names of a stream are in progress.
+   * Whether the pages of names that resolve are fetched too, and how. Then at most 500 names of a stream are in progress, or one batch.
    *
    * @generated from field: domainflow.validation.v1.HttpCheck http = 3;
    */
