@@ -35,6 +35,7 @@ BENCHES = (
     "dns_real_servers",
     "dns_end_to_end",
     "http_end_to_end",
+    "http_memory",
     "keywords",
     "rescore",
     "stream_names",
