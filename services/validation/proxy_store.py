@@ -200,7 +200,8 @@ class ProxyStore:
     async def update(
         self, proxy_id: UUID, new: NewProxy, answer: Answer, *, etag: str, validate_only: bool
     ) -> bytes:
-        """Replace a proxy; its password stays unless another is given or it has no user any more.
+        """Replace a proxy; its password stays unless another is given or it has no user any more,
+        and goes to no other place: whoever may change the URL need not know it.
 
         Raises ResourceNotFound, EtagMismatch, ResourceExists, NoSecretKey, InvalidFields.
         """
@@ -210,6 +211,11 @@ class ProxyStore:
             password = before.password if new.proxy.user else None
             if new.has_password:
                 password = self._seal(proxy_id, new.proxy.password)
+            elif password is not None and new.proxy.identity[:3] != before.place[:3]:
+                problem = (
+                    "is required with another scheme, host or port: the stored one stays there"
+                )
+                raise InvalidFields([FieldViolation("proxy.password", problem)])
             if new.proxy.scheme is Scheme.SOCKS5 and new.proxy.user and password is None:
                 problem = "is required with a user (RFC 1929)"
                 raise InvalidFields([FieldViolation("proxy.password", problem)])

@@ -150,6 +150,30 @@ async def test_an_update_keeps_the_password_unless_another_is_given(stub, pool, 
     assert refusal.fields == {"proxy.password"}
 
 
+@pytest.mark.parametrize(
+    "url", ["http://203.0.113.9:8080", "http://192.0.2.1:8081", "https://192.0.2.1:8080"]
+)
+async def test_a_stored_password_goes_to_no_other_place(stub, pool, box, url):
+    made = await create(stub, "http://192.0.2.1:8080", user="u", password=SECRET)
+
+    def moved(**fields) -> pb.UpdateProxyRequest:
+        return pb.UpdateProxyRequest(proxy=pb.Proxy(proxy_id=made.proxy_id, url=url, **fields))
+
+    refusal = await refused(stub.UpdateProxy(moved(user="u")))
+    other_user = await refused(stub.UpdateProxy(moved(user="v")))
+    kept = (await stub.GetProxy(pb.GetProxyRequest(proxy_id=made.proxy_id))).proxy
+    repeated = (await stub.UpdateProxy(moved(user="u", password=SECRET))).proxy
+    without = (await stub.UpdateProxy(moved(user="u", password=""))).proxy
+
+    assert refusal.fields == other_user.fields == {"proxy.password"}
+    assert (kept.url, kept.etag) == (made.url, made.etag)
+    assert (repeated.url, repeated.has_password) == (url, True)
+    assert not without.has_password
+    # There is nothing to give away any more.
+    back = pb.Proxy(proxy_id=made.proxy_id, url=made.url, user="u")
+    assert (await stub.UpdateProxy(pb.UpdateProxyRequest(proxy=back))).proxy.url == made.url
+
+
 async def test_an_update_of_what_changed_meanwhile_is_refused(stub):
     made = await create(stub)
     changed = pb.Proxy(proxy_id=made.proxy_id, url=made.url, etag='"99"')

@@ -106,7 +106,9 @@ class Proxy(_message.Message):
     user: _builtins.str
     """Empty without credentials; at most 255 bytes."""
     password: _builtins.str
-    """Input only; at most 255 bytes. Unset in an update: the stored one stays; empty: none."""
+    """Input only; at most 255 bytes. Unset in an update: the stored one stays, and is required where there is one and the url is another:
+    it is sent to no other place. Empty: none.
+    """
     has_password: _builtins.bool
     """Output only."""
     weight: _builtins.int

@@ -43,7 +43,8 @@ export type Proxy = Message<"domainflow.validation.v1.Proxy"> & {
   user: string;
 
   /**
-   * Input only; at most 255 bytes. Unset in an update: the stored one stays; empty: none.
+   * Input only; at most 255 bytes. Unset in an update: the stored one stays, and is required where there is one and the url is another:
+   * it is sent to no other place. Empty: none.
    *
    * @generated from field: optional string password = 4;
    */
