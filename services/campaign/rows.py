@@ -313,7 +313,6 @@ async def _write_step(
                run = run + $4::int,
                result_run = CASE WHEN $5 OR result_run = 0 THEN run + $4::int ELSE result_run END,
                planned = planned AND $4::int = 0,
-               source_run = CASE WHEN $4::int = 0 THEN source_run END,
                name_count = CASE WHEN $4::int = 1 THEN 0 ELSE name_count END,
                failure = CASE WHEN $7 THEN '' ELSE failure END,
                start_time = CASE WHEN $4::int = 1 THEN now() ELSE start_time END,

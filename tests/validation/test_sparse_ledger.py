@@ -387,3 +387,26 @@ async def test_what_a_failed_phase_has_found_is_gone_on_with(
 
     await results_are_those_of_the_candidates(pool, running.campaign_no, HTTP)
     assert await pool.fetchval("SELECT count(*) FROM http_results") > 0
+
+
+async def test_services_of_the_version_before_plan_no_later_phase_and_leave_no_old_source(
+    pool: Pool, store: Store, campaign_store: CampaignStore
+) -> None:
+    """They run beside the new ones during an upgrade: their plans are those of all names."""
+    campaign_id = await sequence(campaign_store)
+    workers = Workers(pool, store, campaign_store, random.Random(1))
+    running = await campaign_store.names.running_phase(campaign_id, DNS)
+    await workers.work(running, mishaps=0)
+    running = await campaign_store.names.running_phase(campaign_id, HTTP)
+
+    assert await campaign_store.ledger.plan(running, len(NAMES), 7, 3) == []
+    assert await campaign_store.ledger.plan_candidates(running, 5, 1)
+    assert await campaign_store.ledger.plan(running, len(NAMES), 7, 3) == []
+
+    assert (await campaign_store.get(campaign_id)).state(HTTP).name_count < len(NAMES)
+    await workers.work(running, mishaps=3)
+    await results_are_those_of_the_candidates(pool, running.campaign_no, HTTP)
+    sources = "SELECT source_run FROM phases WHERE phase = 3"
+    assert await pool.fetchval(sources) == 1
+    await pool.execute("UPDATE phases SET run = run + 1, planned = false WHERE phase = 3")
+    assert await pool.fetchval(sources) is None

@@ -71,6 +71,10 @@ BEGIN
 END
 $$;
 DROP FUNCTION candidate_positions(integer, smallint, integer, integer, integer, integer);
+DROP TRIGGER refuse_full_chunk ON chunks;
+DROP FUNCTION refuse_full_chunk();
+DROP TRIGGER forget_source ON phases;
+DROP FUNCTION forget_source();
 -- The version before takes a chunk for every position from its first one on. A phase of which something is open cannot go on there.
 DELETE FROM chunks WHERE last_position IS NOT NULL AND state <> 'done';
 UPDATE campaigns k SET current_phase = p.phase, status = 'CANCELLED', version = k.version + 1, update_time = now()

@@ -16,6 +16,27 @@ ALTER TABLE phases
     -- chunk is planned; null before, and for generation and DNS.
     ADD source_run integer;
 
+-- During an upgrade services of the version before run beside the new ones. They plan HTTP, too, with chunks of every position, which would have
+-- names of sparse ones: to them it is as if somebody else were planning, and they leave it.
+CREATE FUNCTION refuse_full_chunk() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE unique_violation USING MESSAGE = format('chunks of phase %s have some positions only', NEW.phase);
+END
+$$;
+CREATE TRIGGER refuse_full_chunk BEFORE INSERT ON chunks
+    FOR EACH ROW WHEN (NEW.phase > 2 AND NEW.last_position IS NULL AND NEW.state = 'ready') EXECUTE FUNCTION refuse_full_chunk();
+-- And they begin runs, knowing nothing of source_run: a new run rests on nothing before it is planned.
+CREATE FUNCTION forget_source() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.source_run := NULL;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER forget_source BEFORE UPDATE OF run ON phases
+    FOR EACH ROW WHEN (NEW.run <> OLD.run) EXECUTE FUNCTION forget_source();
+
 -- The positions a run of a later phase works on, in order, from p_first to p_last, p_limit of them at most.
 --   HTTP: RESOLVED by DNS; every name where DNS was left out. Analysis: HTTP came to OK. Leads: HTTP came to whatever.
 CREATE FUNCTION candidate_positions(
