@@ -493,9 +493,13 @@ async def _delete_range(
 
 
 # Small tables in which a row could have come late.
-_LATE = ("chunks", "dead_letters", "upload_names", "scorings")
-# Tables that are derived from others, by triggers or by the query service's maintainer.
-_DERIVED = ("ledger_totals", "tld_totals", "name_orders", "derivations", "counter_checks")
+_LATE = ("chunks", "dead_letters", "upload_names")
+# Tables that are derived from others, by triggers or by the query service's maintainer; and what
+# workers note of how they score, while they hold the campaign's row.
+_DERIVED = (
+    *("ledger_totals", "tld_totals", "name_orders", "derivations", "counter_checks"),
+    "scorings",
+)
 
 
 async def _remove(connection: Connection, campaign_no: int) -> None:

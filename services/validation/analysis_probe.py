@@ -7,7 +7,7 @@ of a name; what is reckoned from it is the check, which fails on the name it can
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,6 +43,8 @@ ANALYSIS = int(campaign_pb2.PHASE_CONTENT_ANALYSIS)
 LEADS = int(campaign_pb2.PHASE_LEAD_EXTRACTION)
 # Names that are checked at a time, some milliseconds' worth: claims are to be held meanwhile.
 SLICE = 500
+# Pages whose evidence is in memory at a time: with snippets of all hits it has 200 kB and more.
+EVIDENCE_SLICE = 200
 # Seconds for a name at the very most, and for a chunk whatever its size.
 _NAME_LIMIT, _CHUNK_LIMIT = 0.01, 30.0
 
@@ -200,7 +202,15 @@ async def _names(store: Store, claim: Claim) -> Sequence[Item]:
     promising = [
         it.position for it in names if it.name not in listed and may_qualify(it, thresholds)
     ]
-    contacts, problems = _contacts(await store.analyses.evidence(chunk, promising))
+    contacts: dict[int, Sequence[lead_pb2.Contact]] = {}
+    problems: dict[int, str] = {}
+    for first in range(0, len(promising), EVIDENCE_SLICE):
+        some = promising[first : first + EVIDENCE_SLICE]
+        for position, encoded in (await store.analyses.evidence(chunk, some)).items():
+            try:
+                contacts[position] = _contacts(encoded)
+            except DecodeError as problem:
+                problems[position] = f"the evidence of its page cannot be read: {problem}"
     addresses = {it for each in contacts.values() for it in addresses_of(each)}
     withheld = frozenset(await store.suppressions.of_addresses(addresses))
     return [
@@ -217,20 +227,10 @@ async def _names(store: Store, claim: Claim) -> Sequence[Item]:
     ]
 
 
-def _contacts(
-    evidence: Mapping[int, bytes],
-) -> tuple[dict[int, Sequence[lead_pb2.Contact]], dict[int, str]]:
-    """Contacts by position, and what is wrong with the evidence of others."""
-    contacts: dict[int, Sequence[lead_pb2.Contact]] = {}
-    problems = {}
-    for position, encoded in evidence.items():
-        try:
-            # A copy: the whole evidence is not to be kept for its contacts.
-            found = page_pb2.PageEvidence.FromString(encoded).contacts
-            contacts[position] = lead_pb2.Lead(contacts=found).contacts
-        except DecodeError as problem:
-            problems[position] = f"the evidence of its page cannot be read: {problem}"
-    return contacts, problems
+def _contacts(evidence: bytes) -> Sequence[lead_pb2.Contact]:
+    """Raises DecodeError."""
+    # A copy: the whole evidence is not to be kept for its contacts.
+    return lead_pb2.Lead(contacts=page_pb2.PageEvidence.FromString(evidence).contacts).contacts
 
 
 def _entry(suppressed: Suppressed | None) -> str:

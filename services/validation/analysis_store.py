@@ -87,7 +87,8 @@ class Analyses:
 
     async def scoring(self, chunk: Chunk, body: bytes, now: int) -> Scoring:
         """How the run is scored by the configuration `body`: as of `now`, Unix seconds, when this
-        is the first chunk to be; as of then when it is not."""
+        is the first chunk to be; as of then when it is not. Number 0, and not stored, for a
+        campaign that is gone: so are its pages."""
         arguments = (chunk.campaign_no, chunk.run, chunk.source_run, body)
         while True:
             row = await self._pool.fetchrow(
@@ -98,16 +99,25 @@ class Analyses:
             if row is not None:
                 return Scoring(*row)
             # Of those who do this at once one comes first; the others then find it: whoever does
-            # not see its row takes the same number, and waits.
-            await self._pool.execute(
-                """INSERT INTO scorings (campaign_no, run, scoring, source_run, score_time, body)
-                   SELECT $1, $2, coalesce(max(scoring), 0) + 1, $3, $5, $4 FROM scorings
-                   WHERE campaign_no = $1 AND run = $2
-                   HAVING NOT coalesce(bool_or(source_run = $3 AND body = $4), false)
-                   ON CONFLICT DO NOTHING""",
+            # not see its row takes the same number, and waits. A deletion waits for us, or we find
+            # no campaign.
+            there = await self._pool.fetchval(
+                """WITH there AS MATERIALIZED (
+                       SELECT FROM campaigns WHERE no = $1 FOR KEY SHARE),
+                   made AS (
+                       INSERT INTO scorings
+                           (campaign_no, run, scoring, source_run, score_time, body)
+                       SELECT $1, $2, coalesce(max(scoring), 0) + 1, $3, $5, $4 FROM scorings
+                       WHERE campaign_no = $1 AND run = $2
+                       HAVING NOT coalesce(bool_or(source_run = $3 AND body = $4), false)
+                           AND EXISTS (SELECT FROM there)
+                       ON CONFLICT DO NOTHING)
+                   SELECT EXISTS (SELECT FROM there)""",
                 *arguments,
                 now,
             )
+            if not there:
+                return Scoring(0, chunk.source_run, now, body)
 
     async def pages(self, chunk: Chunk) -> list[StoredPage]:
         """The pages that are to be scored, in order."""
@@ -164,9 +174,10 @@ class Analyses:
             # The run whose results are shown, if it scored the pages of the run in question. One
             # that ended early and was then left out scored some of them, and owes none.
             analysis = await connection.fetchrow(
-                """SELECT result_run, status = 'COMPLETED' AS is_complete FROM phases
-                   WHERE campaign_no = $1 AND phase = $2 AND result_run = run
-                     AND result_run > 0 AND source_run = $3""",
+                """SELECT result_run, status = 'COMPLETED' AS is_complete FROM phases p
+                   WHERE campaign_no = $1 AND phase = $2 AND EXISTS (
+                       SELECT FROM scorings s WHERE s.campaign_no = p.campaign_no
+                         AND s.run = p.result_run AND s.source_run = $3)""",
                 chunk.campaign_no,
                 ANALYSIS,
                 chunk.source_run,

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import random
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
@@ -12,7 +14,7 @@ import pytest
 from nats.aio.client import Client
 
 from domainflow.campaign.v1 import campaign_pb2 as pb
-from domainflow.validation.v1 import lead_pb2, scoring_pb2
+from domainflow.validation.v1 import lead_pb2, page_pb2, scoring_pb2
 from services.campaign.campaign import Action
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store as CampaignStore
@@ -24,6 +26,7 @@ from services.validation.content.features import Features, Flag
 from services.validation.content.scoring import DEFAULT_PROFILE, explain
 from services.validation.http.verdict import Verdict
 from services.validation.scoring_plans import scoring_profile_of
+from services.validation.store import ChunkKey as WorkerKey
 from services.validation.store import Store
 from services.validation.suppression_store import NewSuppression, Scope
 from services.validation.worker import Worker
@@ -269,6 +272,25 @@ async def test_scores_of_one_run_are_of_one_moment_however_many_workers_begin_it
     assert await pool.fetchval("SELECT count(*) FROM scorings") == 2
 
 
+async def test_nothing_is_left_behind_of_a_campaign_that_is_deleted_meanwhile(
+    campaign_store: CampaignStore, store: Store, pool: Pool
+) -> None:
+    running = await fetched(campaign_store, store, {"a.com": Site()})
+    chunk = Chunk(running.campaign_no, running.run, 1, 0, 10, 1)
+
+    async def waits() -> None:
+        assert await pool.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("DELETE FROM scorings")
+        await connection.execute("DELETE FROM campaigns")
+        asking = asyncio.create_task(store.analyses.scoring(chunk, b"one", 100))
+        await eventually(waits)
+
+    assert await asking == await store.analyses.scoring(chunk, b"one", 100)
+    assert await pool.fetchval("SELECT count(*) FROM scorings") == 0
+
+
 async def test_what_a_lead_is_and_why_others_are_none(
     campaign_store: CampaignStore, store: Store, pool: Pool, queue: Client
 ) -> None:
@@ -375,6 +397,57 @@ async def test_without_an_analysis_there_is_nothing_to_score(
         "a.com": (LeadReason.NO_KEYWORDS, "there was nothing to score"),
         "b.com": (LeadReason.HTTP_TIMEOUT, "HTTP: timeout"),
     }
+
+
+async def test_leads_go_by_the_scores_that_are_shown_when_a_rerun_failed_and_was_left_out(
+    campaign_store: CampaignStore, store: Store, pool: Pool, queue: Client
+) -> None:
+    running = await fetched(campaign_store, store, {"a.com": Site(features=GOOD)})
+    await run(campaign_store, store, queue, running)
+    leads = await next_phase(campaign_store, running)
+    await run(campaign_store, store, queue, leads)
+    before = await decisions(pool, leads)
+
+    await act(campaign_store, running.campaign_id, Action.RERUN, phase=ANALYSIS)
+    again = await campaign_store.names.running_phase(running.campaign_id, ANALYSIS)
+    await planned(campaign_store, again)
+    await campaign_store.ledger.fail(again, "a fault")
+    await act(campaign_store, running.campaign_id, Action.SKIP, phase=ANALYSIS)
+    later = await next_phase(campaign_store, running)
+    await run(campaign_store, store, queue, later)
+
+    assert later.run > leads.run
+    assert before["a.com"][0] is LeadReason.QUALIFIED
+    assert await decisions(pool, later) == before
+
+
+async def test_evidence_of_a_large_chunk_is_never_in_memory_as_a_whole(
+    campaign_store: CampaignStore, store: Store, pool: Pool
+) -> None:
+    size = 40_000
+    evidence = page_pb2.PageEvidence(encoding="x" * size).SerializeToString()
+    sites = {f"name-{n}.com": Site(features=GOOD, evidence=evidence) for n in range(700)}
+    leads = await fetched(campaign_store, store, sites, phases=(HTTP, LEADS))
+    [key] = await planned(campaign_store, leads, chunk_size=1_000)
+    await pool.execute("INSERT INTO scorings SELECT $1, 1, 1, 1, 0, ''", leads.campaign_no)
+    await pool.execute(
+        """INSERT INTO page_analyses (campaign_no, run, position, score, check_time_us)
+        SELECT $1, 1, position, 900, 0 FROM domains WHERE campaign_no = $1""",
+        leads.campaign_no,
+    )
+    await pool.execute("UPDATE phases SET result_run = 1 WHERE phase = 4")
+    claim = await store.claim(WorkerKey(*dataclasses.astuple(key)), "w")
+    assert claim is not None
+
+    tracemalloc.start()
+    try:
+        items = await AnalysisProbe().items(store, claim)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(items) == 700
+    assert most < 700 * size / 2
 
 
 @pytest.mark.parametrize("phase", [ANALYSIS, LEADS])
