@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from google.protobuf import json_format
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, event_pb2
+from domainflow.query.v1 import stream_pb2
 from domainflow.validation.v1 import http_settings_pb2
 from services.cli.demo import NETWORK, accounting_errors, read_back, request
 from services.cli.demo_pages import Web
@@ -89,6 +91,23 @@ async def test_sites_are_read_once_whatever_dies_meanwhile(world: World, sandbox
     assert await _most_attempts(world, campaign_id) > 1
     assert await _settled_more_than_once(world, campaign_id) == Counter()
     assert await _mistakes(world, campaign_id, sandbox) == []
+
+
+async def test_leads_say_the_same_in_json(world: World) -> None:
+    campaign_id = await world.value("SELECT id::text FROM campaigns ORDER BY no LIMIT 1")
+    asked = stream_pb2.StreamLeadsRequest(campaign_ids=[campaign_id])
+    told = [row async for message in world.query.StreamLeads(asked) for row in message.batch.leads]
+
+    body = {"campaignIds": [campaign_id]}
+    async with world.http.post("/v1/leads:stream", json=body) as answer:
+        messages = [
+            json_format.Parse(line, stream_pb2.StreamLeadsResponse())
+            async for line in answer.content
+        ]
+
+    assert [row for message in messages for row in message.batch.leads] == told
+    assert messages[-1].summary.row_count == len(told) > 0
+    assert any(row.lead.contacts for row in told)
 
 
 async def test_scores_and_decisions_are_made_once_whatever_dies_meanwhile(

@@ -222,7 +222,7 @@ async def test_every_stream_of_the_query_service_passes_the_door(finished: Trial
     assert end.summary.row_count == NAMES
     assert end.summary.freshness.source == READ_SOURCE_PRIMARY
 
-    # Nobody makes leads yet.
+    # The campaign ends with DNS.
     request = stream_pb2.StreamLeadsRequest(campaign_ids=[campaign_id])
     (end,) = [message async for message in query.StreamLeads(request)]
     assert (end.summary.row_count, list(end.summary.unreachable)) == (0, [])
