@@ -192,7 +192,7 @@ class GetDomainResponse(_message.Message):
     FRESHNESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def domain(self) -> Global___Domain:
-        """The domain, with dns.evidence."""
+        """The domain, with dns.evidence, http.evidence, page, and the contacts and detail of lead."""
 
     @_builtins.property
     def freshness(self) -> _consistency_pb2.Freshness:

@@ -162,7 +162,7 @@ Global___KeywordSet: _TypeAlias = KeywordSet  # noqa: Y015
 
 @_typing.final
 class KeywordChoice(_message.Message):
-    """Which keywords are looked for. Given together, names of rules have to differ over all of them."""
+    """Which keywords are looked for. Given together, names of rules have to differ over all of them, and there are at most as many as in one set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -165,7 +165,7 @@ class Contact(_message.Message):
     snippet: _builtins.str
     """The text around it, at most 200 characters."""
     found: _builtins.str
-    """How it was found, such as "structured" (schema.org), "link", "text" or "obfuscated"."""
+    """How it was found, such as "structured" (schema.org), "link", "text" or "disguised"."""
     confidence: _builtins.float
     """How sure it is that this reaches the site's owner, 0 to 1."""
     def __init__(

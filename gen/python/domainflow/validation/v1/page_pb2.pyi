@@ -189,7 +189,7 @@ class PageEvidence(_message.Message):
     parked_confidence: _builtins.float
     """0 to 1, whether or not it is called so."""
     hits_complete: _builtins.bool
-    """False for a page so full of hits that it was not read to its end: counts are lower bounds."""
+    """False for a page so full of hits that it was not read to its end: counts are lower bounds. False, too, where nothing was looked for."""
     keyword_match: _builtins.bool
     """Whether the page as a whole is a hit, by the expressions."""
     fingerprint: _builtins.bytes

@@ -328,7 +328,7 @@ class ValidationServiceServicer:
 
     def CheckNames(self, request, context):
         """Checks names now with the engine the campaigns use; stores nothing. Answers when the slowest name is settled: at most
-        timeout x attempts per name, 6 s by default.
+        timeout x attempts per name, 6 s by default. Pages are told as ExtractKeywords tells them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -487,7 +487,7 @@ class ValidationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetKeywordSet(self, request, context):
-        """Returns a keyword set, and compiles it.
+        """Returns a keyword set with its rules.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -711,7 +711,8 @@ class ValidationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExtractKeywords(self, request, context):
-        """Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing.
+        """Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing. What would be
+        more than 3 MiB is told shorter: without snippets, then with fewer rules (hits_complete is false), contacts and pages on the way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,7 @@ class ValidationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ValidationServiceAsyncStub: ...
     CheckNames: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.CheckNamesRequest, _validation_service_pb2.CheckNamesResponse]
     """Checks names now with the engine the campaigns use; stores nothing. Answers when the slowest name is settled: at most
-    timeout x attempts per name, 6 s by default.
+    timeout x attempts per name, 6 s by default. Pages are told as ExtractKeywords tells them.
     """
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ListWorkersRequest, _validation_service_pb2.ListWorkersResponse]
     """Lists the worker processes seen in the last minute, oldest first."""
@@ -92,7 +92,7 @@ class ValidationServiceStub:
     CreateKeywordSet: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.CreateKeywordSetRequest, _keyword_pb2.CreateKeywordSetResponse]
     """Creates a keyword set, and compiles it. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
     GetKeywordSet: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.GetKeywordSetRequest, _keyword_pb2.GetKeywordSetResponse]
-    """Returns a keyword set, and compiles it."""
+    """Returns a keyword set with its rules."""
     ListKeywordSets: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.ListKeywordSetsRequest, _keyword_pb2.ListKeywordSetsResponse]
     """Lists keyword sets by name, without their rules."""
     UpdateKeywordSet: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.UpdateKeywordSetRequest, _keyword_pb2.UpdateKeywordSetResponse]
@@ -156,7 +156,9 @@ class ValidationServiceStub:
     CheckSuppressions: _grpc.UnaryUnaryMultiCallable[_suppression_pb2.CheckSuppressionsRequest, _suppression_pb2.CheckSuppressionsResponse]
     """Says which names and addresses are suppressed, and by which entry."""
     ExtractKeywords: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ExtractKeywordsRequest, _validation_service_pb2.ExtractKeywordsResponse]
-    """Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing."""
+    """Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing. What would be
+    more than 3 MiB is told shorter: without snippets, then with fewer rules (hits_complete is false), contacts and pages on the way.
+    """
     ScanText: _grpc.UnaryUnaryMultiCallable[_keyword_pb2.ScanTextRequest, _keyword_pb2.ScanTextResponse]
     """Looks for keywords in texts, now. Stores nothing."""
 
@@ -167,7 +169,7 @@ class ValidationServiceAsyncStub(ValidationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckNames: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.CheckNamesRequest, _validation_service_pb2.CheckNamesResponse]  # type: ignore[assignment]
     """Checks names now with the engine the campaigns use; stores nothing. Answers when the slowest name is settled: at most
-    timeout x attempts per name, 6 s by default.
+    timeout x attempts per name, 6 s by default. Pages are told as ExtractKeywords tells them.
     """
     ListWorkers: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ListWorkersRequest, _validation_service_pb2.ListWorkersResponse]  # type: ignore[assignment]
     """Lists the worker processes seen in the last minute, oldest first."""
@@ -219,7 +221,7 @@ class ValidationServiceAsyncStub(ValidationServiceStub):
     CreateKeywordSet: _aio.UnaryUnaryMultiCallable[_keyword_pb2.CreateKeywordSetRequest, _keyword_pb2.CreateKeywordSetResponse]  # type: ignore[assignment]
     """Creates a keyword set, and compiles it. Idempotent by request_id. ALREADY_EXISTS when the name is taken."""
     GetKeywordSet: _aio.UnaryUnaryMultiCallable[_keyword_pb2.GetKeywordSetRequest, _keyword_pb2.GetKeywordSetResponse]  # type: ignore[assignment]
-    """Returns a keyword set, and compiles it."""
+    """Returns a keyword set with its rules."""
     ListKeywordSets: _aio.UnaryUnaryMultiCallable[_keyword_pb2.ListKeywordSetsRequest, _keyword_pb2.ListKeywordSetsResponse]  # type: ignore[assignment]
     """Lists keyword sets by name, without their rules."""
     UpdateKeywordSet: _aio.UnaryUnaryMultiCallable[_keyword_pb2.UpdateKeywordSetRequest, _keyword_pb2.UpdateKeywordSetResponse]  # type: ignore[assignment]
@@ -283,7 +285,9 @@ class ValidationServiceAsyncStub(ValidationServiceStub):
     CheckSuppressions: _aio.UnaryUnaryMultiCallable[_suppression_pb2.CheckSuppressionsRequest, _suppression_pb2.CheckSuppressionsResponse]  # type: ignore[assignment]
     """Says which names and addresses are suppressed, and by which entry."""
     ExtractKeywords: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ExtractKeywordsRequest, _validation_service_pb2.ExtractKeywordsResponse]  # type: ignore[assignment]
-    """Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing."""
+    """Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing. What would be
+    more than 3 MiB is told shorter: without snippets, then with fewer rules (hits_complete is false), contacts and pages on the way.
+    """
     ScanText: _aio.UnaryUnaryMultiCallable[_keyword_pb2.ScanTextRequest, _keyword_pb2.ScanTextResponse]  # type: ignore[assignment]
     """Looks for keywords in texts, now. Stores nothing."""
 
@@ -297,7 +301,7 @@ class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_validation_service_pb2.CheckNamesResponse, _abc.Awaitable[_validation_service_pb2.CheckNamesResponse]]:
         """Checks names now with the engine the campaigns use; stores nothing. Answers when the slowest name is settled: at most
-        timeout x attempts per name, 6 s by default.
+        timeout x attempts per name, 6 s by default. Pages are told as ExtractKeywords tells them.
         """
 
     @_abc_1.abstractmethod
@@ -481,7 +485,7 @@ class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _keyword_pb2.GetKeywordSetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_keyword_pb2.GetKeywordSetResponse, _abc.Awaitable[_keyword_pb2.GetKeywordSetResponse]]:
-        """Returns a keyword set, and compiles it."""
+        """Returns a keyword set with its rules."""
 
     @_abc_1.abstractmethod
     def ListKeywordSets(
@@ -737,7 +741,9 @@ class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _validation_service_pb2.ExtractKeywordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_validation_service_pb2.ExtractKeywordsResponse, _abc.Awaitable[_validation_service_pb2.ExtractKeywordsResponse]]:
-        """Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing."""
+        """Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing. What would be
+        more than 3 MiB is told shorter: without snippets, then with fewer rules (hits_complete is false), contacts and pages on the way.
+        """
 
     @_abc_1.abstractmethod
     def ScanText(

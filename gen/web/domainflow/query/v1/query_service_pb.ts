@@ -141,7 +141,7 @@ export const GetDomainRequestSchema: GenMessage<GetDomainRequest> = /*@__PURE__*
  */
 export type GetDomainResponse = Message<"domainflow.query.v1.GetDomainResponse"> & {
   /**
-   * The domain, with dns.evidence.
+   * The domain, with dns.evidence, http.evidence, page, and the contacts and detail of lead.
    *
    * @generated from field: domainflow.query.v1.Domain domain = 1;
    */

@@ -165,7 +165,7 @@ export const KeywordSetSchema: GenMessage<KeywordSet> = /*@__PURE__*/
   messageDesc(file_domainflow_validation_v1_keyword, 1);
 
 /**
- * Which keywords are looked for. Given together, names of rules have to differ over all of them.
+ * Which keywords are looked for. Given together, names of rules have to differ over all of them, and there are at most as many as in one set.
  *
  * @generated from message domainflow.validation.v1.KeywordChoice
  */

@@ -50,7 +50,7 @@ export type Contact = Message<"domainflow.validation.v1.Contact"> & {
   snippet: string;
 
   /**
-   * How it was found, such as "structured" (schema.org), "link", "text" or "obfuscated".
+   * How it was found, such as "structured" (schema.org), "link", "text" or "disguised".
    *
    * @generated from field: string found = 5;
    */

@@ -165,7 +165,7 @@ export type PageEvidence = Message<"domainflow.validation.v1.PageEvidence"> & {
   ruleHits: RuleHits[];
 
   /**
-   * False for a page so full of hits that it was not read to its end: counts are lower bounds.
+   * False for a page so full of hits that it was not read to its end: counts are lower bounds. False, too, where nothing was looked for.
    *
    * @generated from field: bool hits_complete = 5;
    */

@@ -1292,7 +1292,7 @@ export const ExtractedPageSchema: GenMessage<ExtractedPage> = /*@__PURE__*/
 export const ValidationService: GenService<{
   /**
    * Checks names now with the engine the campaigns use; stores nothing. Answers when the slowest name is settled: at most
-   * timeout x attempts per name, 6 s by default.
+   * timeout x attempts per name, 6 s by default. Pages are told as ExtractKeywords tells them.
    *
    * @generated from rpc domainflow.validation.v1.ValidationService.CheckNames
    */
@@ -1517,7 +1517,7 @@ export const ValidationService: GenService<{
     output: typeof CreateKeywordSetResponseSchema;
   },
   /**
-   * Returns a keyword set, and compiles it.
+   * Returns a keyword set with its rules.
    *
    * @generated from rpc domainflow.validation.v1.ValidationService.GetKeywordSet
    */
@@ -1837,7 +1837,8 @@ export const ValidationService: GenService<{
     output: typeof CheckSuppressionsResponseSchema;
   },
   /**
-   * Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing.
+   * Fetches URLs now, within 25 s, and says what was found on each: keywords, kind of page, contacts, score. Stores nothing. What would be
+   * more than 3 MiB is told shorter: without snippets, then with fewer rules (hits_complete is false), contacts and pages on the way.
    *
    * @generated from rpc domainflow.validation.v1.ValidationService.ExtractKeywords
    */
