@@ -41,6 +41,8 @@ _SNIPPET_BYTES = 2 * 1024 * 1024
 _ANSWER_BYTES = 7 * 512 * 1024
 # How often a change of rules is tried anew because somebody else changed the set meanwhile.
 _TRIES = 10
+# Where what the set has already stands, in a change of its rules.
+_PRESENT = "(present)"
 
 Context = Any
 
@@ -186,11 +188,14 @@ def _check_changed(
     keyword_set: pb.KeywordSet, request: pb.SetKeywordRulesRequest
 ) -> Iterator[FieldViolation]:
     given = {rule.name: f"rules[{number}]" for number, rule in enumerate(request.rules)}
-    rule_paths = [given.get(rule.name, "keyword_set_id") for rule in keyword_set.rules]
+    rule_paths = [given.get(rule.name, _PRESENT) for rule in keyword_set.rules]
     # Of an expression only what it speaks of can have changed.
-    yield from check_set(
-        keyword_set, "keyword_set_id", rule_paths=rule_paths, expression_path="removed_rules"
-    )
+    for each in check_set(
+        keyword_set, _PRESENT, rule_paths=rule_paths, expression_path="removed_rules"
+    ):
+        # What is wrong with a rule that was there, or with all together, comes of the new ones.
+        field = "rules" if each.field.startswith(_PRESENT) else each.field
+        yield FieldViolation(field, each.description)
 
 
 def _hits_of(text: pb.ScannedText, keywords: Keywords, *, with_snippets: bool) -> pb.TextHits:

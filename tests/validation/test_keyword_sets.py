@@ -161,6 +161,8 @@ async def test_a_bad_change_of_rules_names_what_was_given(stub: Stub) -> None:
     broken = await told(rules=[rule("x"), regex("y", "(")])
     twice = await told(rules=[rule("x"), rule("x", "z"), rule("b")], removed_rules=["b"])
     spoken_of = await told(removed_rules=["b"])
+    like_another = await told(rules=[rule("a", "b")])
+    too_many = await told(rules=[rule(f"r{number}") for number in range(9_999)])
     missing = await told(removed_rules=["z"])
     nowhere = await refused(
         stub.SetKeywordRules(SetKeywordRulesRequest(keyword_set_id=str(uuid4())))
@@ -169,6 +171,7 @@ async def test_a_bad_change_of_rules_names_what_was_given(stub: Stub) -> None:
     assert broken.fields == {"rules[1].pattern"}
     assert twice.fields == {"rules[1].name", "rules[2].name"}
     assert spoken_of.fields == {"removed_rules"}
+    assert like_another.fields == too_many.fields == {"rules"}
     assert (missing.code, missing.reason) == ("NOT_FOUND", "RESOURCE_NOT_FOUND")
     assert missing.metadata == {"resource": "keyword_rule", "id": "z"}
     assert nowhere.metadata["resource"] == "keyword_set"

@@ -109,10 +109,21 @@ def compile_choice(
     places += [_at(f"{path}.keywords[{number}]") for number in _numbers_of(choice.keywords)]
     rules += map(rule_of, choice.rules)
     places += [_rule_at(f"{path}.rules[{number}]") for number in range(len(choice.rules))]
-    compiled = _compiled(rules, places, path, same_patterns=True)
-    names = {rule.name for rule in rules}
+    expression = None
+    refusals: list[InvalidFields] = []
     if choice.expression:
-        expression = _parsed(choice.expression, names, f"{path}.expression")
+        try:
+            names = {rule.name for rule in rules}
+            expression = _parsed(choice.expression, names, f"{path}.expression")
+        except InvalidFields as refused:
+            refusals.append(refused)
+    try:
+        compiled = _compiled(rules, places, path, same_patterns=True)
+    except InvalidFields as refused:
+        refusals.insert(0, refused)
+    if refusals:
+        raise InvalidFields(each for refused in refusals for each in refused.violations)
+    if expression is not None:
         return Keywords(compiled, (expression,), frozenset())
     expressions = []
     loose = {rule.name for rule in words}

@@ -189,3 +189,9 @@ def test_a_set_is_bounded_in_bytes() -> None:
 
     assert told.field == "set.rules"
     assert f"{MAX_SET_BYTES:,}" in told.description
+
+
+def test_a_bad_rule_does_not_hide_a_bad_expression() -> None:
+    choice = KeywordChoice(rules=[KeywordRule(name="a", pattern=" ")], expression="a AND b")
+
+    assert fields(choice).keys() == {"keywords.rules[0].pattern", "keywords.expression"}
