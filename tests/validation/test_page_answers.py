@@ -1,7 +1,7 @@
 """Answers about pages that are too large for who asked."""
 
 from domainflow.validation.v1 import validation_service_pb2 as pb
-from services.validation.page_answers import fit
+from services.validation.page_answers import ANSWER_BYTES, fit
 
 
 def answer(pages: int, rules: int) -> pb.ExtractKeywordsResponse:
@@ -51,3 +51,21 @@ def test_then_most_hits_and_at_last_the_way_to_the_page() -> None:
         assert len(each.page.rule_hits) == 100
         assert not each.page.hits_complete
         assert not each.http.evidence.redirects
+
+
+def test_a_hundred_pages_that_say_as_much_as_they_may_fit_into_an_answer() -> None:
+    made = pb.ExtractKeywordsResponse()
+    for _ in range(100):
+        each = made.pages.add(url="https://a.com/")
+        for number in range(100):
+            each.page.rule_hits.add(rule=f"{number:03}" + "\u4e00" * 97, category="\u4e00" * 100)
+        for _ in range(40):
+            each.page.contacts.add(value="x" * 500, source_url="https://a.com/" + "y" * 2_000)
+
+    fit(made, made.pages)
+
+    assert made.ByteSize() <= ANSWER_BYTES
+    for each in made.pages:
+        assert len(each.page.rule_hits) == 10
+        assert len(each.page.contacts) == 5
+        assert not each.page.hits_complete
