@@ -65,7 +65,7 @@ def changes(
         count = 0
         async with connected(locate(server, data)) as channel:
             stub = query_service_pb2_grpc.QueryServiceStub(channel)
-            async for message in _messages(stub.StreamChanges, request, "summary"):
+            async for message in messages(stub.StreamChanges, request, "summary"):
                 if message.WhichOneof("kind") == "summary":
                     terminal.say(
                         f"{count:,} changes; go on with --since {message.summary.revision}"
@@ -113,7 +113,7 @@ def diff(
         patience = retry.Patience(on_wait=lambda _: resumed.append(request.cursor))
         async with connected(locate(server, data)) as channel:
             stub = query_service_pb2_grpc.QueryServiceStub(channel)
-            async for message in _messages(stub.StreamDifferences, request, "report", patience):
+            async for message in messages(stub.StreamDifferences, request, "report", patience):
                 if message.WhichOneof("kind") == "report":
                     for line in report_lines(message.report, request.phase):
                         terminal.say(line)
@@ -128,7 +128,7 @@ def diff(
     run(work(), lambda: "interrupted; the differences so far are not all")
 
 
-async def _messages(
+async def messages(
     method: Callable[[Any], Any], request: Any, end: str, patience: retry.Patience | None = None
 ) -> AsyncIterator[Any]:
     """Every message of a stream once, whose last one is of the kind `end`; a stream that is cut is

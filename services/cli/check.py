@@ -72,7 +72,7 @@ def check(
     if persona and resolver:
         raise typer.BadParameter("--persona brings its own resolvers")
     http_options.check_pairs(persona=http_persona, settings=http_settings)
-    http = http or bool(http_persona or http_settings or keyword or keyword_set)
+    http = http or bool(http_persona or http_settings or keyword or keyword_set or expression)
     start = pb.ValidateStart()
     start.settings.resolvers.extend(
         dns_settings_pb2.DnsResolver(address=address) for address in resolver or []

@@ -49,6 +49,7 @@ def group() -> typer.Typer:
             "export": "services.cli.domains:export_domains",
             "changes": "services.cli.changes:changes",
             "diff": "services.cli.changes:diff",
+            "leads": "services.cli.leads:leads",
         },
         no_args_is_help=True,
         help="Read what is known of the names.",

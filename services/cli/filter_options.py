@@ -98,11 +98,11 @@ def domain_filter(
 ) -> DomainFilter:
     """The filter of these options. Raises BadParameter that names what there is."""
     return DomainFilter(
-        dns_verdicts=_numbers("--verdict", dns_pb2.DnsVerdict, "DNS_VERDICT_", verdict),
+        dns_verdicts=numbers("--verdict", dns_pb2.DnsVerdict, "DNS_VERDICT_", verdict),
         dns_pending=pending,
-        http_verdicts=_numbers("--http", http_pb2.HttpVerdict, "HTTP_VERDICT_", http),
-        lead_statuses=_numbers("--lead", lead_pb2.LeadStatus, "LEAD_STATUS_", lead),
-        lead_reasons=_numbers("--reason", lead_pb2.LeadReason, "LEAD_REASON_", reason),
+        http_verdicts=numbers("--http", http_pb2.HttpVerdict, "HTTP_VERDICT_", http),
+        lead_statuses=numbers("--lead", lead_pb2.LeadStatus, "LEAD_STATUS_", lead),
+        lead_reasons=numbers("--reason", lead_pb2.LeadReason, "LEAD_REASON_", reason),
         min_score=min_score,
         max_score=max_score,
         # As people write them.
@@ -110,12 +110,12 @@ def domain_filter(
         name_prefix=prefix.lower(),
         name_contains=contains.lower(),
         keywords=list(dict.fromkeys(keyword or [])),
-        warnings=_numbers("--warning", analysis_pb2.PageWarning, "PAGE_WARNING_", warning),
+        warnings=numbers("--warning", analysis_pb2.PageWarning, "PAGE_WARNING_", warning),
         has_warnings=warnings,
     )
 
 
-def _numbers(option: str, enum: Any, prefix: str, names: list[str] | None) -> list[Any]:
+def numbers(option: str, enum: Any, prefix: str, names: list[str] | None) -> list[Any]:
     """Numbers of an enum's names, given in any case and without the prefix, each once."""
     known = {name.removeprefix(prefix): number for name, number in enum.items() if number}
     wanted = [name.upper().replace("-", "_").removeprefix(prefix) for name in names or []]

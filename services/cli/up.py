@@ -150,7 +150,7 @@ async def until_signalled(
 def _next_commands(data: str) -> str:
     return (
         "\nThe suite is ready; Ctrl-C stops it. Next, in another terminal:\n\n"
-        f"  domainflow demo{data}\n"
+        f"  domainflow check example.com --http{data}\n"
         "  domainflow campaign create --name shops --pattern PREFIX --prefix-length 2"
         f" --constant shop --tld .com --watch{data}\n"
         f"  domainflow campaign list{data}\n"

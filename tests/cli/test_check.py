@@ -196,12 +196,16 @@ def test_pages_are_asked_for_with_what_is_looked_for(serve: Callable[..., str]) 
 
     done = CliRunner().invoke(app(), ["check", "a.com", *options, *server])
     without = CliRunner().invoke(app(), ["check", "a.com", *server])
+    implied = CliRunner().invoke(app(), ["check", "a.com", "--expression", "shop", *server])
 
     assert (done.exit_code, without.exit_code) == (0, 0), done.stderr
     choice = keyword_pb2.KeywordChoice(keywords=["shop"], expression="shop")
-    first, second = validation.starts
+    first, second, third = validation.starts
     assert first.http == pb.HttpCheck(keywords=choice)
     assert not second.HasField("http")
+    # The service says what is wrong with it; left out in silence it would seem to hold.
+    assert implied.exit_code == 0
+    assert third.http.keywords.expression == "shop"
 
 
 def test_a_page_is_shown_with_its_hits_and_contacts() -> None:
