@@ -152,8 +152,10 @@ class SiteReader:
                 break
             try:
                 async with asyncio.timeout_at(until):
+                    # Of the name, not of its "www." twin.
+                    known_ones = addresses if host_of(page.url) == name else ()
                     fetch = await self._fetcher.fetch_url(
-                        page.url, self._settings, addresses=addresses if host == name else ()
+                        page.url, self._settings, addresses=known_ones
                     )
             except BadUrl:
                 continue
@@ -171,6 +173,8 @@ class SiteReader:
                 known.update(_names(each))
                 growth.append(len(known))
             crawled.append(Crawled(url, fetch.verdict, size, page.subject))
+            if fetch.verdict is Verdict.RATE_LIMITED:
+                break
         return looks, tuple(crawled)
 
     def _wanted(self, front: PageLook) -> Sequence[NextPage]:

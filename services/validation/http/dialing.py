@@ -164,7 +164,7 @@ class Dial:
             return
         if self.proxy is not None:
             self.address = cast("_Responses", connection.protocol).told
-        elif len(self.addresses) == 1:
+        elif self.fresh and len(self.addresses) == 1:
             self.address = self.addresses[0]
         elif peer := transport.get_extra_info("peername"):
             self.address = peer[0]
@@ -220,8 +220,10 @@ class _Responses(ResponseHandler):
         super().set_response_params(**params)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        # A head is complete.
-        self._dial = None
+        # The head is complete. Those of interim responses before it count with it: there is no
+        # limit to their number (RFC 9110, 15.2).
+        if not _is_interim(data[0].code):
+            self._dial = None
         super().feed_data(data, size)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = _NO_CAUSE) -> None:
@@ -241,6 +243,10 @@ class _Responses(ResponseHandler):
             self.set_exception(HeadTooLarge("more headers than allowed"))
             if self.transport is not None:
                 self.transport.abort()
+
+
+def _is_interim(status: int) -> bool:
+    return 100 <= status <= 199 and status != 101
 
 
 class ProxiedRequest(ClientRequest):

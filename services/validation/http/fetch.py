@@ -44,7 +44,6 @@ from services.validation.http.retry import retry_after_of
 from services.validation.http.robots import (
     ALLOW_ALL,
     MAX_ROBOTS,
-    OptOut,
     Robots,
     RobotsCache,
 )
@@ -261,7 +260,6 @@ class Fetcher:
         resolve: Resolve,
         *,
         policy: AddressPolicy = PUBLIC_ONLY,
-        opt_out: OptOut | None = None,
         turns: Turns | None = None,
         roots: str = "",
         proxies: ProxySource | None = None,
@@ -273,8 +271,8 @@ class Fetcher:
         not sent; `proxy_policy`: of their own addresses, where it is another than the sites'."""
         self._resolve = resolve
         self._judge = judge_of(policy)
-        self._opt_out = opt_out or OptOut()
-        self._turns = turns or Turns()
+        # Without anybody in it, it is empty, and false.
+        self._turns = Turns() if turns is None else turns
         self._trust = trust or Trust(roots)
         self._proxies = proxies
         proxy_judge = self._judge if proxy_policy is None else judge_of(proxy_policy)
@@ -406,8 +404,6 @@ class Fetcher:
 
     async def _refused(self, run: _Run, target: Target) -> tuple[Verdict, str] | None:
         """Why a page is not asked for, if so."""
-        if entry := self._opt_out.entry_for(target.host):
-            return Verdict.EXCLUDED, f"{entry} is on the opt-out list"
         if target.port not in run.persona.ports:
             return Verdict.ADDRESS_NOT_ALLOWED, f"port {target.port} is not allowed"
         if not run.settings.respect_robots:
@@ -444,6 +440,9 @@ class Fetcher:
                 return exchange.failure, exchange.reason
             status, location = exchange.status, exchange.header("Location")
             if status == 429 or 500 <= status <= 599:
+                # It speaks for the page, and may say when to come again.
+                run.exchange, run.last = exchange, (exchange, target)
+                run.responses += 1
                 return of_status(status, ()), f"robots.txt: status {status}"
             if 200 <= status <= 299:
                 return parse_robots(b"".join(exchange.parts), run.settings.robots_token)
@@ -453,7 +452,7 @@ class Fetcher:
                 target = urls.redirected(target.url, location)
             except BadUrl:
                 return ALLOW_ALL
-            if target.port not in run.persona.ports or self._opt_out.entry_for(target.host):
+            if target.port not in run.persona.ports:
                 return ALLOW_ALL
         return ALLOW_ALL
 

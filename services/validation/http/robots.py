@@ -1,8 +1,7 @@
-"""What robots.txt (RFC 9309) and an opt-out list forbid. Pure."""
+"""What robots.txt (RFC 9309) forbids. Pure."""
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +10,8 @@ MAX_ROBOTS = 512 * 1024
 # Lines with rules for us; a real file has some tens.
 _MAX_RULES = 5_000
 _MAX_PATTERN = 2_000
+# What a rule takes in memory besides its pattern, roughly, in bytes.
+_RULE_SIZE = 300
 _ESCAPE = re.compile(r"%[0-9a-fA-F]{2}")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
@@ -134,47 +135,38 @@ class RobotsCache:
     RFC 9309 asks to use a copy no longer than a day; an hour lets a site's owner change his mind.
     """
 
-    def __init__(self, *, size: int = 4096, keep: float = 3600.0) -> None:
+    def __init__(
+        self, *, size: int = 4096, keep: float = 3600.0, memory: int = 32 * 1024 * 1024
+    ) -> None:
+        """`memory`: bytes of all rules together, roughly: an honest file takes one thousandth of
+        what a hostile one may."""
         self._size = size
         self._keep = keep
-        self._kept: OrderedDict[object, tuple[float, Robots]] = OrderedDict()
+        self._memory = memory
+        self._taken = 0
+        self._kept: OrderedDict[object, tuple[float, Robots, int]] = OrderedDict()
 
     def get(self, key: object, now: float) -> Robots | None:
         found = self._kept.get(key)
         if found is None:
             return None
         if now >= found[0]:
-            del self._kept[key]
+            self._forget(key)
             return None
         self._kept.move_to_end(key)
         return found[1]
 
     def put(self, key: object, robots: Robots, now: float) -> None:
-        self._kept[key] = now + self._keep, robots
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._size:
-            self._kept.popitem(last=False)
+        if key in self._kept:
+            self._forget(key)
+        size = sum(_RULE_SIZE + rule.length for rule in robots.rules)
+        self._kept[key] = now + self._keep, robots, size
+        self._taken += size
+        while len(self._kept) > self._size or self._taken > self._memory:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, key: object) -> None:
+        self._taken -= self._kept.pop(key)[2]
 
     def __len__(self) -> int:
         return len(self._kept)
-
-
-class OptOut:
-    """Names whose owners do not want to be asked, with everything below them."""
-
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        """Names in A-labels; case, a leading "*." and dots at the edges do not matter."""
-        self._names = frozenset(
-            name.strip().lower().removeprefix("*").strip(".") for name in names
-        ) - {""}
-
-    def entry_for(self, host: str) -> str:
-        """The entry that holds a host (lower case), or the empty text."""
-        if not self._names:
-            return ""
-        rest = host
-        while rest:
-            if rest in self._names:
-                return rest
-            rest = rest.partition(".")[2]
-        return ""

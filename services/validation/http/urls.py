@@ -91,7 +91,7 @@ def _checked(url: URL) -> Target:
     if not literal:
         if _NUMERIC.match(host):
             raise BadUrl(f"{host[:100]!r} is no address in its canonical form")
-        if len(host) > 254 or not _LABELS.match(host):
+        if len(host.rstrip(".")) > 253 or not _LABELS.match(host):
             raise BadUrl(f"{host[:100]!r} is no name of a host")
     if url.raw_user is not None or url.raw_password is not None:
         # They would be sent to whoever a redirect names.

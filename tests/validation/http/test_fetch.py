@@ -12,11 +12,11 @@ import brotli
 import pytest
 
 from services.validation.http.addresses import AddressPolicy
-from services.validation.http.fetch import Redirect
-from services.validation.http.robots import OptOut
+from services.validation.http.fetch import Fetcher, HostExcluded, Redirect
+from services.validation.http.retry import LaneName, lane_of
 from services.validation.http.turns import Turns
 from services.validation.http.verdict import Truncation, Verdict
-from tests.validation.http.conftest import fetching, plain
+from tests.validation.http.conftest import LOOPBACK, fetching, plain
 from tests.validation.http.servers import accepting, never, page, redirect, serving
 
 NAME = "site.example"
@@ -685,6 +685,31 @@ async def test_headers_have_a_limit_together(fetcher):
     assert "headers" in cut.reason
 
 
+async def test_a_flood_of_interim_responses_ends_at_the_limit_of_headers(fetcher):
+    sent = 0
+
+    async def answer(head, writer):
+        nonlocal sent
+        while True:
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n" * 100)
+            sent += 1
+            await writer.drain()
+
+    async with serving(answer) as site:
+        fetch = await fetcher.fetch(NAME, plain(site.port))
+
+    assert (fetch.verdict, fetch.reason) == (Verdict.PROTOCOL_ERROR, "more headers than allowed")
+    assert sent < 2000
+
+
+async def test_a_page_after_interim_responses_is_a_page(fetcher):
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 2
+    async with serving(interim + page(b"x" * 200_000)) as site:
+        fetch = await fetcher.fetch(NAME, plain(site.port, header_limit=1024))
+
+    assert (fetch.verdict, fetch.status, len(fetch.body)) == (Verdict.OK, 200, 200_000)
+
+
 async def test_a_large_page_that_comes_with_its_headers_is_no_flood(fetcher):
     async with serving(page(b"x" * 200_000)) as site:
         fetch = await fetcher.fetch(NAME, plain(site.port, header_limit=1024))
@@ -831,6 +856,61 @@ async def test_robots_txt_is_obeyed(fetcher, answer, verdict, requests):
     assert (fetch.body == b"page") == (verdict is Verdict.OK)
 
 
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_robots_txt_that_is_asked_too_much_says_when_to_come_again(fetcher, status):
+    answer = page(status=f"{status} X", headers=("Retry-After: 120",))
+    async with serving(robots(answer)) as site:
+        fetch = await fetcher.fetch(NAME, plain(site.port, respect_robots=True))
+
+    assert (fetch.status, fetch.retry_after) == (status, 120)
+    assert fetch.final_url == f"http://{NAME}:{site.port}/robots.txt"
+    assert lane_of(fetch.verdict, fetch.status) is LaneName.RATE_LIMITED
+    assert fetch.body == b""
+
+
+async def test_what_led_to_a_robots_txt_that_is_asked_too_much_is_told(fetcher):
+    async def answer(head, writer):
+        port = writer.get_extra_info("sockname")[1]
+        if b"Host: other" in head:
+            return page(status="429 X", headers=("Retry-After: 7",))
+        if path_of(head) == "/robots.txt":
+            return page(status="404 X")
+        return redirect(f"http://other.example:{port}/")
+
+    async with serving(answer) as site:
+        fetch = await fetcher.fetch(NAME, plain(site.port, respect_robots=True))
+
+    assert (fetch.verdict, fetch.retry_after) == (Verdict.RATE_LIMITED, 7)
+    assert [(each.url, each.status) for each in fetch.redirects] == [
+        (f"http://{NAME}:{site.port}/", 302)
+    ]
+
+
+@pytest.mark.parametrize("hostile", ["endless", "bomb", "headers"])
+async def test_a_hostile_robots_txt_ends_in_bounded_memory(fetcher, hostile):
+    bomb = gzip.compress(bytes(64 << 20))
+
+    async def answer(head, writer):
+        if path_of(head) != "/robots.txt":
+            return page(b"page")
+        if hostile == "bomb":
+            return page(bomb, headers=("Content-Encoding: gzip",))
+        writer.write(b"HTTP/1.1 200 OK\r\n" + b"\r\n" * (hostile == "endless"))
+        line = b"Disallow: /x\n" if hostile == "endless" else b"X: y\r\n"
+        while True:
+            writer.write(line * 1000)
+            await writer.drain()
+
+    async with serving(answer) as site:
+        tracemalloc.start()
+        fetch = await fetcher.fetch(NAME, plain(site.port, respect_robots=True))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+    assert fetch.verdict is (Verdict.PROTOCOL_ERROR if hostile == "headers" else Verdict.OK)
+    assert peak < 16 << 20
+
+
 async def test_robots_txt_is_asked_for_once_of_many_at_once(fetcher):
     async with serving(robots(page(b"User-agent: *\nDisallow: /no"))) as site:
         settings = plain(site.port, respect_robots=True)
@@ -856,17 +936,27 @@ async def test_the_robots_txt_of_a_redirects_host_is_obeyed(fetcher):
     assert (fetch.verdict, fetch.status) == (Verdict.EXCLUDED, 302)
 
 
-async def test_a_name_on_the_opt_out_list_is_not_asked_even_along_a_redirect(names):
-    async with (
-        fetching(names, opt_out=OptOut(["never.example"])) as fetcher,
-        serving(redirect("http://www.never.example/")) as site,
-    ):
-        listed = await fetcher.fetch("never.example", plain(site.port))
-        led = await fetcher.fetch(NAME, plain(site.port, 80))
+@pytest.mark.parametrize("path", ["/", "/robots.txt"])
+async def test_a_host_that_does_not_want_to_be_asked_is_not_even_along_a_redirect(path):
+    async def resolve(host):
+        if host == "never.example":
+            raise HostExcluded(f"{host} is on a list")
+        return ("127.0.0.1",)
 
-    assert listed.verdict is led.verdict is Verdict.EXCLUDED
-    assert "never.example" in led.reason
-    assert names.asked == [NAME]
+    async def answer(head, writer):
+        port = writer.get_extra_info("sockname")[1]
+        leads = path_of(head) == path
+        return redirect(f"http://never.example:{port}/") if leads else page(status="404 X")
+
+    async with Fetcher(resolve, policy=LOOPBACK) as fetcher, serving(answer) as site:
+        settings = plain(site.port, respect_robots=path != "/")
+        listed = await fetcher.fetch("never.example", settings)
+        led = await fetcher.fetch(NAME, settings)
+
+    assert (listed.verdict, listed.reason) == (Verdict.EXCLUDED, "never.example is on a list")
+    # A robots.txt that lies there is none.
+    assert led.verdict is (Verdict.EXCLUDED if path == "/" else Verdict.NOT_FOUND)
+    assert all("never" not in head.partition("Host:")[2] for head in site.requests)
 
 
 async def test_a_fetch_that_is_cancelled_leaves_nobody_waiting(names):

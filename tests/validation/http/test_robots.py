@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.validation.http.robots import OptOut, Robots, RobotsCache, parse
+from services.validation.http.robots import Robots, RobotsCache, parse
 
 
 def allows(text: str, path: str, token: str = "domainflow") -> bool:
@@ -108,18 +108,20 @@ def test_the_cache_forgets_what_is_old_and_what_is_too_much():
     assert cache.get(2, now=12) is None
 
 
-@pytest.mark.parametrize(
-    ("host", "entry"),
-    [
-        ("example.org", "example.org"),
-        ("www.example.org", "example.org"),
-        ("myexample.org", ""),
-        ("org", ""),
-        ("a.b.wild.example", "wild.example"),
-        ("upper.example", "upper.example"),
-    ],
-)
-def test_an_entry_of_the_opt_out_list_holds_all_below_it(host, entry):
-    names = OptOut(["example.org", "*.wild.example", " UPPER.example. ", "", "  "])
+def test_the_cache_holds_few_large_files_and_many_small_ones():
+    large = parse(b"User-agent: *\n" + b"Disallow: /%s\n" % (b"x" * 90) * 5_000, "x")
+    small = parse(b"User-agent: *\nDisallow: /a\n", "x")
+    cache = RobotsCache(memory=5_000_000)
+    for number in range(100):
+        cache.put(f"small {number}", small, now=0)
+    cache.put("large", large, now=0)
+    both = len(cache)
+    for number in range(100):
+        cache.put(number, large, now=0)
 
-    assert names.entry_for(host) == entry
+    assert both == 101
+    assert len(cache) == 2
+    assert cache.get(99, now=1) is large
+    assert cache.get(99, now=4000) is None
+    cache.put(98, large, now=1)
+    assert len(cache) == 1

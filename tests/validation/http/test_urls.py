@@ -53,6 +53,7 @@ def test_a_location_leads_where_browsers_go(location, leads_to):
         ("http://[fe80::1%25eth0]/", "zone"),
         ("http://" + "a" * 64 + ".example/", "URL|host"),
         ("http://" + "a." * 130 + "example/", "host"),
+        ("http://" + ".".join([*["a" * 63] * 3, "b" * 62]) + "/", "host"),
         ("http://a..b/", "URL|host"),
         ("/" + "x" * 2000, "2000"),
         ("/" + "x" * 100_000, "4096"),
