@@ -15,9 +15,10 @@ from tests.validation.poisoned_attempt import poisoned_probe
 async def work() -> None:
     pool = await open_pool(os.environ["DATABASE_URL"], application_name="poisoned", max_size=6)
     queue = await jetstream.connect(os.environ["NATS_URL"], name="poisoned")
-    async with poisoned_probe() as probe:
+    store = Store(pool)
+    async with poisoned_probe(store) as probe:
         worker = Worker(
-            store=Store(pool),
+            store=store,
             queue=queue,
             probe=probe,
             worker_id=f"poisoned-{os.getpid()}",
