@@ -21,7 +21,7 @@ from services.campaign.watch import Hub
 from services.chassis import jetstream, telemetry
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import CAMPAIGN
-from services.chassis.http_settings import Network, allowed_networks
+from services.chassis.http_settings import Network, networks_of
 from services.chassis.pool_reports import process_label, reported
 from services.chassis.postgres import Beside, Pulse, open_pool
 from services.chassis.seal import BadKey, Seal, parse_keys
@@ -50,7 +50,7 @@ class Settings:
 
 def _networks(settings: Settings) -> tuple[Network, ...]:
     try:
-        return allowed_networks(settings.http_allowed_networks)
+        return networks_of(settings.http_allowed_networks)
     except ValueError as problem:
         raise BadEnvironment(f"HTTP_ALLOWED_NETWORKS: {problem}") from None
 

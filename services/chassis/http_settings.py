@@ -282,7 +282,7 @@ def check_http_settings(
 ) -> Iterator[FieldViolation]:
     """What is wrong with settings that stand at `path`. Bears what breaks the contract's rules.
 
-    `allowed`: networks that the service was started to allow (`allowed_networks`); None: that is
+    `allowed`: networks that the service was started to allow (HTTP_ALLOWED_NETWORKS); None: that is
     checked elsewhere.
     """
     try:
@@ -302,11 +302,9 @@ def check_http_settings(
         yield FieldViolation(f"{path}.ca_pem", "holds no certificates in PEM that can be read")
 
 
-def allowed_networks(text: str) -> tuple[Network, ...]:
-    """The networks of the environment variable HTTP_ALLOWED_NETWORKS, comma-separated; empty: none.
-
-    Raises ValueError.
-    """
+def networks_of(text: str) -> tuple[Network, ...]:
+    """Networks of an environment variable such as HTTP_ALLOWED_NETWORKS, comma-separated; empty:
+    none. Raises ValueError."""
     return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 

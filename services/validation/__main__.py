@@ -24,7 +24,6 @@ from domainflow.validation.v1 import validation_service_pb2_grpc
 from services.chassis import jetstream, telemetry
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.contract import VALIDATION
-from services.chassis.http_settings import Network, allowed_networks
 from services.chassis.parent import end_with
 from services.chassis.pool_reports import process_label, reported
 from services.chassis.postgres import AWAY, Beside, Pulse, open_pool
@@ -38,7 +37,7 @@ from services.validation.persona_store import Personas
 from services.validation.pool import Bounds, Rules
 from services.validation.pools import Pools
 from services.validation.probes import NoSuchPool, OpenProbe, probe_of
-from services.validation.proxy_pools import ProxyPools, proxy_policy
+from services.validation.proxy_pools import ProxyPools, machines_policy
 from services.validation.proxy_store import secret_box
 from services.validation.resolver_news import ResolverNews
 from services.validation.resolver_reports import Reporter
@@ -64,8 +63,6 @@ class ServeSettings:
     # Base64 of 32 bytes; several, comma-separated, to rotate: the first seals. Empty: a key of this
     # process, so that nobody can go on with a list once it has ended.
     page_token_key: str = ""
-    # Private networks that settings of HTTP may name, comma-separated ("10.0.0.0/8"); empty: none.
-    http_allowed_networks: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +119,22 @@ async def run_service(settings: ServeSettings) -> None:
         if sealed := await store.proxies.seal_anew():
             told = "%d passwords of proxies were sealed with the newest key"
             logging.getLogger(__name__).info(told, sealed)
-        proxy_pools = ProxyPools(store.proxies, policy=proxy_policy())
+        policy = machines_policy()
+        proxy_pools = ProxyPools(store.proxies, policy=policy)
         fetchers = await stack.enter_async_context(
-            Fetchers(engines, suppressions=store.suppressions, proxy_pools=proxy_pools)
+            Fetchers(
+                engines,
+                suppressions=store.suppressions,
+                proxy_pools=proxy_pools,
+                denied=policy.denied,
+            )
         )
         service = ValidationService(
             store=store,
             engines=engines,
             personas=Personas(pool),
             seal=Seal(_keys(settings.page_token_key)),
-            networks=_networks(settings.http_allowed_networks),
+            policy=policy,
             page_checks=PageChecks(fetchers, store.suppressions),
         )
         host = socket.gethostname()
@@ -246,17 +249,10 @@ def _keys(text: str) -> list[bytes]:
     return parse_keys(text) if text else [os.urandom(KEY_SIZE)]
 
 
-def _networks(text: str) -> tuple[Network, ...]:
-    try:
-        return allowed_networks(text)
-    except ValueError as problem:
-        raise BadEnvironment(f"HTTP_ALLOWED_NETWORKS: {problem}") from None
-
-
 def _serve_settings() -> ServeSettings:
     settings = read_settings(ServeSettings)
     _keys(settings.page_token_key)
-    _networks(settings.http_allowed_networks)
+    machines_policy()
     suppression_salt()
     secret_box()
     return settings
@@ -289,7 +285,7 @@ def main() -> int:
             open_probe = probe_of(pool or "dns")
             suppression_salt()
             secret_box()
-            proxy_policy()
+            machines_policy()
             if role == "work":
                 process = run_worker(read_settings(WorkSettings), open_probe)
             else:

@@ -14,7 +14,7 @@ from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.seal import BadKey
 from services.validation.isolation import NOT_PREPARED, attempt_alone
 from services.validation.probes import NoSuchPool, probe_of
-from services.validation.proxy_pools import proxy_policy
+from services.validation.proxy_pools import machines_policy
 from services.validation.proxy_store import secret_box
 
 
@@ -34,7 +34,7 @@ def main() -> int:
         open_probe = probe_of(sys.argv[1])
         settings = read_settings(Settings)
         secret_box()
-        proxy_policy()
+        machines_policy()
     except (NoSuchPool, BadEnvironment, BadKey) as problem:
         sys.stderr.write(f"{problem}\n")
         return NOT_PREPARED

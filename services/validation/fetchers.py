@@ -8,11 +8,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import asyncpg
 
 from services.chassis import postgres
+from services.chassis.http_settings import Network
 from services.validation.dns import wire
 from services.validation.dns.examiner import Examiner
 from services.validation.dns.plan import Plan
@@ -56,12 +57,14 @@ class Fetchers:
         *,
         suppressions: Suppressions | None = None,
         proxy_pools: ProxyPools | None = None,
+        denied: Sequence[Network] = (),
     ) -> None:
         """Hosts with an entry of scope FETCH in `suppressions` are not asked. Without `proxy_pools`
-        plans that name a pool ask nobody."""
+        plans that name a pool ask nobody. `denied`: networks that no plan connects to."""
         self._engines = engines
         self._suppressions = suppressions
         self.proxy_pools = proxy_pools
+        self._denied = tuple(denied)
         self._entries: dict[_Key, _Entry] = {}
         self._opening = asyncio.Lock()
         # Hosts are asked politely whoever asks.
@@ -107,7 +110,7 @@ class Fetchers:
             fetcher = await stack.enter_async_context(
                 Fetcher(
                     resolve,
-                    policy=plan.policy,
+                    policy=replace(plan.policy, denied=plan.policy.denied + self._denied),
                     turns=self._turns,
                     roots=plan.ca_pem,
                     proxies=proxies,

@@ -57,19 +57,18 @@ class HttpPlan:
     ca_pem: str = ""
 
 
-def http_plan_of(settings: pb.HttpSettings, allowed: Sequence[Network] | None = None) -> HttpPlan:
+def http_plan_of(settings: pb.HttpSettings, allowed: Sequence[Network] = ()) -> HttpPlan:
     """The plan of settings that were checked; what they leave open takes the defaults.
 
     Equal settings get the same object while it is remembered: a worker asks once per chunk.
-    `allowed`: networks of the settings are admitted within these only; None: all that they name,
-    for they were checked when they were saved.
+    `allowed`: networks of the settings are admitted within these only, those that this process was
+    started to allow: what was saved may have been checked elsewhere, or long ago.
     """
-    networks = None if allowed is None else tuple(allowed)
-    return _plan_of(settings.SerializeToString(deterministic=True), networks)
+    return _plan_of(settings.SerializeToString(deterministic=True), tuple(allowed))
 
 
 @lru_cache(maxsize=256)
-def _plan_of(body: bytes, allowed: tuple[Network, ...] | None) -> HttpPlan:
+def _plan_of(body: bytes, allowed: tuple[Network, ...]) -> HttpPlan:
     settings = pb.HttpSettings.FromString(body)
     defaults, budget = RetryPolicy(), Budget()
     lanes = dict(DEFAULT_LANES)
@@ -92,8 +91,6 @@ def _plan_of(body: bytes, allowed: tuple[Network, ...] | None) -> HttpPlan:
         ),
         window=settings.window or DEFAULT_WINDOW,
         proxy_pool_id=settings.proxy_pool_id.lower(),
-        policy=AddressPolicy(
-            allowed=tuple(it for it in networks if allowed is None or is_within(it, allowed))
-        ),
+        policy=AddressPolicy(allowed=tuple(it for it in networks if is_within(it, allowed))),
         ca_pem=settings.ca_pem,
     )

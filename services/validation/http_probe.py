@@ -11,6 +11,7 @@ from math import ceil
 
 from domainflow.campaign.v1 import campaign_pb2
 from domainflow.validation.v1 import dns_pb2
+from services.chassis.http_settings import Network
 from services.chassis.matching.choice import Keywords
 from services.validation.content.clusters import ClusterIndex
 from services.validation.content.sighting import clean
@@ -73,10 +74,19 @@ class HttpProbe:
     # Enough for the time that a claim takes, few enough that other workers get their share.
     names_ahead = 500
 
-    def __init__(self, engines: Engines, fetchers: Fetchers, keywords: KeywordLibrary) -> None:
+    def __init__(
+        self,
+        engines: Engines,
+        fetchers: Fetchers,
+        keywords: KeywordLibrary,
+        *,
+        networks: Sequence[Network] = (),
+    ) -> None:
+        """`networks`: private ones that configurations may name; of others nothing is fetched."""
         self.engines = engines
         self.fetchers = fetchers
         self._keywords = keywords
+        self._networks = networks
         self._windows = Windows()
         self._clusters = ClusterIndex()
         self._heavy = asyncio.Lock()
@@ -136,7 +146,7 @@ class HttpProbe:
     async def prepare(self, claim: Claim) -> AsyncIterator[Check[Candidate, HttpOutcome]]:
         configuration = _configuration(claim)
         http = configuration.http
-        plan = http_plan_of(http.settings)
+        plan = http_plan_of(http.settings, self._networks)
         keywords: Keywords | None = await self._keywords.of_versions(
             http.keywords, http.keyword_set_versions, "http.keywords"
         )
@@ -162,7 +172,7 @@ class HttpProbe:
         return outcome_of(item, Site(nothing_asked(item.name, Verdict.DEAD_LETTER, "")))
 
     def time_limit(self, claim: Claim) -> float:
-        plan = http_plan_of(_configuration(claim).http.settings)
+        plan = http_plan_of(_configuration(claim).http.settings, self._networks)
         settings, retry = plan.settings, plan.retry
         pages = 1 if plan.crawl_policy is CrawlPolicy.NEVER else 1 + plan.budget.max_pages
         # Of one attempt, with its further pages, each of which may have its time for nothing.

@@ -11,7 +11,7 @@ from services.validation.fetchers import Fetchers
 from services.validation.http_probe import HttpProbe
 from services.validation.keyword_library import KeywordLibrary
 from services.validation.probe import Probe
-from services.validation.proxy_pools import ProxyPools, proxy_policy
+from services.validation.proxy_pools import ProxyPools, machines_policy
 from services.validation.store import Store
 
 OpenProbe = Callable[[Store], AbstractAsyncContextManager[Probe[Any, Any]]]
@@ -43,15 +43,18 @@ async def _analysis(_: Store) -> AsyncIterator[AnalysisProbe]:
 
 @asynccontextmanager
 async def _http(store: Store) -> AsyncIterator[HttpProbe]:
+    policy = machines_policy()
     async with (
         Engines() as engines,
         Fetchers(
             engines,
             suppressions=store.suppressions,
-            proxy_pools=ProxyPools(store.proxies, policy=proxy_policy()),
+            proxy_pools=ProxyPools(store.proxies, policy=policy),
+            denied=policy.denied,
         ) as fetchers,
     ):
-        yield HttpProbe(engines, fetchers, KeywordLibrary(store.keyword_sets))
+        library = KeywordLibrary(store.keyword_sets)
+        yield HttpProbe(engines, fetchers, library, networks=policy.allowed)
 
 
 _PROBES: dict[str, OpenProbe] = {"dns": _dns, "http": _http, "analysis": _analysis}

@@ -18,7 +18,7 @@ from domainflow.campaign.v1 import event_pb2
 from domainflow.validation.v1 import proxy_pb2 as pb
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.dns_settings import seconds
-from services.chassis.http_settings import allowed_networks
+from services.chassis.http_settings import Network, networks_of
 from services.chassis.postgres import AWAY
 from services.chassis.secrets import UnreadableSecret
 from services.validation.http.addresses import PUBLIC_ONLY, AddressPolicy
@@ -235,21 +235,34 @@ class ProxyPools:
 
 
 @dataclass(frozen=True, slots=True)
-class ProxySettings:
-    """Environment of every role that uses proxies, besides the keys; names in upper case."""
+class NetworkSettings:
+    """Environment of every role that connects to sites or proxies; names in upper case.
 
-    # Networks of one's own that proxies may be in, comma-separated; empty: public ones only.
+    Lists of networks, comma-separated ("10.0.0.0/8"); empty: none.
+    """
+
+    # Private ones that settings of HTTP may name, and proxies may be in.
     http_allowed_networks: str = ""
+    # Public ones that nothing connects to, such as one's own.
+    http_denied_networks: str = ""
 
 
-def proxy_policy(environment: Mapping[str, str] | None = None) -> AddressPolicy:
-    """Of the proxies' own addresses: they belong to whoever runs this, and campaigns that go
-    through one of his network need not be let into it. Raises BadEnvironment."""
-    text = read_settings(ProxySettings, environment).http_allowed_networks
+def machines_policy(environment: Mapping[str, str] | None = None) -> AddressPolicy:
+    """What this process was started to allow and to deny. It is that of the proxies' own addresses:
+    they belong to whoever runs this, and campaigns that go through one of his network need not be
+    let into it. Raises BadEnvironment."""
+    settings = read_settings(NetworkSettings, environment)
+    return AddressPolicy(
+        _networks("HTTP_ALLOWED_NETWORKS", settings.http_allowed_networks),
+        _networks("HTTP_DENIED_NETWORKS", settings.http_denied_networks),
+    )
+
+
+def _networks(variable: str, text: str) -> tuple[Network, ...]:
     try:
-        return AddressPolicy(allowed=allowed_networks(text))
+        return networks_of(text)
     except ValueError as problem:
-        raise BadEnvironment(f"HTTP_ALLOWED_NETWORKS: {problem}") from None
+        raise BadEnvironment(f"{variable}: {problem}") from None
 
 
 def rules_of(rules: pb.ProxyHealthRules) -> HealthRules:

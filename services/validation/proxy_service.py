@@ -15,7 +15,6 @@ from google.protobuf.message import Message
 from domainflow.validation.v1 import proxy_pb2 as pb
 from domainflow.validation.v1 import validation_service_pb2_grpc as pb_grpc
 from services.chassis.errors import FieldViolation, InvalidFields, InvalidToken
-from services.chassis.http_settings import Network
 from services.chassis.requests import RequestKey, request_key
 from services.chassis.seal import Seal, binding
 from services.chassis.server import Rules
@@ -57,8 +56,8 @@ class ProxyService(pb_grpc.ValidationServiceServicer):
     _proxies: ProxyStore
     _proxy_pools: NamedCalls[pb.ProxyPool]
     _seal: Seal
-    # That proxies, and what they are tried with, may be in; see HTTP_ALLOWED_NETWORKS.
-    _networks: Sequence[Network]
+    # Of the addresses of proxies, and of what they are tried with.
+    _policy: AddressPolicy
 
     async def CreateProxy(
         self, request: pb.CreateProxyRequest, context: Context
@@ -167,8 +166,7 @@ class ProxyService(pb_grpc.ValidationServiceServicer):
         self, request: pb.TestProxiesRequest, context: Context
     ) -> pb.TestProxiesResponse:
         stored = await self._proxies.some([UUID(each) for each in request.proxy_ids])
-        policy = AddressPolicy(allowed=tuple(self._networks))
-        tests = await try_proxies(stored, request.url, self._proxies, policy)
+        tests = await try_proxies(stored, request.url, self._proxies, self._policy)
         return pb.TestProxiesResponse(proxy_tests=tests)
 
     async def CreateProxyPool(

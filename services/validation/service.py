@@ -10,7 +10,6 @@ from domainflow.validation.v1 import validation_service_pb2 as pb
 from services.chassis.domain_name import NotADomainName, normalise
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
 from services.chassis.errors import FieldViolation, InvalidFields
-from services.chassis.http_settings import Network
 from services.chassis.seal import Seal
 from services.chassis.server import Rules
 from services.validation.check_stream import CheckStream
@@ -18,6 +17,7 @@ from services.validation.dns.plan import Plan
 from services.validation.dns.verdict import Verdict
 from services.validation.engines import Engines
 from services.validation.evidence import outcome_to_pb
+from services.validation.http.addresses import PUBLIC_ONLY, AddressPolicy
 from services.validation.http_persona_service import RULES as HTTP_PERSONA_RULES
 from services.validation.http_persona_service import HttpPersonaService, http_persona_calls
 from services.validation.keyword_library import KeywordLibrary
@@ -69,15 +69,16 @@ class ValidationService(
         engines: Engines,
         personas: Personas,
         seal: Seal,
-        networks: Sequence[Network] = (),
+        policy: AddressPolicy = PUBLIC_ONLY,
         page_checks: PageChecks | None = None,
     ) -> None:
-        """`networks`: private ones that settings of HTTP may name. `page_checks`: None refuses the
-        calls that look at pages."""
+        """`policy`: private networks that settings of HTTP may name and proxies may be in, and
+        denied ones. `page_checks`: None refuses the calls that look at pages."""
         super().__init__(personas=personas, seal=seal)
-        self._networks = networks
+        self._networks = policy.allowed
+        self._policy = policy
         self._page_checks = page_checks
-        self._http_personas = http_persona_calls(store.http_personas, seal, networks)
+        self._http_personas = http_persona_calls(store.http_personas, seal, policy.allowed)
         self._keyword_sets = keyword_set_calls(store.keyword_sets, seal)
         self._keywords = KeywordLibrary(store.keyword_sets)
         self._scoring_profiles = scoring_profile_calls(store.scoring_profiles, seal)

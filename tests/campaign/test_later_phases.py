@@ -24,7 +24,7 @@ from domainflow.validation.v1.scoring_pb2 import ScoringSettings, ScoringWeights
 from services.campaign.configuration import rules_of
 from services.campaign.service import CampaignService
 from services.campaign.store import Store
-from services.chassis.http_settings import allowed_networks
+from services.chassis.http_settings import networks_of
 from services.chassis.postgres import Pool
 from services.chassis.seal import Seal
 from services.chassis.server import CallGuard
@@ -255,7 +255,7 @@ async def test_rules_of_different_sets_with_one_name_are_refused_once_they_are_k
 
 
 async def test_networks_are_allowed_by_whoever_started_the_service(pool: Pool) -> None:
-    networks = allowed_networks("127.0.0.0/8, 10.1.0.0/16")
+    networks = networks_of("127.0.0.0/8, 10.1.0.0/16")
     persona = await stored(pool, "http_personas", HttpSettings(allowed_networks=["10.2.0.0/16"]))
     server = grpc.aio.server(
         interceptors=[CallGuard(rules=rules_of(networks), max_calls=9, max_streams=9)]

@@ -13,7 +13,7 @@ from domainflow.validation.v1.validation_service_pb2_grpc import (
     add_ValidationServiceServicer_to_server,
 )
 from services.campaign.store import Store as CampaignStore
-from services.chassis.http_settings import allowed_networks
+from services.chassis.http_settings import networks_of
 from services.chassis.postgres import Pool, open_pool
 from services.chassis.seal import Seal
 from services.chassis.server import CallGuard
@@ -21,6 +21,7 @@ from services.sandbox.dns_server import SandboxDns, SandboxDnsSettings
 from services.sandbox.truth import Mix
 from services.validation.dns_probe import DnsProbe
 from services.validation.engines import Engines
+from services.validation.http.addresses import AddressPolicy
 from services.validation.persona_store import Personas
 from services.validation.service import RULES, ValidationService
 from services.validation.store import Store
@@ -68,7 +69,7 @@ async def stub(pool: Pool, store: Store, engines: Engines) -> AsyncIterator[Vali
         engines=engines,
         personas=Personas(pool),
         seal=Seal([b"k" * 32]),
-        networks=allowed_networks("127.0.0.0/8"),
+        policy=AddressPolicy(networks_of("127.0.0.0/8")),
     )
     add_ValidationServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")

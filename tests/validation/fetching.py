@@ -11,6 +11,7 @@ from services.campaign.campaign import Action, Mode, Phase
 from services.campaign.ingest import digest
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store as CampaignStore
+from services.chassis.http_settings import networks_of
 from services.sandbox.truth import Mix
 from services.sandbox.web_server import NETWORK, SandboxWeb
 from services.sandbox.web_truth import Web, WebMix, WebTruth, WebWorld
@@ -21,6 +22,8 @@ from services.validation.store import ChunkKey, Store
 from tests.campaigns import DNS, GENERATION, act, generating, hand_out, new_campaign
 
 HTTP = Phase.HTTP_VALIDATION
+# That workers of tests were started to allow: the sandbox's.
+NETWORKS = networks_of(NETWORK)
 # What is not there takes the sandbox's DNS long to say.
 NAMES_MIX = Mix(nxdomain=0, mute=0, slow=0, servfail=0)
 # Every behaviour as often as every other.

@@ -12,7 +12,7 @@ import pytest
 from domainflow.campaign.v1.campaign_pb2 import DnsConfiguration
 from services.campaign.store import Store as CampaignStore
 from services.chassis.postgres import Pool
-from services.sandbox.web_server import SandboxWeb, SandboxWebSettings
+from services.sandbox.web_server import NETWORK, SandboxWeb, SandboxWebSettings
 from services.sandbox.web_truth import Web
 from services.validation.attempt import NotPrepared, check_and_settle, stored_items
 from services.validation.engines import Engines
@@ -24,7 +24,13 @@ from services.validation.keyword_library import KeywordLibrary
 from services.validation.pacing import Pace
 from services.validation.store import ChunkKey, Claim, Store
 from tests.campaigns import hand_out
-from tests.validation.fetching import NAMES_MIX, fetching, http_configuration, names_of
+from tests.validation.fetching import (
+    NAMES_MIX,
+    NETWORKS,
+    fetching,
+    http_configuration,
+    names_of,
+)
 
 
 @pytest.fixture
@@ -36,7 +42,8 @@ async def web() -> AsyncIterator[SandboxWeb]:
 @pytest.fixture
 async def http_probe(store: Store, engines: Engines) -> AsyncIterator[HttpProbe]:
     async with Fetchers(engines, suppressions=store.suppressions) as fetchers:
-        yield HttpProbe(engines, fetchers, KeywordLibrary(store.keyword_sets))
+        library = KeywordLibrary(store.keyword_sets)
+        yield HttpProbe(engines, fetchers, library, networks=NETWORKS)
 
 
 @pytest.fixture
@@ -84,6 +91,7 @@ async def test_a_chunk_of_some_names_is_settled_by_a_process_of_its_own(
     store: Store, pool: Pool, claim: Claim, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("HTTP_ALLOWED_NETWORKS", NETWORK)
     command = (sys.executable, "-m", "services.validation.alone", "http")
 
     assert await Isolation(command).attempt(claim, lambda: 60)

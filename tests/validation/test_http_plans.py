@@ -23,8 +23,8 @@ from services.chassis import http_settings
 from services.chassis.http_settings import (
     LANE_DEFAULTS,
     TlsVersion,
-    allowed_networks,
     check_http_settings,
+    networks_of,
 )
 from services.chassis.rules import ContractRules
 from services.validation.content.crawl import Budget
@@ -73,6 +73,7 @@ EVERYTHING = HttpSettings(
     allowed_networks=["127.0.0.0/8", "fd00::/8"],
     ca_pem="PEM",
 )
+ANYWHERE = networks_of("0.0.0.0/0, ::/0")
 
 
 def test_settings_that_say_nothing_are_the_defaults() -> None:
@@ -81,7 +82,7 @@ def test_settings_that_say_nothing_are_the_defaults() -> None:
 
 
 def test_every_field_arrives() -> None:
-    assert http_plan_of(EVERYTHING) == HttpPlan(
+    assert http_plan_of(EVERYTHING, ANYWHERE) == HttpPlan(
         settings=http_settings.HttpSettings(
             user_agent="me/1 (+https://me.example/)",
             headers=(("Accept", "text/html"),),
@@ -141,7 +142,7 @@ def test_each_field_alone_makes_another_plan(field: str) -> None:
                 whole.ClearField(other)
         alone.MergeFrom(whole)
 
-    plan = http_plan_of(alone)
+    plan = http_plan_of(alone, ANYWHERE)
 
     assert plan != HttpPlan()
     assert http_plan_of(HttpSettings()) == HttpPlan()
@@ -181,17 +182,17 @@ def test_lanes_have_the_same_defaults_wherever_they_are_written() -> None:
 
 
 def test_networks_that_the_service_does_not_allow_any_more_are_left_out() -> None:
-    policy = http_plan_of(EVERYTHING, allowed_networks("127.0.0.0/8")).policy
+    policy = http_plan_of(EVERYTHING, networks_of("127.0.0.0/8")).policy
 
     assert policy.allowed == (ip_network("127.0.0.0/8"),)
-    assert http_plan_of(EVERYTHING, ()).policy == PUBLIC_ONLY
+    assert http_plan_of(EVERYTHING).policy == PUBLIC_ONLY
 
 
 # What is refused.
 
 
 def refused(settings: HttpSettings, allowed: str | None = None) -> set[str]:
-    networks = None if allowed is None else allowed_networks(allowed)
+    networks = None if allowed is None else networks_of(allowed)
     return {
         each.field.removeprefix("at.") for each in check_http_settings(settings, "at", networks)
     }
@@ -243,7 +244,7 @@ def test_networks_are_refused_unless_the_service_allows_them_whole() -> None:
     assert refused(settings, "") == {f"allowed_networks[{n}]" for n in range(4)}
     assert refused(settings) == set()
     with pytest.raises(ValueError, match="10"):
-        allowed_networks("10.0.0.1/8")
+        networks_of("10.0.0.1/8")
 
 
 def within(field: str) -> st.SearchStrategy[Any]:
@@ -315,9 +316,9 @@ def test_whatever_passes_the_checks_is_a_plan_that_says_the_same(settings: HttpS
     if CONTRACT.violations(settings) or problems:
         return
 
-    plan = http_plan_of(settings)
+    plan = http_plan_of(settings, ANYWHERE)
 
-    assert hash(plan) == hash(http_plan_of(settings, None))
+    assert hash(plan) == hash(http_plan_of(settings, list(ANYWHERE)))
     assert plan.window == (settings.window or 256)
     assert plan.settings.respect_robots is not settings.robots_ignored
     assert set(settings.https_ports) <= plan.settings.ports

@@ -17,7 +17,7 @@ from services.campaign.store import Store as CampaignStore
 from services.chassis.matching.keywords import PageHits
 from services.chassis.postgres import Pool
 from services.sandbox.dns_server import SandboxDns, SandboxDnsSettings
-from services.sandbox.web_server import SandboxWeb, SandboxWebSettings
+from services.sandbox.web_server import NETWORK, SandboxWeb, SandboxWebSettings
 from services.sandbox.web_text import KEYWORDS
 from services.sandbox.web_truth import Web
 from services.validation.content.features import Features
@@ -37,6 +37,7 @@ from tests.validation.fetching import (
     EVERY_KIND,
     LANE,
     NAMES_MIX,
+    NETWORKS,
     fetching,
     http_configuration,
     names_of,
@@ -61,7 +62,8 @@ async def dns() -> AsyncIterator[pb.DnsConfiguration]:
 @pytest.fixture
 async def http_probe(store: Store, engines: Engines) -> AsyncIterator[HttpProbe]:
     async with Fetchers(engines, suppressions=store.suppressions) as fetchers:
-        yield HttpProbe(engines, fetchers, KeywordLibrary(store.keyword_sets))
+        library = KeywordLibrary(store.keyword_sets)
+        yield HttpProbe(engines, fetchers, library, networks=NETWORKS)
 
 
 class Fetched:
@@ -133,7 +135,8 @@ async def test_every_kind_of_site_comes_to_its_verdict(
     dns: pb.DnsConfiguration,
 ) -> None:
     names = names_of(web.world, 240)
-    http = http_configuration(web, attempts={LANE.REASON_RATE_LIMITED: 3})
+    # Not all at once: this process is the web, too, and what it is late with is a TIMEOUT.
+    http = http_configuration(web, attempts={LANE.REASON_RATE_LIMITED: 3}, window=48)
     absent = f"{'a' * 30}.com"
     running = await fetching(campaign_store, store, web.world, [absent, *names], http, dns)
 
@@ -328,6 +331,26 @@ async def test_names_that_do_not_want_to_be_asked_are_excluded(
     assert found[other].verdict is Verdict.OK
 
 
+async def test_a_worker_fetches_nothing_from_networks_that_it_was_not_started_to_allow(
+    campaign_store: CampaignStore,
+    store: Store,
+    pool: Pool,
+    queue: Client,
+    engines: Engines,
+    web: SandboxWeb,
+    dns: pb.DnsConfiguration,
+) -> None:
+    names = names_of(web.world, 3, Web.PAGE)
+    running = await fetching(campaign_store, store, web.world, names, http_configuration(web), dns)
+
+    async with Fetchers(engines, suppressions=store.suppressions) as fetchers:
+        probe = HttpProbe(engines, fetchers, KeywordLibrary(store.keyword_sets))
+        found = await carry_out(campaign_store, store, pool, queue, probe, running)
+
+    assert {it.verdict for it in found.values()} == {Verdict.ADDRESS_NOT_ALLOWED}
+    assert web.stats.requests == 0
+
+
 async def test_names_in_a_lane_hold_no_place_and_come_again(
     campaign_store: CampaignStore,
     store: Store,
@@ -397,7 +420,12 @@ async def test_a_killed_worker_s_names_are_asked_for_by_the_next_one_and_none_is
 
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.validation", "work", "http"),
-        env={**os.environ, "DATABASE_URL": database_url, "NATS_URL": nats_url},
+        env={
+            **os.environ,
+            "DATABASE_URL": database_url,
+            "NATS_URL": nats_url,
+            "HTTP_ALLOWED_NETWORKS": NETWORK,
+        },
     )
     try:
         await eventually(half_done, within=30)
@@ -470,7 +498,8 @@ async def test_a_page_that_cannot_be_looked_at_becomes_a_dead_letter_alone(
     dispatching = asyncio.create_task(dispatcher.dispatch())
     try:
         async with Fetchers(engines) as fetchers:
-            probe = HttpProbe(engines, fetchers, FragileLibrary(store, poison))
+            library = FragileLibrary(store, poison)
+            probe = HttpProbe(engines, fetchers, library, networks=NETWORKS)
             async with working(store, queue, probe):
                 await all_done(pool, queue)
     finally:

@@ -33,12 +33,13 @@ async def test_a_pool_without_a_probe_is_refused(command: list[str], status: int
     assert said.decode() == f"there are no workers for the pool 'mail', only for: {known}\n"
 
 
-async def test_networks_that_cannot_be_read_stop_the_service_from_starting() -> None:
+@pytest.mark.parametrize("variable", ["HTTP_ALLOWED_NETWORKS", "HTTP_DENIED_NETWORKS"])
+async def test_networks_that_cannot_be_read_stop_the_service_from_starting(variable: str) -> None:
     process = await asyncio.create_subprocess_exec(
         "env",
         "DATABASE_URL=postgresql://127.0.0.1:1/none",
         "VALIDATION_ADDRESS=127.0.0.1:0",
-        "HTTP_ALLOWED_NETWORKS=10.0.0.0/8, 10.0.0.1/8",
+        f"{variable}=10.0.0.0/8, 10.0.0.1/8",
         *PYTHON,
         "services.validation",
         "serve",
@@ -47,7 +48,7 @@ async def test_networks_that_cannot_be_read_stop_the_service_from_starting() -> 
     _, said = await process.communicate()
 
     assert process.returncode == 2
-    assert said.decode() == "HTTP_ALLOWED_NETWORKS: 10.0.0.1/8 has host bits set\n"
+    assert said.decode() == f"{variable}: 10.0.0.1/8 has host bits set\n"
 
 
 def alone(database_url: str) -> Isolation:

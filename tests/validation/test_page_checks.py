@@ -3,7 +3,6 @@
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterable
-from ipaddress import ip_network
 from typing import Any
 
 import grpc
@@ -34,6 +33,7 @@ from services.sandbox.web_server import NETWORK, SandboxWeb, SandboxWebSettings
 from services.sandbox.web_truth import Fetching, Web
 from services.validation.engines import Engines
 from services.validation.fetchers import Fetchers
+from services.validation.http.addresses import AddressPolicy
 from services.validation.page_check import TIME_LIMIT, PageChecks
 from services.validation.persona_store import Personas
 from services.validation.plans import plan_of_settings
@@ -86,7 +86,7 @@ async def serving(
             engines=engines,
             personas=Personas(pool),
             seal=Seal([b"k" * 32]),
-            networks=[ip_network(NETWORK)],
+            policy=AddressPolicy.parse(allowed=[NETWORK]),
             page_checks=PageChecks(
                 fetchers, store.suppressions, limit=limit, dns=lambda: plan_of_settings(dns)
             ),

@@ -63,7 +63,8 @@ def store(pool: Pool) -> Store:
 async def probe(store: Store, engines: Engines) -> AsyncIterator[HttpProbe]:
     proxy_pools = ProxyPools(store.proxies, policy=LOOPBACK, period=0.1)
     async with Fetchers(engines, proxy_pools=proxy_pools) as fetchers:
-        yield HttpProbe(engines, fetchers, KeywordLibrary(store.keyword_sets))
+        library = KeywordLibrary(store.keyword_sets)
+        yield HttpProbe(engines, fetchers, library, networks=LOOPBACK.allowed)
 
 
 async def pooled(store: Store, *servers: ProxyServer) -> str:

@@ -4,7 +4,6 @@ told."""
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from ipaddress import ip_network
 from uuid import uuid4
 
 import grpc
@@ -21,6 +20,7 @@ from services.chassis.seal import Seal
 from services.chassis.secrets import SecretBox, new_key
 from services.chassis.server import CallGuard
 from services.validation.engines import Engines
+from services.validation.http.addresses import AddressPolicy
 from services.validation.http.proxies import Scheme
 from services.validation.persona_store import Personas
 from services.validation.proxy_service import new_proxy
@@ -43,7 +43,7 @@ async def serving_calls(pool: Pool, engines: Engines, box: SecretBox | None) -> 
         engines=engines,
         personas=Personas(pool),
         seal=Seal([b"k" * 32]),
-        networks=[ip_network("127.0.0.0/8")],
+        policy=AddressPolicy.parse(allowed=["127.0.0.0/8"]),
     )
     add_ValidationServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -11,6 +11,7 @@ import pytest
 from domainflow.campaign.v1.event_pb2 import ProxyChanged, SystemEvent
 from domainflow.validation.v1 import proxy_pb2 as pb
 from domainflow.validation.v1.http_settings_pb2 import HttpSettings
+from services.chassis.http_settings import networks_of
 from services.chassis.postgres import Pool
 from services.chassis.seal import KEY_SIZE
 from services.chassis.secrets import SecretBox
@@ -280,7 +281,8 @@ async def test_a_plan_that_names_a_pool_never_goes_round_it(
                 http_ports=[site.port],
                 schemes=["http"],
             )
-            async with fetchers.use(http_plan_of(settings), dns) as fetcher:
+            plan = http_plan_of(settings, networks_of("127.0.0.0/8"))
+            async with fetchers.use(plan, dns) as fetcher:
                 return await fetcher.fetch(
                     "site.example", plain(site.port), addresses=["127.0.0.1"]
                 )
