@@ -18,8 +18,8 @@ from services.chassis.postgres import AWAY, Pool
 from services.validation.pool import Bounds, Size
 from services.validation.presence import Presence, Sighting
 
-# Number of the phase whose chunks each pool works on.
-PHASES = {"dns": 2, "http": 3}
+# Numbers of the phases whose chunks each pool works on.
+PHASES = {"dns": (2,), "http": (3,), "analysis": (4, 5)}
 LOOK_PERIOD = 5.0
 
 
@@ -155,7 +155,7 @@ class Pools:
                    WHERE c.campaign_no = p.campaign_no AND c.phase = p.phase AND c.run = p.run
                      AND c.state = 'done'
                ) done
-               WHERE p.status = 'RUNNING' AND p.phase = $1""",
+               WHERE p.status = 'RUNNING' AND p.phase = ANY($1::smallint[])""",
             PHASES[pool],
         )
         return [Waiting(max(0, int(row[0])), row[1]) for row in rows]

@@ -2,8 +2,12 @@
 
 from datetime import timedelta
 
+import pytest
+
 from domainflow.campaign.v1.event_pb2 import SystemEvent
 from domainflow.validation.v1.task_pb2 import WorkerLoad
+from services.campaign.campaign import Phase
+from services.campaign.ledger import POOLS
 from services.campaign.store import Store as CampaignStore
 from services.chassis.postgres import Pool
 from services.validation.pool import Bounds, Size
@@ -127,6 +131,27 @@ async def test_what_waits_are_the_names_of_running_phases_that_are_not_settled(
         running.campaign_no,
     )
     assert await Pools(pool).waiting("dns") == []
+
+
+@pytest.mark.parametrize("phase", list(POOLS))
+async def test_what_waits_for_a_pool_is_of_all_its_phases(
+    campaign_store: CampaignStore, pool: Pool, phase: Phase
+) -> None:
+    running = await validating(campaign_store, ["a.com", "b.com"])
+    await pool.execute("UPDATE phases SET status = 'COMPLETED'")
+    await pool.execute(
+        """INSERT INTO phases (campaign_no, phase, status, run, name_count)
+           VALUES ($1, $2, 'RUNNING', 2, 7)
+           ON CONFLICT (campaign_no, phase) DO UPDATE SET status = 'RUNNING', run = 2,
+               name_count = 7""",
+        running.campaign_no,
+        phase,
+    )
+
+    found = {name: await Pools(pool).waiting(name) for name in POOLS.values()}
+
+    waiting = {name: found[name] for name in found if found[name]}
+    assert waiting == {POOLS[phase]: [Waiting(7, 0)]}
 
 
 def test_a_rate_limit_bounds_what_a_campaign_has_waiting() -> None:
