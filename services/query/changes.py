@@ -132,7 +132,8 @@ class Changes:
 
 def is_dense(phase: int) -> bool:
     """Whether the phase settles every name: then a chunk spans as many positions as it has names.
-    Otherwise it reaches to the next one."""
+    Otherwise it reaches to its last position or, where the version before took the schema back and
+    so forgot it, to the next chunk."""
     return phase in (GENERATION, DNS)
 
 
@@ -159,7 +160,7 @@ ORDER BY p.phase"""
 @cache
 def _chunks(phase: int) -> str:
     of_run = "campaign_no = $1 AND phase = $2 AND run = $3"
-    end = f"""coalesce((SELECT first_position FROM chunks n
+    end = f"""coalesce(c.last_position + 1, (SELECT first_position FROM chunks n
         WHERE {of_run} AND n.first_position > c.first_position
         ORDER BY n.first_position LIMIT 1), {2**31 - 1})"""
     if is_dense(phase):

@@ -158,6 +158,30 @@ async def test_what_was_taken_back_is_told_also_of_a_chunk_that_was_split_since(
     assert found == {**dict.fromkeys(range(10), NXDOMAIN), **dict.fromkeys(range(10, 20), 0)}
 
 
+async def test_what_is_taken_back_of_some_names_only_is_told_of_no_others(
+    query: Query, writer: Writer
+) -> None:
+    """As a dead letter that is handed out again, the last chunk of its run so far."""
+    made = await writer.campaign(30)
+    await writer.plan(made, 30, 30)
+    await writer.settle(made, 0, [RESOLVED] * 30)
+    await writer.settle_http(made, {3: 21, 5: 21})
+    _, revision = await changes(query, made)
+    async with writer.connection.transaction():
+        await writer.connection.execute("DELETE FROM http_results")
+        await writer.connection.execute(
+            """UPDATE chunks SET last_position = 5, state = 'ready', outcome_counts = NULL
+            WHERE phase = 3"""
+        )
+        await writer.connection.execute("SELECT append_event($1, '')", made.no)
+
+    batches, _ = await changes(query, made, revision)
+
+    assert [(list(batch.positions), list(batch.outcomes)) for batch in batches] == [
+        ([3, 4, 5], [0, 0, 0])
+    ]
+
+
 async def test_a_rerun_is_one_change_of_everything_in_the_moment_it_is_shown(
     query: Query, writer: Writer
 ) -> None:

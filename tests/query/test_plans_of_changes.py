@@ -27,6 +27,4 @@ async def test_ranges_of_a_young_campaign_are_not_joined_by_a_loop(
     finally:
         await connection.close()
 
-    # Of the analysis, pages are joined with keywords first.
-    joins = 2 if name.endswith("4") else 1
-    assert sum("Full Join" in line for line in plan) == joins, "\n".join(plan)
+    assert sum("Full Join" in line for line in plan) == 1, "\n".join(plan)
