@@ -242,7 +242,7 @@ class LeadThresholds(_message.Message):
     match_score: _builtins.float
     """Score from which on a page is a lead, 0.05 to 0.95; unset: 0.27."""
     low_score_grace: _builtins.float
-    """Score from which on a page that is not thin is a lead as well, 0 to 0.6, at most match_score; unset: 0.24."""
+    """Score from which on a page that is not thin is a lead as well, 0 to 0.6, at most match_score; unset: 0.24, or match_score where that is less."""
     min_content_bytes: _builtins.int
     """Bytes after decoding below which a page is thin, 256 to 2,097,152; 0: the default, 1,024."""
     parked_confidence_floor: _builtins.float

@@ -134,7 +134,7 @@ export type LeadThresholds = Message<"domainflow.validation.v1.LeadThresholds"> 
   matchScore?: number | undefined;
 
   /**
-   * Score from which on a page that is not thin is a lead as well, 0 to 0.6, at most match_score; unset: 0.24.
+   * Score from which on a page that is not thin is a lead as well, 0 to 0.6, at most match_score; unset: 0.24, or match_score where that is less.
    *
    * @generated from field: optional double low_score_grace = 2;
    */
