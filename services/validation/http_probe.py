@@ -20,6 +20,7 @@ from services.validation.fetchers import Fetchers, excluded_by
 from services.validation.http.failures import MachineExhausted
 from services.validation.http.fetch import nothing_asked
 from services.validation.http.retry import MAX_DELAY, LaneName, decide, lane_of
+from services.validation.http.turns import Turns
 from services.validation.http.urls import MAX_URL
 from services.validation.http.verdict import Truncation, Verdict
 from services.validation.http_plans import CrawlPolicy, HttpPlan, http_plan_of
@@ -90,6 +91,7 @@ class HttpProbe:
         self._windows = Windows()
         self._clusters = ClusterIndex()
         self._heavy = asyncio.Lock()
+        self._looks = Turns()
         # Names that wait for a place, not those that wait in a lane.
         self._waiting = 0
         # Bytes of outcomes in hand.
@@ -157,6 +159,7 @@ class HttpProbe:
                 keywords=keywords or None,
                 clusters=self._clusters,
                 heavy=self._heavy,
+                looks=self._looks,
             )
             round_ = _Round(self, plan, reader)
             try:
@@ -208,7 +211,8 @@ class _Round:
     async def ask(self, asked: _Asked) -> HttpOutcome | float:
         """The outcome, or the seconds until the name is asked for again."""
         candidate = asked.candidate
-        asked.began = asked.began or time.perf_counter()
+        began = time.perf_counter()
+        asked.began = asked.began or began
         try:
             site = await self._reader.read(
                 candidate.name,
@@ -233,7 +237,8 @@ class _Round:
             if again is not None:
                 asked.earlier.append(Attempt(fetch.verdict, fetch.status, again.after))
                 return again.after
-        duration = int((time.perf_counter() - asked.began) * 1e6)
+        # Not until the page was looked at: that is our time, and it may have to wait for others.
+        duration = int((began - asked.began) * 1e6) + fetch.duration_us
         fetch = fetch._replace(attempts=asked.attempts, duration_us=duration)
         outcome = outcome_of(candidate, replace(site, fetch=fetch, earlier=tuple(asked.earlier)))
         self.hold(outcome.size)

@@ -22,6 +22,7 @@ from services.validation.dns.verdict import Verdict as DnsVerdict
 from services.validation.fetchers import Fetchers, excluded_by
 from services.validation.http.failures import MachineExhausted
 from services.validation.http.fetch import nothing_asked
+from services.validation.http.turns import Turns
 from services.validation.http.verdict import Verdict
 from services.validation.http_plans import HttpPlan
 from services.validation.plans import plan_of_settings
@@ -145,6 +146,8 @@ class PageChecks:
         self._room = Room(PAGES_AT_ONCE)
         # Large pages are looked at one after the other.
         self._heavy = asyncio.Lock()
+        # All others in turns of the loop of their own.
+        self._looks = Turns()
 
     def end(self) -> float:
         """When a call that begins now has to end, a time of the loop."""
@@ -154,7 +157,13 @@ class PageChecks:
     async def reading(self, plan: PagePlan) -> AsyncIterator[PageCheck]:
         """Lend what reads sites as the plan says."""
         async with self._fetchers.use(plan.http, plan.dns) as fetcher:
-            reader = SiteReader(fetcher, plan.http, keywords=plan.keywords, heavy=self._heavy)
+            reader = SiteReader(
+                fetcher,
+                plan.http,
+                keywords=plan.keywords,
+                heavy=self._heavy,
+                looks=self._looks,
+            )
             yield PageCheck(reader, plan, self._room, self._suppressions, self._limit)
 
 

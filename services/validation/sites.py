@@ -18,6 +18,7 @@ from services.validation.content.crawl import (
 )
 from services.validation.content.markup import host_of, same_site
 from services.validation.http.fetch import Fetch, Fetcher, nothing_asked
+from services.validation.http.turns import Turns
 from services.validation.http.urls import BadUrl
 from services.validation.http.verdict import Truncation, Verdict
 from services.validation.http_plans import CrawlPolicy, HttpPlan
@@ -28,6 +29,8 @@ _WITH_CONTACTS = (Subject.CONTACT, Subject.IMPRINT)
 # Bytes of a page from which on it is looked at in a thread: a page of 256 KiB, the default limit,
 # takes the loop 10 ms, one of 16 MiB would take it most of a second.
 _THREAD_SIZE = 1024 * 1024
+# The key of the turns that looks are taken in.
+_LOOK = "look"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +86,19 @@ class SiteReader:
         keywords: Keywords | None = None,
         clusters: ClusterIndex | None = None,
         heavy: asyncio.Lock | None = None,
+        looks: Turns | None = None,
     ) -> None:
         """Without `clusters` a page is compared with none. `heavy`: large pages are looked at while
-        it is held, so that readers which share one need memory for one of them."""
+        it is held, so that readers which share one need memory for one of them. `looks`: readers
+        that share them look at one page in a turn of the loop, all together."""
         self._fetcher = fetcher
         self._plan = plan
         self._settings = plan.settings
         self._keywords = keywords
         self._clusters = clusters
         self._heavy = heavy or asyncio.Lock()
+        # Without anybody in it, it is empty, and false.
+        self._looks = Turns() if looks is None else looks
 
     async def read(
         self,
@@ -209,9 +216,15 @@ class SiteReader:
         )
         now = int(time.time())
         if len(body) < _THREAD_SIZE:
-            return look(
-                page, name=name, keywords=self._keywords, name_servers=name_servers, now=now
-            )
+            # Pages that come together would be looked at in one turn of the loop: seconds in which
+            # no request is sent, no answer is read and all clocks run.
+            await self._looks.take(_LOOK, at_once=1)
+            try:
+                return look(
+                    page, name=name, keywords=self._keywords, name_servers=name_servers, now=now
+                )
+            finally:
+                asyncio.get_running_loop().call_soon(self._looks.give, _LOOK)
         async with self._heavy:
             return await asyncio.to_thread(
                 look, page, name=name, keywords=self._keywords, name_servers=name_servers, now=now
