@@ -66,6 +66,8 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 # Redirects of a robots.txt that are followed (RFC 9309, 2.3.1.2).
 _ROBOTS_REDIRECTS = 5
+# Answers of busy servers that are kept, each with headers up to the persona's limit.
+_MAX_BUSY = 256
 # Proxies that one fetch tries: one that fails says nothing about the name.
 MAX_PROXIES = 3
 # What compression may add to a body that does not compress.
@@ -251,6 +253,13 @@ class _Run:
         # Of the last request, as results call it.
         self.proxy = ""
 
+    def stopped(self, exchange: _Exchange, target: Target) -> tuple[Verdict, str]:
+        """What a robots.txt comes to that its server has no time for: it speaks for the page, and
+        may say when to come again."""
+        self.exchange, self.last = exchange, (exchange, target)
+        self.responses += 1
+        return of_status(exchange.status, ()), f"robots.txt: status {exchange.status}"
+
 
 class Fetcher:
     """Fetches pages; one per process. To be entered in the loop that uses it."""
@@ -278,6 +287,9 @@ class Fetcher:
         proxy_judge = self._judge if proxy_policy is None else judge_of(proxy_policy)
         self._tunnels = Tunnels(proxy_judge, self._trust.context)
         self._robots = RobotsCache()
+        # Servers that had no time for their robots.txt: when, and what they said, for those who
+        # were waiting for it.
+        self._busy: dict[tuple[str, str, int, str], tuple[float, _Exchange, Target]] = {}
         self._personas: dict[int, _Persona] = {}
         self._session: ClientSession
 
@@ -412,11 +424,13 @@ class Fetcher:
         robots = self._robots.get(origin, self._loop.time())
         if robots is None:
             # One asks, the others wait for what he learns.
-            key = "robots", origin
+            key, since = ("robots", origin), self._loop.time()
             await self._turns.take(key, at_once=1)
             try:
                 robots = self._robots.get(origin, self._loop.time())
                 if robots is None:
+                    if (busy := self._busy.get(origin)) and busy[0] >= since:
+                        return run.stopped(*busy[1:])
                     found = await self._ask_robots(run, target)
                     if not isinstance(found, Robots):
                         return found
@@ -440,10 +454,11 @@ class Fetcher:
                 return exchange.failure, exchange.reason
             status, location = exchange.status, exchange.header("Location")
             if status == 429 or 500 <= status <= 599:
-                # It speaks for the page, and may say when to come again.
-                run.exchange, run.last = exchange, (exchange, target)
-                run.responses += 1
-                return of_status(status, ()), f"robots.txt: status {status}"
+                if len(self._busy) >= _MAX_BUSY:
+                    self._busy.clear()
+                origin = page.scheme, page.host, page.port, run.settings.robots_token
+                self._busy[origin] = self._loop.time(), exchange, target
+                return run.stopped(exchange, target)
             if 200 <= status <= 299:
                 return parse_robots(b"".join(exchange.parts), run.settings.robots_token)
             if status not in REDIRECTS or not location:

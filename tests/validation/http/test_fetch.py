@@ -868,6 +868,23 @@ async def test_a_robots_txt_that_is_asked_too_much_says_when_to_come_again(fetch
     assert fetch.body == b""
 
 
+async def test_a_robots_txt_that_is_asked_too_much_is_not_asked_for_by_everybody(fetcher):
+    async def answer(head, writer):
+        await asyncio.sleep(0.05)
+        return page(status="429 X", headers=("Retry-After: 120",))
+
+    async with serving(answer) as site:
+        settings = plain(site.port, respect_robots=True)
+        fetches = await asyncio.gather(*(fetcher.fetch(NAME, settings) for _ in range(5)))
+        asked = len(site.requests)
+        later = await fetcher.fetch(NAME, settings)
+
+    told = {(each.verdict, each.status, each.retry_after) for each in (*fetches, later)}
+    assert told == {(Verdict.RATE_LIMITED, 429, 120)}
+    # Who comes later asks for himself.
+    assert (asked, len(site.requests)) == (1, 2)
+
+
 async def test_what_led_to_a_robots_txt_that_is_asked_too_much_is_told(fetcher):
     async def answer(head, writer):
         port = writer.get_extra_info("sockname")[1]
