@@ -98,7 +98,7 @@ def check(
                     expression=expression,
                 )
             stub = validation_service_pb2_grpc.ValidationServiceStub(channel)
-            async for answer in stub.ValidateDomains(_requests(start, names or [], descriptor)):
+            async for answer in _answers(stub, start, _requests(start, names or [], descriptor)):
                 for name in answer.results.names:
                     if watched:
                         found.append(name)
@@ -122,6 +122,22 @@ async def _ask_for_pages(channel: grpc.aio.Channel, check: pb.HttpCheck, **typed
     for field in ("settings", "keywords"):
         if configuration.HasField(field):
             getattr(check, field).CopyFrom(getattr(configuration, field))
+
+
+async def _answers(
+    stub: Any, start: pb.ValidateStart, requests: AsyncIterator[pb.ValidateDomainsRequest]
+) -> AsyncIterator[pb.ValidateDomainsResponse]:
+    """What the service says. Raises what it refuses the stream for."""
+    try:
+        async for answer in stub.ValidateDomains(requests):
+            yield answer
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.INTERNAL:
+            # A call that ends while we write to it has lost its status here. With nothing more to
+            # write it is told.
+            async for _ in stub.ValidateDomains(_requests(start, [], -1)):
+                pass
+        raise
 
 
 async def _requests(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -187,6 +188,25 @@ def test_people_see_every_kind_of_evidence() -> None:
         "refers to com",
     ):
         assert part in text
+
+
+class Losing(validation_service_pb2_grpc.ValidationServiceServicer):
+    """Refuses streams, and loses why to those who still write, as grpc.aio does now and then."""
+
+    def ValidateDomains(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        if len(list(requests)) > 1:
+            context.abort(grpc.StatusCode.INTERNAL, "Internal error from Core")
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "start.settings.resolvers[0]: is bad")
+        yield
+
+
+def test_a_refusal_is_told_though_the_call_has_lost_it(serve: Callable[..., str]) -> None:
+    server = ["--server", serve(validation=Losing())]
+
+    done = CliRunner().invoke(app(), ["check", "a.com", "--resolver", "bad", *server])
+
+    assert done.exit_code == 2
+    assert "start.settings.resolvers[0]: is bad" in done.stderr
 
 
 def test_pages_are_asked_for_with_what_is_looked_for(serve: Callable[..., str]) -> None:
