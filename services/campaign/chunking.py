@@ -24,8 +24,9 @@ class Limits:
 DNS = Limits(100, 5_000, 2_000, loss=0.05, heavy_loss=0.2, latency=0.5, high_latency=2.0)
 # A page that does not come, or late, says something of its site and nothing of the way to it.
 HTTP = Limits(100, 2_000, 500)
-# What is stored is read and written again: only the round trips count.
-STORED = Limits(2_000, 5_000, 5_000)
+# What is stored is read and written again: only the round trips count, but for pages with a hundred
+# keywords each. Of these 5,000 take seconds to store, and a pause waits for it.
+STORED = Limits(200, 5_000, 2_000)
 # How long one worker should have of a chunk, s: long enough that claiming and storing are nothing
 # beside it, short enough that little is done again when a worker goes.
 CHUNK_SECONDS = 3.0

@@ -124,3 +124,10 @@ def test_a_portion_fills_its_share_of_the_room(size: int, room: int, campaigns: 
 
 def test_a_limited_campaign_is_planned_for_two_seconds_of_its_limit() -> None:
     assert portion(replace(HEALTHY, name_rate_limit=500), 500, 4_000, 1) == 2
+
+
+def test_chunks_of_pages_with_many_keywords_are_small() -> None:
+    """Storing hits takes its time, in one transaction that a pause waits for."""
+    slow = Load(names_left=1_000_000, workers=2, names_per_second=800)
+    assert chunk_size(slow, 5_000, STORED).size == 1_200
+    assert chunk_size(replace(slow, names_per_second=20_000), 1_200, STORED).size == 5_000
