@@ -1,14 +1,19 @@
 """What a server's certificate says, and whether it is valid for the name and the time. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 # Names of a certificate kept as evidence; some have hundreds.
 MAX_NAMES = 20
+# Certificates that are remembered, and bytes of each: one of 100 KB may have thousands of names.
+_REMEMBERED, _REMEMBERED_SIZE = 256, 8 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +47,21 @@ class TlsFacts:
     problem: str
 
 
+class _Read(NamedTuple):
+    """What a certificate says, whoever asks."""
+
+    names: tuple[str, ...]
+    not_before: datetime
+    not_after: datetime
+    issuer: str
+
+
 def facts(connection: Connection, host: str, now: datetime) -> TlsFacts:
     """For the host asked for; `now` with a time zone."""
     try:
-        certificate = x509.load_der_x509_certificate(connection.certificate)
-        names = _names(certificate)
-        not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        issuer = _said(certificate.issuer)
+        short = len(connection.certificate) <= _REMEMBERED_SIZE
+        read = _remembered if short else _read
+        names, not_before, not_after, issuer = read(connection.certificate)
     except (ValueError, x509.DuplicateExtension) as error:
         problem = connection.distrust or f"the certificate cannot be read: {error}"[:200]
         return TlsFacts(connection.version, connection.cipher, None, None, (), "", False, problem)
@@ -66,20 +79,35 @@ def facts(connection: Connection, host: str, now: datetime) -> TlsFacts:
         connection.cipher,
         not_before,
         not_after,
-        tuple(names[:MAX_NAMES]),
+        names[:MAX_NAMES],
         issuer,
         not problem,
         problem,
     )
 
 
-def covers(names: list[str], host: str) -> bool:
+def covers(names: Sequence[str], host: str) -> bool:
     """Whether one of a certificate's names is the host (RFC 9525): a star stands for the whole
     leftmost label, and not for all names of a top-level domain."""
     parent = host.lower().partition(".")[2]
     literal = ":" in host or host.replace(".", "").isdigit()
     wild = "*." + parent if "." in parent and not literal else host
     return host.lower() in names or wild in names
+
+
+def _read(certificate: bytes) -> _Read:
+    """Raises ValueError and DuplicateExtension."""
+    read = x509.load_der_x509_certificate(certificate)
+    return _Read(
+        tuple(_names(read)),
+        read.not_valid_before_utc,
+        read.not_valid_after_utc,
+        _said(read.issuer),
+    )
+
+
+# Further pages of a site come with its certificate again, and so do sites of one host.
+_remembered = lru_cache(maxsize=_REMEMBERED)(_read)
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
