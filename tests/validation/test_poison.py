@@ -135,7 +135,8 @@ async def test_a_process_of_its_own_ends_with_its_worker(
 
     await lose(pool, 2)
     async with workers.one("hang") as worker:
-        await eventually(lambda: children(1))
+        # Two processes start one after the other.
+        await eventually(lambda: children(1), within=45)
         worker.kill()
         await worker.wait()
         await eventually(lambda: children(0))
