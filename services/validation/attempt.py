@@ -46,12 +46,15 @@ async def check_and_settle(
 
     Raises NotPrepared and CheckFailed.
     """
-    outcomes = await _check(probe, claim, items, pace)
-    try:
-        results = probe.results(claim, outcomes)
-    except Exception as error:
-        raise CheckFailed(told(error)) from error
-    return await _settle(store, claim, results)
+    async with AsyncExitStack() as stack:
+        check = await _prepared(stack, probe, claim)
+        outcomes = await _checked(check, items, pace)
+        try:
+            results = probe.results(claim, outcomes)
+        except Exception as error:
+            raise CheckFailed(told(error)) from error
+        # Before the end of what was prepared: the probe counts what is in memory.
+        return await _settle(store, claim, results)
 
 
 def told(error: BaseException) -> str:
@@ -66,21 +69,26 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-async def _check(
-    probe: Probe[Item, Outcome], claim: Claim, items: Sequence[Item], pace: Pace
-) -> Sequence[Outcome]:
+async def _prepared(
+    stack: AsyncExitStack, probe: Probe[Item, Outcome], claim: Claim
+) -> Check[Item, Outcome]:
     """Whatever a probe raises is about this chunk, also what looks like a part that is away."""
-    async with AsyncExitStack() as stack:
-        try:
-            check = await stack.enter_async_context(probe.prepare(claim))
-        except Exception as error:
+    try:
+        return await stack.enter_async_context(probe.prepare(claim))
+    except Exception as error:
+        raise NotPrepared(told(error)) from error
+
+
+async def _checked(
+    check: Check[Item, Outcome], items: Sequence[Item], pace: Pace
+) -> Sequence[Outcome]:
+    """As above."""
+    try:
+        return await (_paced(check, items, pace) if pace.rate else check(items))
+    except Exception as error:
+        if isinstance(_first(error), Unable):
             raise NotPrepared(told(error)) from error
-        try:
-            return await (_paced(check, items, pace) if pace.rate else check(items))
-        except Exception as error:
-            if isinstance(_first(error), Unable):
-                raise NotPrepared(told(error)) from error
-            raise CheckFailed(told(error)) from error
+        raise CheckFailed(told(error)) from error
 
 
 async def _paced(check: Check[Item, Outcome], items: Sequence[Item], pace: Pace) -> list[Outcome]:

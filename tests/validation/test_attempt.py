@@ -1,5 +1,6 @@
 """Attempts at chunks of HTTP: one that this machine cannot make, and one in another process."""
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -19,11 +20,15 @@ from services.validation.engines import Engines
 from services.validation.fetchers import Fetchers
 from services.validation.http.verdict import Verdict
 from services.validation.http_probe import HttpProbe
+from services.validation.http_rows import HttpOutcome
 from services.validation.isolation import Isolation
 from services.validation.keyword_library import KeywordLibrary
 from services.validation.pacing import Pace
+from services.validation.probe import Check
+from services.validation.site_store import Candidate
 from services.validation.store import ChunkKey, Claim, Store
 from tests.campaigns import hand_out
+from tests.eventually import eventually
 from tests.validation.fetching import (
     NAMES_MIX,
     NETWORKS,
@@ -98,3 +103,38 @@ async def test_a_chunk_of_some_names_is_settled_by_a_process_of_its_own(
 
     rows = await pool.fetch("SELECT position, verdict FROM http_results ORDER BY position")
     assert [tuple(row) for row in rows] == [(0, Verdict.OK), (2, Verdict.OK), (3, Verdict.OK)]
+
+
+class WatchedProbe(HttpProbe):
+    """Knows how many preparations are in use."""
+
+    prepared = 0
+
+    @contextlib.asynccontextmanager
+    async def prepare(self, claim: Claim) -> AsyncIterator[Check[Candidate, HttpOutcome]]:
+        async with super().prepare(claim) as check:
+            self.prepared += 1
+            yield check
+            self.prepared -= 1
+
+
+async def test_what_is_in_memory_counts_until_it_is_stored(
+    store: Store, pool: Pool, engines: Engines, claim: Claim
+) -> None:
+    async def waits() -> None:
+        assert await pool.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+    async with Fetchers(engines) as fetchers:
+        library = KeywordLibrary(store.keyword_sets)
+        probe = WatchedProbe(engines, fetchers, library, networks=NETWORKS)
+        items = await stored_items(store, probe, claim)
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("SELECT take_turn($1)", claim.key.campaign_no)
+            attempt = asyncio.create_task(
+                check_and_settle(store, probe, claim, items, Pace(0, time.monotonic()))
+            )
+            await eventually(waits)
+            assert probe.prepared == 1
+        assert await attempt
+
+    assert probe.prepared == 0
