@@ -84,9 +84,11 @@ OpinionOption = Annotated[
 def read_text(file: str) -> str:
     """What a file says; of standard input for "-". Raises OSError, and Failure for no text."""
     try:
-        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise Failure(f"{file} is no text in UTF-8", ExitCode.USAGE) from None
+    # Spreadsheets begin with a mark.
+    return text.removeprefix("\ufeff")
 
 
 def read_settings(file: str) -> dns_settings_pb2.DnsSettings:

@@ -198,14 +198,17 @@ def test_changes_that_carry_no_request_id_are_sent_once() -> None:
     }
 
 
+# Spreadsheets put a mark at the beginning of what they write.
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_set_is_made_of_words_and_of_rules_in_csv(
-    serve: Any, validation: Validation, tmp_path: Path
+    serve: Any, validation: Validation, tmp_path: Path, encoding: str
 ) -> None:
-    (tmp_path / "words").write_text("Web  shop\n\nbasket\nbasket\n")
+    (tmp_path / "words").write_text("Web  shop\n\nbasket\nbasket\n", encoding=encoding)
     (tmp_path / "rules.csv").write_text(
         "name,pattern,kind,category,whole_word,context_characters\n"
         'sale,"sale|offers?",regex,trade,no,20\n'
-        "tea,tea,,,yes,\n"
+        "tea,tea,,,yes,\n",
+        encoding=encoding,
     )
     files = ("--words", str(tmp_path / "words"), "--csv", str(tmp_path / "rules.csv"))
 
