@@ -1,4 +1,4 @@
-"""`python -m tests.load.page_server [DELAY]`: DNS and web servers for names that all have pages.
+"""`python -m tests.load.page_server [DISTANCE]`: DNS and web servers for names that all have pages.
 
 Prints one JSON line once they answer. Pages are the sandbox's own, made beforehand, and a name's is
 chosen by its checksum: what a request costs here is the kernel's work, TLS and little else, so that
@@ -8,6 +8,7 @@ in 127.64.0.0/10; one certificate is valid for them all.
 
 import asyncio
 import json
+import os
 import signal
 import ssl
 import sys
@@ -63,8 +64,12 @@ def _bodies() -> Iterator[tuple[str, bytes]]:
 class Connection(asyncio.Protocol):
     """Answers whatever asks, in the order it was asked."""
 
-    def __init__(self, pages: list[bytes], robots: bytes, delay: float) -> None:
+    def __init__(
+        self, pages: list[bytes], robots: bytes, delay: float = 0.0, handshakes: float = 0.0
+    ) -> None:
+        """`delay`: seconds before each answer; `handshakes`: more of them before the first."""
         self._pages, self._robots, self._delay = pages, robots, delay
+        self._handshakes = handshakes
         self._received = b""
         self._transport: asyncio.Transport | None = None
 
@@ -84,7 +89,8 @@ class Connection(asyncio.Protocol):
             assert self._transport
             if self._delay:
                 loop = asyncio.get_running_loop()
-                loop.call_later(self._delay, self._transport.write, answer)
+                delay, self._handshakes = self._delay + self._handshakes, 0.0
+                loop.call_later(delay, self._transport.write, answer)
             else:
                 self._transport.write(answer)
 
@@ -135,23 +141,25 @@ def _identity() -> tuple[str, ssl.SSLContext]:
     return ca.public_bytes(pem).decode(), context
 
 
-async def serve(delay: float) -> None:
-    """Until SIGTERM. `delay`: seconds before each answer, as between a site and whoever asks."""
+async def serve(distance: float) -> None:
+    """Until SIGTERM. `distance`: seconds to here and back. An answer takes one of them, and the
+    first of a connection the handshakes' besides: one of TCP, one of TLS 1.3."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     pages = [_response(kind, content) for kind, content in page_bodies()]
-    made = partial(Connection, pages, _response("text/plain", ROBOTS), delay)
+    made = partial(Connection, pages, _response("text/plain", ROBOTS), distance)
     ca, context = _identity()
     plain, tls = _bound(ANY_LOOPBACK, 0), _bound(ANY_LOOPBACK, 0)
-    await loop.create_server(made, sock=plain, backlog=4096)
-    await loop.create_server(made, sock=tls, backlog=4096, ssl=context)
+    await loop.create_server(partial(made, distance), sock=plain, backlog=4096)
+    await loop.create_server(partial(made, 2 * distance), sock=tls, backlog=4096, ssl=context)
     async with SandboxDns(SandboxDnsSettings(mix=MIX, faults=NO_FAULTS)) as dns:
         said = {
             "dns": "{}:{}".format(*dns.address),
             "http_port": plain.getsockname()[1],
             "https_port": tls.getsockname()[1],
             "network": NETWORK,
+            "pid": os.getpid(),
             "ca_pem": ca,
             "page_bytes": sum(map(len, pages)) / len(pages),
         }

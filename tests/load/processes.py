@@ -36,6 +36,11 @@ def cpu_of_family(pid: int) -> float:
     return cpu(pid) + sum(map(cpu, _children(pid)))
 
 
+def waited(pid: int) -> float:
+    """Seconds that a process's main thread was ready and had no core: others used the machine."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 def rss_mb(pid: int) -> float:
     """Resident memory now."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
