@@ -270,7 +270,7 @@ def create(
                 return ExitCode.OK
             code = await follow(stub, campaign_id)
             if code is ExitCode.OK:
-                say_next(campaign_id, door)
+                say_next(campaign_id, door, leads=is_decided)
             return code
 
     def how_to_go_on() -> str:

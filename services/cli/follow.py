@@ -83,9 +83,10 @@ def verdict(campaign: campaign_pb2.Campaign) -> ExitCode:
     return ExitCode.OK
 
 
-def say_next(campaign_id: str, door: str) -> None:
-    """What one does with a completed campaign."""
+def say_next(campaign_id: str, door: str, *, leads: bool = False) -> None:
+    """What one does with a completed campaign; `leads`: with one that went as far."""
+    read = "leads" if leads else "export"
     terminal.say(
         f"completed; next: domainflow campaign receipt {campaign_id}{door}"
-        f" or domainflow domains export {campaign_id}{door}"
+        f" or domainflow domains {read} {campaign_id}{door}"
     )

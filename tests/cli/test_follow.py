@@ -2,12 +2,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import pytest
 
 from domainflow.campaign.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from domainflow.campaign.v1.event_pb2 import DeletionProgress
 from services.cli.connection import connected
 from services.cli.exits import ExitCode
-from services.cli.follow import follow
+from services.cli.follow import follow, say_next
 from services.cli.retry import Patience
 
 CAMPAIGN = "01890000-0000-7000-8000-000000000001"
@@ -84,3 +85,14 @@ async def test_a_campaign_that_is_deleted_is_followed_no_further(serve: Any, cap
 
     assert code is ExitCode.CANCELLED
     assert "deleted" in capsys.readouterr().err
+
+
+def test_who_went_as_far_as_leads_is_shown_the_way_to_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    say_next("an-id", " --data d", leads=True)
+    say_next("an-id", "")
+
+    leads, names = capsys.readouterr().err.replace("\n", " ").split("completed;")[1:]
+    assert "domainflow domains leads an-id --data d" in leads
+    assert "domainflow domains export an-id" in names
