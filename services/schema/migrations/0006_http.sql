@@ -25,7 +25,8 @@ BEGIN
 END
 $$;
 CREATE TRIGGER refuse_full_chunk BEFORE INSERT ON chunks
-    FOR EACH ROW WHEN (NEW.phase > 2 AND NEW.last_position IS NULL AND NEW.state = 'ready') EXECUTE FUNCTION refuse_full_chunk();
+    FOR EACH ROW WHEN (NEW.phase > 2 AND NEW.last_position IS NULL AND NEW.state = 'ready' AND NEW.attempt = 0)
+    EXECUTE FUNCTION refuse_full_chunk();
 -- And they begin runs, knowing nothing of source_run: a new run rests on nothing before it is planned.
 CREATE FUNCTION forget_source() RETURNS trigger
 LANGUAGE plpgsql AS $$
