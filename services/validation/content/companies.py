@@ -5,7 +5,10 @@ stand there.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from itertools import islice
+
+import re2
 
 from services.validation.content.marks import (
     CONSTRUCTION_PHRASES,
@@ -38,6 +41,9 @@ _FORM = re.compile(
     r"|S\.r\.l\.?|S\.R\.L\.?|Srl|SRL|S\.p\.A\.?|SpA|S\.L\.U?\.?|B\.V\.|BV|N\.V\.|NV"
     r"|A/S|ApS|AB|AS|Oyj?|[Ss]p\. z o\.o\.|s\.r\.o\.|a\.s\.|Kft\.?|Zrt\.?|d\.o\.o\.)(?!\w)"
 )
+# Where one may begin: RE2 has no look ahead, but is ten times as fast.
+_FORM_ALONE = _FORM.pattern.replace("(?=[GgmAKOUeSLICPBNspadZ])", "").removesuffix(r"(?!\w)")
+_MAYBE_FORM = re2.compile(_FORM_ALONE.encode())
 _SHOUTED = re.compile(r" [A-Z]{2}")
 _EAST_ASIAN = re.compile(
     r"[^\s\x00-\x7f、。・|\uff1a]{1,20}(?:株式会社|有限公司)|株式会社[^\s、。・|\uff1a]{2,20}"
@@ -62,7 +68,19 @@ _COLON = (
     "herausgeber", "raison sociale", "éditeur du site", "ragione sociale", "razón social",
     "denominazione", "legal name", "company name", "registered name", "trading name", "firma",
 )  # fmt: skip
+# Names that stand after these: `_GERMAN_LAW`.
+_LAW = ("angaben gemäß", "angaben gemäss", "angaben nach")
 _GERMAN_LAW = re.compile(r"angaben (?:gemäß|gemäss|nach) § ?5[^\n]{0,30}\n\s{0,5}([^\n]{3,80})")
+
+# What a text without them has no name in, or none of that sort. As RE2 writes them.
+HINTS = {
+    "form": rf"(?:{_FORM_ALONE})(?:[^\pL\pN_]|\z)",
+    "colon": rf"(?i)(?:{'|'.join(map(re.escape, _COLON))})[\s\pZ\x0b\x1c-\x1f\x{{85}}]*:",
+    "east": r"(?:АО|ООО|ИП) ?[«\"]|株式会社|有限公司",  # noqa: RUF001
+    "copyright": "(?i)copyright",
+    "(c)": r"(?i)\(c\)",
+    **{word: f"(?i){re.escape(word)}" for word in _IMPRINT},
+}
 
 _COPYRIGHT_HEAD = re.compile(
     r"(?:\s|©|\(c\)|copyright\b|(?:19|20)\d\d|[-\u2012-\u2015/,:.|]|by\b|von\b|to\b|bis\b|present\b"
@@ -119,19 +137,22 @@ def in_title(title: str, owner: Owner) -> Iterator[Sighting]:
         yield from _sighting(parts[-1], Found.TITLE, owner, 0.25, context=title)
 
 
-def in_text(text: str, lower: str, owner: Owner) -> Iterator[Sighting]:
-    """Names of a text; `lower` is the text in lower case."""
-    yield from _copyrights(text, lower, owner)
-    parts, imprint = _parts(text, lower)
+def in_text(text: str, lower: str, owner: Owner, hints: Set[str]) -> Iterator[Sighting]:
+    """Names of a text; `lower` is the text in lower case, `hints` those of HINTS that it has."""
+    yield from _copyrights(text, lower, owner, hints)
+    is_given = "colon" in hints or not hints.isdisjoint(_LAW)
+    if not is_given and "form" not in hints and "east" not in hints:
+        return
+    parts, imprint = _parts(text, lower, hints)
     for start, end in parts:
         part = text[start:end]
-        for first, last, confidence in _given(part, lower[start:end]):
+        for first, last, confidence in _given(part, lower[start:end]) if is_given else ():
             name = part[first:last].partition(", ")[0]
             if not any(each.isdigit() for each in name) and _has_capital(name):
                 yield from _sighting(
                     name, Found.IMPRINT, owner, confidence, start=start + first, end=start + last
                 )
-        for first, last, name in _with_form(part):
+        for first, last, name in _with_form(part, hints):
             yield from _sighting(
                 name,
                 Found.IMPRINT,
@@ -170,14 +191,15 @@ def _is_stock(title: str) -> bool:
     return any(phrase in title for phrase in _STOCK)
 
 
-def _parts(text: str, lower: str) -> tuple[list[tuple[int, int]], bool]:
+def _parts(text: str, lower: str, hints: Set[str]) -> tuple[list[tuple[int, int]], bool]:
     """Where names are looked for, without overlap; and whether there is an imprint among it."""
     foot = max(len(text) - _FOOT, _HEAD)
     spans = [(0, _HEAD), (foot, len(text))]
     imprint = False
+    words = [word for word in _IMPRINT if word in hints]
     # Imprints stand on pages of their own, or at the foot of a long one.
     for searched in ((0, 4 * _HEAD), (max(len(text) - 4 * _FOOT, 4 * _HEAD), len(text))):
-        for word in _IMPRINT:
+        for word in words:
             place = lower.find(word, *searched)
             for _ in range(_MARKS):
                 if place < 0:
@@ -209,23 +231,38 @@ def _given(part: str, lower: str) -> Iterator[tuple[int, int, float]]:
         yield match.start(1), match.end(1), 0.6
 
 
-def _with_form(part: str) -> Iterator[tuple[int, int, str]]:
+def _with_form(part: str, hints: Set[str]) -> Iterator[tuple[int, int, str]]:
     """Names that a legal form is part of."""
-    for count, match in enumerate(_FORM.finditer(part)):
-        if count >= _FORMS:
-            break
+    for match in islice(_forms(part), _FORMS) if "form" in hints else ():
         if _SHOUTED.match(part, match.end()):
             # "ENTIRE RISK AS TO".
             continue
         name = _before_form(part, match.start(), match.group().strip())
         if name:
             yield max(match.end() - len(name), 0), match.end(), name
-    if not part.isascii():
+    if "east" in hints:
         for pattern in (_RUSSIAN, _EAST_ASIAN):
             for count, match in enumerate(pattern.finditer(part)):
                 if count >= _FORMS:
                     break
                 yield match.start(), match.end(), match.group()
+
+
+def _forms(part: str) -> Iterator[re.Match[str]]:
+    """As `_FORM.finditer`, beginning where RE2 says that one may."""
+    encoded = part.encode("utf-8", "replace")
+    searched = place = 0
+    # Bytes and characters: equal in number up to here.
+    counted = 0
+    while maybe := _MAYBE_FORM.search(encoded, searched):
+        begin = maybe.start()
+        place += len(encoded[counted:begin].decode())
+        counted = begin
+        if match := _FORM.match(part, place):
+            yield match
+            searched = begin + len(match[0].encode())
+        else:
+            searched = begin + 1
 
 
 def _before_form(part: str, at: int, form: str) -> str:
@@ -254,14 +291,17 @@ def _before_form(part: str, at: int, form: str) -> str:
     return f"{' '.join(words)} {form}"
 
 
-def _copyrights(text: str, lower: str, owner: Owner) -> Iterator[Sighting]:
+def _copyrights(text: str, lower: str, owner: Owner, hints: Set[str]) -> Iterator[Sighting]:
     for mark in ("©", "copyright", "(c)"):
-        place = lower.rfind(mark)
+        if mark != "©" and mark not in hints:
+            continue
+        searched = text if mark == "©" else lower
+        place = searched.rfind(mark)
         for _ in range(3):
             if place < 0:
                 break
             yield from _copyright(text, place, mark, owner)
-            place = lower.rfind(mark, 0, place)
+            place = searched.rfind(mark, 0, place)
 
 
 def _copyright(text: str, at: int, mark: str, owner: Owner) -> Iterator[Sighting]:

@@ -7,6 +7,7 @@ limit to how often it looks. Nothing a page says makes this fail.
 from collections.abc import Iterator
 
 from services.validation.content import companies, emails, phones, profiles
+from services.validation.content.hints import Hints
 from services.validation.content.sighting import (
     MAX_LINKS,
     MAX_TEXT,
@@ -32,6 +33,7 @@ MAX_CONTACTS = 40
 MAX_OF_KIND = 15
 # Other people's, in structured data: the author of a review, the maker of a product.
 _OTHERS = 0.4
+_HINTS = Hints(emails.HINTS | phones.HINTS | companies.HINTS)
 
 
 def find_contacts(page: ContactPage, *, limit: int = MAX_CONTACTS) -> tuple[Contact, ...]:
@@ -79,10 +81,12 @@ def _sightings(page: ContactPage, text: str, owner: Owner) -> Iterator[Sighting]
             yield from profiles.in_link(target, label, owner)
     for code in page.protected[:MAX_LINKS]:
         yield from emails.in_protected(code, "", owner)
-    lower = lowered(text)
-    yield from emails.in_text(text, lower, owner)
-    yield from phones.in_text(text, lower, regions)
-    yield from companies.in_text(text, lower, owner)
+    hints = _HINTS.of(text)
+    # Without a hint there is nothing that it is needed for.
+    lower = lowered(text) if hints else ""
+    yield from emails.in_text(text, lower, owner, hints)
+    yield from phones.in_text(text, lower, regions, hints)
+    yield from companies.in_text(text, lower, owner, hints)
     yield from companies.named(page.site_name, Found.SITE_NAME, owner, 0.55, context=page.site_name)
     yield from companies.in_title(page.title, owner)
 

@@ -5,7 +5,7 @@ MAX_MARKS of them.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from functools import cache
 from importlib.resources import files
 from urllib.parse import unquote
@@ -107,9 +107,27 @@ _BASE = {
 _PROTECTED_LINK = "/cdn-cgi/l/email-protection#"
 _PROTECTED_TEXT = "[email protected]"
 
+# Without any of them in a text, no address is disguised there. As RE2 writes them.
+HINTS = {
+    "disguise": (
+        r"(?i)[\[({<|*_-][ \t]{0,2}(?:at|ät|a|@|arroba|arobase|chez|kukac|klammeraffe|snabel-a"
+        r"|собака)[ \t]{0,2}[\])}>|*_-]|&(?:#0{0,4}64|#x0{0,4}40|commat);"
+    ),
+    "at": r"(?i) at ",
+    # Without it, a bare "at" stands in no address but one of the page's own domain.
+    "dot": (
+        r"(?i)[\[({<][ \t]{0,2}(?:dot|punkt|point|punto|ponto|d|\.)[ \t]{0,2}[\])}>]"
+        r"|&#46;|&#x2e;|&period;|[-_|*](?:dot|punkt)[-_|*]|[ \t](?:dot|punkt)[ \t]"
+    ),
+}
+_ALL_HINTS = frozenset(HINTS)
 
-def in_text(text: str, lower: str, owner: Owner) -> Iterator[Sighting]:
-    """Addresses of a text, plain and disguised. `lower` is the text in lower case."""
+
+def in_text(
+    text: str, lower: str, owner: Owner, hints: Set[str] = _ALL_HINTS
+) -> Iterator[Sighting]:
+    """Addresses of a text, plain and disguised. `lower` is the text in lower case, `hints` those of
+    HINTS that it has."""
     at = text.find("@")
     for _ in range(MAX_MARKS):
         if at < 0:
@@ -118,7 +136,7 @@ def in_text(text: str, lower: str, owner: Owner) -> Iterator[Sighting]:
         if found:
             yield found
         at = text.find("@", at + 1)
-    for start, end in _disguises(lower):
+    for start, end in _disguises(lower, owner, hints):
         found = _disguised(text, start, end, owner)
         if found:
             yield found
@@ -227,18 +245,22 @@ def _reversed(text: str, at: int, owner: Owner) -> Sighting | None:
     return _of(f"{local}@{domain}", Found.REVERSED, owner, start=start, end=end)
 
 
-def _disguises(lower: str) -> Iterator[tuple[int, int]]:
-    for count, match in enumerate(_AT.finditer(lower)):
-        if count >= MAX_MARKS:
-            break
-        if match[1] == "at" or match[0][0] in "[({<":
-            yield match.span()
-    for start, _ in _places(lower, "&"):
-        reference = _REFERENCE.match(lower, start)
-        if reference:
-            yield reference.span()
-    # A preposition nearly always; "_disguised" tells by what follows.
-    yield from _places(lower, " at ")
+def _disguises(lower: str, owner: Owner, hints: Set[str]) -> Iterator[tuple[int, int]]:
+    if "disguise" in hints:
+        for count, match in enumerate(_AT.finditer(lower)):
+            if count >= MAX_MARKS:
+                break
+            if match[1] == "at" or match[0][0] in "[({<":
+                yield match.span()
+        for start, _ in _places(lower, "&"):
+            reference = _REFERENCE.match(lower, start)
+            if reference:
+                yield reference.span()
+    if "at" in hints:
+        # A preposition nearly always; "_disguised" tells by what follows.
+        bare = " at "
+        for start, _ in _places(lower, bare if "dot" in hints else bare + owner.domain):
+            yield start, start + len(bare)
 
 
 def _places(lower: str, word: str) -> Iterator[tuple[int, int]]:

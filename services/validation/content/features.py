@@ -15,9 +15,7 @@ from services.validation.content.markup import Document
 # its default.
 VECTOR_VERSION = 1
 _SHARE = 1_000
-_WORDS_LOOKED_AT = 2_000
-_SHINGLE = 4
-# Words under which neither repetition nor stuffing is told: too few to say.
+# Words under which stuffing is not told: too few to say.
 _MIN_WORDS = 50
 
 
@@ -54,7 +52,8 @@ class Features:
     # How far keywords are repeated to be found: 0 up to a twentieth of the words being hits, 1,000
     # from a fifth on.
     stuffing_penalty: int = 0
-    # Share of runs of four words that occurred before in the page.
+    # Share of the runs of four words of a page's beginning that came before, as the fingerprint
+    # reads them: without digits and the name, whatever the case.
     repetition_index: int = 0
     # Share of the text that is in links.
     anchor_share: int = 0
@@ -129,7 +128,8 @@ def features_of(
     """
     counts = [it for it in hit_counts.values() if it > 0]
     hits = sum(counts)
-    words = page.text.split()
+    # Folded: one space between words.
+    words = page.text.count(" ") + 1 if page.text else 0
     modified = unix_time(last_modified) or unix_time(page.modified)
     flags = Flag(0)
     if title_hit:
@@ -148,15 +148,15 @@ def features_of(
         top_hit_count=max(counts, default=0),
         byte_size=page.byte_size,
         text_size=len(page.text),
-        word_count=len(words),
+        word_count=words,
         link_count=len(page.links),
         external_link_count=sum(not it.same_host for it in page.links),
         heading_count=len(page.headings),
         fetch_time=fetch_time,
         modified_time=modified if 0 < modified <= fetch_time else 0,
         parked_confidence=round(parked_confidence * _SHARE),
-        stuffing_penalty=stuffing_penalty(hits, len(words)),
-        repetition_index=repetition_index(words),
+        stuffing_penalty=stuffing_penalty(hits, words),
+        repetition_index=fingerprint.repetition,
         anchor_share=round(page.anchor_share * _SHARE),
         page_kind=page_kind,
         flags=int(flags),
@@ -169,15 +169,6 @@ def stuffing_penalty(hits: int, words: int) -> int:
     if words < _MIN_WORDS:
         return 0
     return max(0, min(_SHARE, (20 * hits - words) * _SHARE // (3 * words)))
-
-
-def repetition_index(words: list[str]) -> int:
-    """Share of the first 2,000 words' runs of four that came before, in thousandths."""
-    if len(words) < _MIN_WORDS:
-        return 0
-    words = words[:_WORDS_LOOKED_AT]
-    runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
-    return (len(runs) - len(set(runs))) * _SHARE // len(runs)
 
 
 def unix_time(text: str) -> int:

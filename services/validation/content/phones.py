@@ -6,7 +6,7 @@ no." is not. The numbering plans are those of Google's libphonenumber.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from urllib.parse import unquote
 
 import phonenumbers
@@ -21,6 +21,8 @@ MAX_PARSED = 200
 MAX_DIGITS, MIN_DIGITS = 15, 7
 
 _GROUP = re.compile(r"[0-9][0-9 ()./\u2012-\u2015-]{5,24}[0-9]")
+# A text that does not match it, as RE2 writes it, has no number: digits enough in one group.
+HINTS = {"number": rf"[0-9](?:[ ()./\x{{2012}}-\x{{2015}}-]*[0-9]){{{MIN_DIGITS - 1}}}"}
 _NOT_DIGIT = re.compile(r"[^0-9]+")
 _DATE = re.compile(
     r"(?:[0-3]?\d[./-] ?[01]?\d[./-] ?(?:19|20)\d\d|(?:19|20)\d\d[./-][01]?\d[./-][0-3]?\d)"
@@ -114,8 +116,10 @@ def in_data(
         yield found._replace(confidence=_FAX) if is_fax else found
 
 
-def in_text(text: str, lower: str, regions: Sequence[str]) -> Iterator[Sighting]:
-    """Numbers of a text; `lower` is the text in lower case."""
+def in_text(text: str, lower: str, regions: Sequence[str], hints: Set[str]) -> Iterator[Sighting]:
+    """Numbers of a text; `lower` is the text in lower case, `hints` those of HINTS that it has."""
+    if "number" not in hints:
+        return
     parsed = 0
     for count, match in enumerate(_GROUP.finditer(text)):
         if count >= MAX_GROUPS or parsed >= MAX_PARSED:

@@ -35,7 +35,6 @@ _PLAIN = dict.fromkeys(_INVISIBLE, "") | dict(
         strict=True,
     )
 )
-_UNUSUAL = re.compile(f"[{re.escape(''.join(_PLAIN))}]")
 
 
 class ContactKind(IntEnum):
@@ -146,9 +145,11 @@ def readable(text: str) -> str:
     text = text[:MAX_TEXT]
     if text.isascii():
         return text
-    # Few of them occur on one page: str.replace for each is forty times as fast as str.translate.
-    for each in set(_UNUSUAL.findall(text)):
-        text = text.replace(each, _PLAIN[each])
+    # Few of them occur on one page: str.replace for each is forty times as fast as str.translate,
+    # and looking for each alone three times as fast as a regular expression for them all.
+    for each, plain in _PLAIN.items():
+        if each in text:
+            text = text.replace(each, plain)
     return text
 
 

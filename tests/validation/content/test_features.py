@@ -9,7 +9,6 @@ from services.validation.content.features import (
     Features,
     Flag,
     features_of,
-    repetition_index,
     stuffing_penalty,
     tuple_of,
     unix_time,
@@ -119,12 +118,6 @@ def test_counts_too_large_become_the_largest() -> None:
 )
 def test_stuffing_begins_at_a_twentieth_of_the_words(hits: int, words: int, penalty: int) -> None:
     assert stuffing_penalty(hits, words) == penalty
-
-
-def test_repetition_is_the_share_of_runs_that_came_before() -> None:
-    assert repetition_index(["buy", "now"] * 30) == 964
-    assert repetition_index([str(it) for it in range(100)]) == 0
-    assert repetition_index(["buy"] * 49) == 0
 
 
 @pytest.mark.parametrize(
