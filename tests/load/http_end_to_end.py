@@ -33,7 +33,7 @@ HTTP = campaign_pb2.PHASE_HTTP_VALIDATION
 # Of the pattern, so that all names have six digits.
 FIRST = 100_000
 WINDOW = 256
-PLAIN, TLS, FAR = scaled(12_000, least=500), scaled(9_000, least=500), scaled(9_000, least=500)
+PLAIN, TLS, FAR = scaled(10_000, least=500), scaled(8_000, least=500), scaled(8_000, least=500)
 # Seconds to a site and back.
 DISTANCE = 0.25
 KEYWORDS = [keyword for language in LANGUAGES for keyword in language.keywords]
