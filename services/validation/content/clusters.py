@@ -6,9 +6,9 @@ they are stored and compared for years: another way of making them is a new FING
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from operator import xor
 from zlib import crc32
 
 from services.validation.content.markup import Document
@@ -68,12 +68,11 @@ def fingerprint(page: Document, name: str = "") -> Fingerprint:
     tags = int.from_bytes(_digest(page.outline, 8), "big", signed=True) if page.outline else 0
     if not words:
         return Fingerprint(bytes(SKETCH_SIZE), tags, 0)
-    padded = [*words, *[b""] * (SHINGLE - len(words))]
-    # A checksum goes on from that of the words before: no loop of Python's.
-    hashes: Iterable[int] = map(crc32, padded)
-    for ahead in range(1, SHINGLE):
-        hashes = map(crc32, padded[ahead:], hashes)
-    runs = list(hashes)
+    padded = words + [b""] * (SHINGLE - len(words))
+    # No loop of Python's: a checksum goes on from that of the word before, and two of them make a
+    # run. So all runs that say the same two words twice are one; there are few.
+    pairs = list(map(crc32, padded[1:], map(crc32, padded)))
+    runs = list(map(xor, pairs, pairs[2:]))
     different = set(runs)
     repeated = 0
     if len(words) >= _MIN_REPEATED:
