@@ -56,6 +56,8 @@ class Site:
     contacts: Sequence[lead_pb2.Contact] = ()
     evidence: bytes | None = None
     content_size: int = 20_000
+    # Where its page came from; its own host by default.
+    final_url: str = ""
 
     @property
     def has_page(self) -> bool:
@@ -158,7 +160,8 @@ def _outcome(position: int, name: str, site: Site) -> HttpOutcome:
     result = ResultFields()
     page = None
     if site.verdict is Verdict.OK:
-        result = ResultFields(200, f"https://{name}/", "A title", content_size=site.content_size)
+        url = site.final_url or f"https://{name}/"
+        result = ResultFields(200, url, "A title", content_size=site.content_size)
     if site.has_page:
         assert site.features is not None
         evidence = page_pb2.PageEvidence(contacts=site.contacts).SerializeToString()

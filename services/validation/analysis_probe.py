@@ -198,9 +198,12 @@ async def _names(store: Store, claim: Claim) -> Sequence[Item]:
     chunk = _chunk(claim)
     thresholds = thresholds_of(_configuration(claim).lead.thresholds)
     names, analysed = await store.analyses.fetched(chunk)
-    listed = await store.suppressions.of_names([it.name for it in names])
+    # Whoever does not want to be a lead is none under another name either.
+    hosts = {it.name for it in names} | {it.led_to for it in names if it.led_to}
+    listed = await store.suppressions.of_names(sorted(hosts))
+    entries = {it.position: listed.get(it.name) or listed.get(it.led_to) for it in names}
     promising = [
-        it.position for it in names if it.name not in listed and may_qualify(it, thresholds)
+        it.position for it in names if not entries[it.position] and may_qualify(it, thresholds)
     ]
     contacts: dict[int, Sequence[lead_pb2.Contact]] = {}
     problems: dict[int, str] = {}
@@ -218,7 +221,7 @@ async def _names(store: Store, claim: Claim) -> Sequence[Item]:
             it,
             thresholds,
             analysed,
-            _entry(listed.get(it.name)),
+            _entry(entries[it.position]),
             contacts.get(it.position, ()),
             withheld,
             problems.get(it.position, ""),

@@ -7,6 +7,7 @@ planner has nothing to get wrong while it knows nothing of a young campaign.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -68,6 +69,8 @@ class FetchedName(NamedTuple):
     keyword_match: bool | None
     # Thousandths; None where there is none.
     score: int | None
+    # The host that its page came from where that is another one, after redirects; else empty.
+    led_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,7 @@ class Analyses:
         arguments = (chunk.campaign_no, chunk.source_run, chunk.first, chunk.last)
         async with self._pool.acquire() as connection, _one_moment(connection):
             results = await connection.fetch(
-                """SELECT position, verdict, coalesce(content_size, 0) FROM http_results
+                """SELECT position, verdict, coalesce(content_size, 0), final_url FROM http_results
                    WHERE campaign_no = $1 AND run = $2 AND position BETWEEN $3 AND $4
                    ORDER BY position""",
                 *arguments,
@@ -194,12 +197,15 @@ class Analyses:
         score_of = dict(map(tuple, scores))
         none = (0, None, None)
         found = []
-        for position, verdict, size in results:
+        for position, verdict, size, url in results:
             if (name := names.get(position)) is None:
                 continue
             _, features, is_match = page_of.get(position, none)
             score = score_of.get(position)
-            found.append(FetchedName(position, name, verdict, size, features, is_match, score))
+            led_to = _other_host(url, name)
+            found.append(
+                FetchedName(position, name, verdict, size, features, is_match, score, led_to)
+            )
         return found, analysis is not None and analysis["is_complete"]
 
     async def evidence(self, chunk: Chunk, positions: Sequence[int]) -> Mapping[int, bytes]:
@@ -274,3 +280,8 @@ async def _names(
         positions,
     )
     return dict(map(tuple, rows))
+
+
+def _other_host(url: str | None, name: str) -> str:
+    host = urlsplit(url).hostname if url else None
+    return host if host and host != name else ""

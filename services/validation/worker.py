@@ -44,6 +44,8 @@ TASK_LIMIT = 10_000
 USUAL_CHUNK, EXPRESS_CHUNK = 2000, 250
 # How often a worker with work in hand looks whether the probe needs more.
 LOOK_PERIOD = 0.02
+# Names in hand that express chunks may come to, as a multiple of the limit for others.
+EXPRESS_SHARE = 1.25
 # A task that nobody has acknowledged or held for this long was lost on its way to a worker that
 # ended. Shorter than a lease: whoever gets it meanwhile is refused the claim, and no harm is done.
 ACK_WAIT = 6.0
@@ -186,7 +188,9 @@ class Worker:
         in_hand = sum(chunk.names for chunk in self._chunks)
         # A slow campaign's chunks keep nobody busy, and must not keep other campaigns out.
         busy = len(self._chunks) - sum(pace.waiting for pace in self._paces.values())
-        if in_hand >= self._probe.names_limit or busy >= self.task_limit:
+        # Chunks in which a few names wait long must not keep small campaigns out as well.
+        limit = self._probe.names_limit * (EXPRESS_SHARE if express else 1)
+        if in_hand >= limit or busy >= self.task_limit:
             return False
         on_the_way = sum(chunk.names for chunk in self._chunks if not chunk.asked)
         ahead = on_the_way + self._probe.waiting()

@@ -385,6 +385,26 @@ async def test_leads_keep_contacts_and_where_they_were_found_but_no_suppressed_a
     assert other == lead_pb2.Lead(detail="none of the keywords was found")
 
 
+async def test_a_name_that_leads_to_a_suppressed_site_is_no_lead(
+    campaign_store: CampaignStore, store: Store, pool: Pool, queue: Client
+) -> None:
+    sites = {
+        "a.com": Site(features=GOOD, final_url="https://www.listed.com:8443/home?x=1"),
+        "b.com": Site(features=GOOD, final_url="https://www.b.com/"),
+    }
+    await store.suppressions.add([NewSuppression("listed.com", Scope.LEADS, "")])
+    running = await fetched(campaign_store, store, sites)
+    await run(campaign_store, store, queue, running)
+    leads = await next_phase(campaign_store, running)
+
+    await run(campaign_store, store, queue, leads)
+
+    decided = await decisions(pool, leads)
+    assert decided["a.com"][0] is LeadReason.SUPPRESSED
+    assert "listed.com" in decided["a.com"][1]
+    assert decided["b.com"][0] is LeadReason.QUALIFIED
+
+
 async def test_without_an_analysis_there_is_nothing_to_score(
     campaign_store: CampaignStore, store: Store, pool: Pool, queue: Client
 ) -> None:

@@ -70,7 +70,7 @@ class RetryPolicy:
     # Attempts in all lanes together, 1-50: a name may wander from lane to lane.
     total_tries: int = 6
     # Longest Retry-After that is waited for, in seconds: what asks for more is final.
-    max_retry_after: float = 3600.0
+    max_retry_after: float = 600.0
     # Share of the delay that is spread at random, 0-1, so that what failed together does not come
     # back together.
     jitter: float = 0.25

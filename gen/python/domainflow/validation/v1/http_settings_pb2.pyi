@@ -332,7 +332,9 @@ class HttpSettings(_message.Message):
 
     @_builtins.property
     def max_retry_after(self) -> _duration_pb2.Duration:
-        """Longest Retry-After that is waited for: what asks for more is final. 0 to 24 h; unset: 1 h."""
+        """Longest Retry-After that is waited for: what asks for more is final, and until then its chunk stays open. 0 to 24 h; unset: 10
+        min.
+        """
 
     @_builtins.property
     def crawl(self) -> Global___CrawlSettings:

@@ -397,7 +397,8 @@ export type HttpSettings = Message<"domainflow.validation.v1.HttpSettings"> & {
   attemptLimit: number;
 
   /**
-   * Longest Retry-After that is waited for: what asks for more is final. 0 to 24 h; unset: 1 h.
+   * Longest Retry-After that is waited for: what asks for more is final, and until then its chunk stays open. 0 to 24 h; unset: 10
+   * min.
    *
    * @generated from field: google.protobuf.Duration max_retry_after = 25;
    */
