@@ -206,8 +206,12 @@ def _spell_out(original: bytes, folded: bytes, chars: set[str]) -> tuple[bytes, 
     for char in chars:
         encoded = char.encode()
         folded = folded.replace(encoded, _fold_bytes(char))
-        for match in re.finditer(re.escape(encoded), original):
-            inside += range(match.start() + 1, match.end())
+        end = 0
+        # Cut where it stands: a search by a regular expression takes ten times as long.
+        for piece in original.split(encoded)[:-1]:
+            begin = end + len(piece)
+            end = begin + len(encoded)
+            inside += range(begin + 1, end)
     return folded, Shifts([], [], [], [], frozenset(inside))
 
 
