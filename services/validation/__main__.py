@@ -32,6 +32,7 @@ from services.chassis.server import serve
 from services.validation import machine
 from services.validation.engines import Engines
 from services.validation.fetchers import Fetchers
+from services.validation.http_plans import default_user_agent
 from services.validation.page_check import PageChecks
 from services.validation.persona_store import Personas
 from services.validation.pool import Bounds, Rules
@@ -253,6 +254,7 @@ def _serve_settings() -> ServeSettings:
     settings = read_settings(ServeSettings)
     _keys(settings.page_token_key)
     machines_policy()
+    default_user_agent()
     suppression_salt()
     secret_box()
     return settings
@@ -286,6 +288,7 @@ def main() -> int:
             suppression_salt()
             secret_box()
             machines_policy()
+            default_user_agent()
             if role == "work":
                 process = run_worker(read_settings(WorkSettings), open_probe)
             else:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.seal import BadKey
+from services.validation.http_plans import default_user_agent
 from services.validation.isolation import NOT_PREPARED, attempt_alone
 from services.validation.probes import NoSuchPool, probe_of
 from services.validation.proxy_pools import machines_policy
@@ -35,6 +36,7 @@ def main() -> int:
         settings = read_settings(Settings)
         secret_box()
         machines_policy()
+        default_user_agent()
     except (NoSuchPool, BadEnvironment, BadKey) as problem:
         sys.stderr.write(f"{problem}\n")
         return NOT_PREPARED

@@ -1,14 +1,18 @@
 """Plans from messages: how a campaign, a persona or a call asks for pages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from ipaddress import ip_network
 
 from domainflow.validation.v1 import http_settings_pb2 as pb
+from services.chassis.config import BadEnvironment, read_settings
 from services.chassis.dns_settings import seconds
 from services.chassis.http_settings import (
+    DEFAULT_CONTACT,
+    PRODUCT,
+    BadSettings,
     HttpSettings,
     Network,
     http_settings_of,
@@ -28,6 +32,23 @@ _REASONS = {
     pb.HttpRetryLane.REASON_RESET: LaneName.RESET,
     pb.HttpRetryLane.REASON_SERVER_ERROR: LaneName.SERVER_ERROR,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class ContactSettings:
+    """Environment of every role that asks for pages; names in upper case."""
+
+    # Where those who are asked may complain, a URL or an address; in the default user agent.
+    http_contact: str = DEFAULT_CONTACT
+
+
+def default_user_agent(environment: Mapping[str, str] | None = None) -> str:
+    """Who asks, where a persona does not say. Raises BadEnvironment."""
+    contact = read_settings(ContactSettings, environment).http_contact
+    try:
+        return HttpSettings(user_agent=f"{PRODUCT}/0.1 (+{contact})").user_agent
+    except BadSettings as problem:
+        raise BadEnvironment(f"HTTP_CONTACT: {problem}") from None
 
 
 class CrawlPolicy(IntEnum):
@@ -67,9 +88,15 @@ def http_plan_of(settings: pb.HttpSettings, allowed: Sequence[Network] = ()) -> 
     return _plan_of(settings.SerializeToString(deterministic=True), tuple(allowed))
 
 
+@cache
+def _installed_user_agent() -> str:
+    return default_user_agent()
+
+
 @lru_cache(maxsize=256)
 def _plan_of(body: bytes, allowed: tuple[Network, ...]) -> HttpPlan:
     settings = pb.HttpSettings.FromString(body)
+    settings.user_agent = settings.user_agent or _installed_user_agent()
     defaults, budget = RetryPolicy(), Budget()
     lanes = dict(DEFAULT_LANES)
     for lane in settings.retry_lanes:

@@ -20,6 +20,7 @@ from domainflow.validation.v1.http_settings_pb2 import (
     HttpSettings,
 )
 from services.chassis import http_settings
+from services.chassis.config import BadEnvironment
 from services.chassis.http_settings import (
     LANE_DEFAULTS,
     TlsVersion,
@@ -30,7 +31,7 @@ from services.chassis.rules import ContractRules
 from services.validation.content.crawl import Budget
 from services.validation.http.addresses import PUBLIC_ONLY, AddressPolicy
 from services.validation.http.retry import DEFAULT_LANES, Lane, LaneName, RetryPolicy
-from services.validation.http_plans import CrawlPolicy, HttpPlan, http_plan_of
+from services.validation.http_plans import CrawlPolicy, HttpPlan, default_user_agent, http_plan_of
 from tests.chassis.test_dns_settings import certificate
 
 MS = 1_000_000
@@ -328,3 +329,12 @@ def test_whatever_passes_the_checks_is_a_plan_that_says_the_same(settings: HttpS
     for lane in plan.retry.lanes.values():
         assert lane.delay <= lane.max_delay
     assert len(plan.policy.allowed) == len(settings.allowed_networks)
+
+
+def test_who_asks_by_default_is_said_by_the_installation() -> None:
+    agent = default_user_agent({"HTTP_CONTACT": "https://acme.example/bot"})
+
+    assert agent == "domainflow/0.1 (+https://acme.example/bot)"
+    assert default_user_agent({}) == http_plan_of(HttpSettings()).settings.user_agent
+    with pytest.raises(BadEnvironment, match="HTTP_CONTACT"):
+        default_user_agent({"HTTP_CONTACT": "line\nend"})

@@ -252,7 +252,7 @@ class HttpSettings(_message.Message):
     CA_PEM_FIELD_NUMBER: _builtins.int
     user_agent: _builtins.str
     """Who asks: product, version and where to complain; 1 to 500 visible ASCII characters. Its product is also the name robots.txt is read
-    for. Empty: the service's own, which is honest.
+    for. Empty: the service's own, which is honest, with the contact it was started with (HTTP_CONTACT).
     """
     accept_language: _builtins.str
     """Accept-Language (RFC 9110). Default "en,*;q=0.5"; "-": not sent."""

@@ -226,7 +226,7 @@ export const CrawlSettings_PolicySchema: GenEnum<CrawlSettings_Policy> = /*@__PU
 export type HttpSettings = Message<"domainflow.validation.v1.HttpSettings"> & {
   /**
    * Who asks: product, version and where to complain; 1 to 500 visible ASCII characters. Its product is also the name robots.txt is read
-   * for. Empty: the service's own, which is honest.
+   * for. Empty: the service's own, which is honest, with the contact it was started with (HTTP_CONTACT).
    *
    * @generated from field: string user_agent = 1;
    */
