@@ -87,6 +87,11 @@ def copied_that_match(chosen: DomainFilter, domains: Sequence[bytes]) -> list[in
     return list(places)
 
 
+def copied_name(domain: bytes) -> str:
+    """The name in such a field."""
+    return pb.ListDomainsResponse.FromString(domain).domains[0].name
+
+
 def _message_tests(chosen: DomainFilter) -> Iterator[Callable[[pb.Domain], bool]]:
     # What is not there has the numbers of nothing, and no filter asks for those.
     verdicts, http = frozenset(chosen.dns_verdicts), frozenset(chosen.http_verdicts)

@@ -14,7 +14,8 @@ from services.query.campaigns import read_campaigns
 from services.query.derived import source_version
 from services.query.maintenance.segments import read_segments
 from services.query.packed import PACK_SIZE, pack, unpack
-from services.query.sealed import PAGES
+from services.query.ranked_pages import DIRECTORY, RankedPages
+from services.query.sealed import BY_NAME, BY_SCORE, PAGES
 from tests.eventually import eventually
 from tests.query.conftest import Analysis, Made, Query, Writer
 from tests.query.test_filters import ORDERS, any_filter, campaign_of_two_runs
@@ -24,22 +25,37 @@ LARGE = 2_003
 
 
 async def copy(query: Query, writer: Writer, made: Made) -> int:
-    """As the maintainer does it."""
+    """In every order, as the maintainer does it; the copy in order of position."""
+    campaign = (await read_campaigns(query.pool, [made.id]))[made.id]
+    ranked = RankedPages(query.pool)
+    scored = await ranked.scored_count(made.no, campaign.runs.analysis)
+    copied = await one_copy(query, writer, made, PAGES, campaign.name_count)
+    # The order of names is not made of all these campaigns.
+    if await ranked.names(made.no, 0, 1):
+        await one_copy(query, writer, made, BY_NAME, campaign.name_count)
+    by_score = await one_copy(query, writer, made, BY_SCORE, scored)
+    directory = await ranked.make_directory(made.no, campaign.runs.analysis)
+    await writer.connection.execute(
+        "INSERT INTO segments VALUES ($1, $2, $3, $4)", by_score, *DIRECTORY, directory.pack()
+    )
+    return copied
+
+
+async def one_copy(query: Query, writer: Writer, made: Made, kind: str, count: int) -> int:
     campaign = (await read_campaigns(query.pool, [made.id]))[made.id]
     copied: int = await writer.connection.fetchval(
         """INSERT INTO derivations (campaign_no, kind, source_version, name_count)
         VALUES ($1, $2, $3, $4) RETURNING id""",
         made.no,
-        PAGES,
-        await source_version(query.pool, made.no, PAGES),
-        campaign.name_count,
+        kind,
+        await source_version(query.pool, made.no, kind),
+        count,
     )
+    segments = await read_segments(query.pool, campaign, kind, 0, count)
+    assert segments is not None
     await writer.connection.executemany(
         "INSERT INTO segments VALUES ($1, $2, $3, $4)",
-        [
-            (copied, each.first_position, each.name_count, each.payload)
-            for each in await read_segments(query.pool, campaign, PAGES, 0, campaign.name_count)
-        ],
+        [(copied, each.first_position, each.name_count, each.payload) for each in segments],
     )
     await writer.connection.execute(
         "UPDATE derivations SET finish_time = now() WHERE id = $1", copied
