@@ -189,6 +189,8 @@ async def _finish(hands: Hands, campaign: Campaign, copy: _Copy) -> None:
         await hold_campaign(hands.connection, campaign.no)
         finished = await hands.connection.execute(_FINISH, copy.id)
         if finished == "UPDATE 1":
+            # What was begun to be removed and is gone on with may still have one.
+            await hands.connection.execute(_REMOVE_DIRECTORY, copy.id, DIRECTORY[0])
             await _insert(hands, copy, directory)
     if finished == "UPDATE 1":
         log.info("copied %s of the campaign with the number %d", copy.kind, campaign.no)
@@ -216,7 +218,8 @@ ORDER BY c.name_count, c.no LIMIT 1"""
 
 _COPY = """
 SELECT id, finish_time IS NOT NULL AS finished, name_count, coalesce((
-    SELECT s.first_position + s.name_count FROM segments s WHERE s.derivation_id = d.id
+    SELECT s.first_position + s.name_count FROM segments s
+    WHERE s.derivation_id = d.id AND s.first_position >= 0
     ORDER BY s.first_position DESC LIMIT 1), 0) AS next
 FROM derivations d WHERE campaign_no = $1 AND kind = $2 AND source_version = $3
 ORDER BY finished DESC, id DESC LIMIT 1"""
@@ -227,6 +230,7 @@ RETURNING id, name_count, 0 AS next"""
 _FINISH = f"""
 UPDATE derivations d SET finish_time = clock_timestamp() FROM campaigns c
 WHERE d.id = $1 AND c.no = d.campaign_no AND d.source_version = {version_sql("d.kind")}"""
+_REMOVE_DIRECTORY = "DELETE FROM segments WHERE derivation_id = $1 AND first_position = $2"
 _UNFINISH = """
 UPDATE derivations SET finish_time = NULL WHERE id = $1 AND finish_time IS NOT NULL"""
 
