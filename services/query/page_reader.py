@@ -219,9 +219,9 @@ class PageReader:
                 if hits >= wanted:
                     keys = keys[:wanted]
                     at = keys[-1]
-                found += await self._known(keys, copied=copied, matching=True)
+                found += await self._known(keys, wanted, copied=copied, matching=True)
             else:
-                more = await self._known(seen.keys(), copied=seen.copied)
+                more = await self._known(seen.keys(), need - len(found), copied=seen.copied)
                 found, hits = found + more, len(more)
             share = max(0.001, (hits + 0.5) / (len(seen.positions) + 1))
             if len(found) >= need:
@@ -277,11 +277,16 @@ class PageReader:
         return size * len(kept) // max(1, len(positions))
 
     async def _known(
-        self, keys: Sequence[Key], *, copied: Copied | None = None, matching: bool = False
+        self,
+        keys: Sequence[Key],
+        wanted: int,
+        *,
+        copied: Copied | None = None,
+        matching: bool = False,
     ) -> list[tuple[Key, Found]]:
         """What is known of these, without those that do not match, or not any more: each is seen
         as one statement saw it. `copied`: what was read of a copy already; `matching`: they did,
-        and a copy does not change."""
+        and a copy does not change. Behind `wanted` ones that match others may be left out."""
         if copied is not None:
             self._revision = copied.revision
         if self._copy_id is not None and keys:
@@ -294,7 +299,7 @@ class PageReader:
                 if matching or not self._conditions:
                     return pairs
                 domains = [copied.domains[key.position] for key in keys]
-                return [pairs[place] for place in copied_that_match(self._chosen, domains)]
+                return [pairs[place] for place in copied_that_match(self._chosen, domains, wanted)]
             # It is being removed.
             self._copy_id = self._ranked_id = None
         rows = await self._pages.domains(self._no, self._runs, [key.position for key in keys])
@@ -373,7 +378,7 @@ class PageReader:
             keys = keys[::-1]
         # The start itself need not match, and anything may be withdrawn meanwhile.
         looked_at = keys[: size + 2]
-        found = await self._known(looked_at)
+        found = await self._known(looked_at, len(looked_at))
         if len(found) > size:
             return Stretch(found[:size], found[size - 1][0], len(looked_at))
         stopped = looked_at[-1] if len(keys) > len(looked_at) else None
