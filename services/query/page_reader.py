@@ -211,8 +211,10 @@ class PageReader:
             examined += len(seen.positions)
             at = seen.last
             few = self._copy_id is not None and len(seen.positions) <= _FEW
-            few = few or seen.copied is not None
-            if self._conditions and not few and (self._copy_id is not None or share < MOSTLY):
+            if seen.copied is not None:
+                more = self._of_copy(seen, seen.copied, need - len(found))
+                found, hits = found + more, len(more)
+            elif self._conditions and not few and (self._copy_id is not None or share < MOSTLY):
                 wanted = need - len(found)
                 keys, copied = await self._matching(seen, wanted, ascending)
                 hits = len(keys)
@@ -221,7 +223,7 @@ class PageReader:
                     at = keys[-1]
                 found += await self._known(keys, wanted, copied=copied, matching=True)
             else:
-                more = await self._known(seen.keys(), need - len(found), copied=seen.copied)
+                more = await self._known(seen.keys(), need - len(found))
                 found, hits = found + more, len(more)
             share = max(0.001, (hits + 0.5) / (len(seen.positions) + 1))
             if len(found) >= need:
@@ -275,6 +277,19 @@ class PageReader:
                 size = sum(_extrapolated(positions, span) for span in spans)
         kept = await self._pages.matching(self._no, self._runs, conditions, positions)
         return size * len(kept) // max(1, len(positions))
+
+    def _of_copy(self, seen: _Window, copied: Copied, wanted: int) -> list[tuple[Key, Found]]:
+        """As `_known`, of candidates that were read of a copy with where they are."""
+        self._revision = copied.revision
+        positions, majors = seen.positions, seen.majors
+        domains = [copied.domains[position] for position in positions]
+        places: Iterable[int] = range(len(domains))
+        if self._conditions:
+            places = copied_that_match(self._chosen, domains, wanted)
+        return [
+            (Key(0 if majors is None else majors[place], positions[place]), domains[place])
+            for place in places
+        ]
 
     async def _known(
         self,
