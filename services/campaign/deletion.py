@@ -449,7 +449,7 @@ _RESULTS: Mapping[int, Sequence[str]] = {
 
 def _weight(kind: str) -> int:
     """Of a segment. For streams it is up to 1 MB, stored in pieces of 2 KB; for pages a row."""
-    return 1 if kind == "pages" else 200
+    return 1 if kind.startswith("pages") else 200
 
 
 async def _delete_range(

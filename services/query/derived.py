@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from services.chassis.postgres import Pool
 from services.query.campaigns import Runs
-from services.query.sealed import NAMES, Segment
+from services.query.sealed import BY_NAME, BY_SCORE, NAMES, PAGES, Segment
 
 NAME_ORDER = "name_order"
 
@@ -44,6 +44,25 @@ class Copy:
             for phase, run, _ in (part.split(":") for part in self.version.split(" ")[1:])
         }
         return Runs(*(by_phase.get(phase, 0) for phase in range(2, 6)))
+
+
+@dataclass(frozen=True, slots=True)
+class PageCopies:
+    """Finished copies for pages of one version: `id` of the one in order of position, and those in
+    other orders where there are."""
+
+    id: int
+    by_name: int | None = None
+    by_score: int | None = None
+
+
+async def page_copies(pool: Pool, no: int) -> PageCopies | None:
+    """The copies for pages of a campaign that are true."""
+    rows = await pool.fetch(_PAGE_COPIES, no, (PAGES, BY_NAME, BY_SCORE))
+    ids = {row["kind"]: row["id"] for row in rows}
+    if PAGES not in ids:
+        return None
+    return PageCopies(ids[PAGES], ids.get(BY_NAME), ids.get(BY_SCORE))
 
 
 async def true_copies(pool: Pool, nos: Sequence[int], kind: str) -> dict[int, Copy]:
@@ -80,6 +99,12 @@ FROM campaigns c JOIN derivations d ON d.campaign_no = c.no
 WHERE c.no = ANY($1::integer[]) AND d.kind = $2 AND d.finish_time IS NOT NULL
   AND c.delete_time IS NULL AND d.source_version = {version_sql("$2")}
 ORDER BY c.no, d.id DESC"""
+_PAGE_COPIES = f"""
+SELECT DISTINCT ON (d.kind) d.kind, d.id
+FROM campaigns c JOIN derivations d ON d.campaign_no = c.no
+WHERE c.no = $1 AND d.kind = ANY($2::text[]) AND d.finish_time IS NOT NULL
+  AND c.delete_time IS NULL AND d.source_version = {version_sql("d.kind")}
+ORDER BY d.kind, d.id DESC"""
 _SEGMENTS = """
 SELECT first_position, name_count, payload FROM segments
 WHERE derivation_id = $2 AND first_position >= $3 AND first_position < $4

@@ -1,6 +1,6 @@
 """Rows as the contract's messages."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import ceil, floor
 from typing import Any, TypeAlias
 
@@ -75,16 +75,49 @@ def domain_wire(row: asyncpg.Record, later: asyncpg.Record | None) -> bytes:
     return pb.ListDomainsResponse(domains=[fields]).SerializeToString()
 
 
-def copied_that_match(chosen: DomainFilter, domains: Sequence[bytes]) -> list[int]:
-    """Which of these fields of ListDomainsResponse the filter lets through, by their places.
+# Domains that are parsed and tested before it is asked whether they are enough: 0.2 ms.
+_TOGETHER = 64
 
-    As the tests of page_plan, but without a look-up by name for each: half of the time.
+
+def copied_that_match(chosen: DomainFilter, domains: Sequence[bytes], wanted: int) -> list[int]:
+    """Which of these fields of ListDomainsResponse the filter lets through, by their places; when
+    there are `wanted` it may be that not all were tested.
+
+    As the tests of page_plan, but without a look-up by name for each: half of the time. What has
+    not even the text that is asked for somewhere is not parsed: a tenth.
     """
-    found = pb.ListDomainsResponse.FromString(b"".join(domains)).domains
-    places: Iterable[int] = range(len(found))
-    for test in _message_tests(chosen):
-        places = [place for place in places if test(found[place])]
-    return list(places)
+    possible: Sequence[int] = range(len(domains))
+    for texts in _texts(chosen):
+        possible = [p for p in possible if any(text in domains[p] for text in texts)]
+    tests = list(_message_tests(chosen))
+    matching: list[int] = []
+    for first in range(0, len(possible), _TOGETHER):
+        places = possible[first : first + _TOGETHER]
+        found = pb.ListDomainsResponse.FromString(b"".join(domains[p] for p in places)).domains
+        pairs = list(zip(places, found, strict=True))
+        for test in tests:
+            pairs = [pair for pair in pairs if test(pair[1])]
+        matching += [place for place, _ in pairs]
+        if len(matching) >= wanted:
+            break
+    return matching
+
+
+def _texts(chosen: DomainFilter) -> Iterator[Sequence[bytes]]:
+    """Of each of these a domain that matches has one, as it goes over the wire."""
+    if chosen.tlds:
+        yield [tld.encode() for tld in chosen.tlds]
+    if chosen.prefix:
+        yield [chosen.prefix.encode()]
+    if chosen.contains:
+        yield [chosen.contains.encode()]
+    if chosen.keywords:
+        yield [keyword.encode() for keyword in chosen.keywords]
+
+
+def copied_name(domain: bytes) -> str:
+    """The name in such a field."""
+    return pb.ListDomainsResponse.FromString(domain).domains[0].name
 
 
 def _message_tests(chosen: DomainFilter) -> Iterator[Callable[[pb.Domain], bool]]:

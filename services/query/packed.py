@@ -5,7 +5,7 @@ tables of five phases costs five look-ups and a message. In a copy it is one loo
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from struct import Struct
 
 import pyarrow as pa
@@ -16,6 +16,8 @@ PACK_SIZE = 8
 # Where each domain ends in what is compressed behind. Those that are not there end where the last
 # one does.
 _ENDS = Struct(f"<{PACK_SIZE}I")
+# In a copy in another order than that of positions, ahead of all: where each domain stands.
+_POSITIONS = Struct(f"<{PACK_SIZE}I")
 # 1.3 us to unpack, and the library is here for exports anyway; zstd would save a tenth and take 8.
 _CODEC = pa.Codec("lz4_raw")
 
@@ -39,3 +41,16 @@ def unpack(payload: bytes, places: Iterable[int]) -> list[bytes]:
     """Those at these places of the segment; b"" for one that is not there."""
     edges, wire = opened(payload)
     return [wire[edges[place] : edges[place + 1]] for place in places]
+
+
+def pack_ranked(positions: Sequence[int], domains: Sequence[bytes]) -> bytes:
+    """As `pack`, of domains that have these positions."""
+    there = [*positions, *[0] * (PACK_SIZE - len(positions))]
+    return _POSITIONS.pack(*there) + pack(domains)
+
+
+def unpack_ranked(payload: bytes) -> tuple[list[int], list[bytes]]:
+    """Positions and domains of such a segment."""
+    edges, wire = opened(payload[_POSITIONS.size :])
+    domains = [wire[begin:end] for begin, end in pairwise(edges) if begin < end]
+    return list(_POSITIONS.unpack_from(payload)[: len(domains)]), domains

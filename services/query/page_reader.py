@@ -10,10 +10,11 @@ from typing import Any, Literal, TypeAlias
 from domainflow.query.v1.filter_pb2 import DomainFilter as FilterMessage
 from services.query.campaigns import Campaign, Runs
 from services.query.conditions import conditions_of
-from services.query.derived import Copy
-from services.query.messages import copied_that_match
+from services.query.derived import PageCopies
+from services.query.messages import copied_name, copied_that_match
 from services.query.page_plan import (
     MOSTLY,
+    RANKED,
     SMALL,
     SMALL_WHILE_SETTLING,
     DomainFilter,
@@ -22,6 +23,7 @@ from services.query.page_plan import (
     Order,
     Sizes,
     Source,
+    after_prefix,
     allowance,
     skips_chunks,
     sources,
@@ -30,6 +32,8 @@ from services.query.page_plan import (
     window,
 )
 from services.query.pages import Copied, Known, Pages, Span
+from services.query.ranked_pages import Ranked, RankedPages
+from services.query.ranks import ScoreRanks
 from services.query.recent import Recent
 
 # Windows of one page, chunks that one of them passes, and chunks that are told apart by their TLDs.
@@ -63,6 +67,8 @@ Found: TypeAlias = Known | bytes
 SmallSets: TypeAlias = Recent[tuple[SmallSet | None]]
 # Settled chunks in the order of their settlement; None: too many to keep.
 SettledChunks: TypeAlias = Recent[tuple[Sequence[Span] | None]]
+# Of copies by score, by their ids.
+Directories: TypeAlias = Recent[ScoreRanks]
 
 
 class KeyGone(LookupError):
@@ -101,8 +107,8 @@ class _Window:
 class PageReader:
     """Reads one campaign's domains of one filter in one order.
 
-    With `copy`, a true copy for pages, domains come from there: nothing changes meanwhile, or the
-    copy is not true any more and the page is read anew.
+    With `copies`, true ones for pages, domains come from there: nothing changes meanwhile, or the
+    copies are not true any more and the page is read anew.
     """
 
     def __init__(
@@ -116,12 +122,22 @@ class PageReader:
         sizes: Sizes,
         small_sets: SmallSets,
         settled_chunks: SettledChunks,
-        copy: Copy | None = None,
+        copies: PageCopies | None,
+        directories: Directories,
     ) -> None:
         self._pages = pages
         self._settled_chunks = settled_chunks
         self._changed = campaign.revision
-        self._copy = copy
+        self._copy_id = None if copies is None else copies.id
+        # The copy in the order of the page, and where the last window ended in it: a key, its rank.
+        self._ranked_id: int | None = None
+        if copies is not None and order is Order.NAME:
+            self._ranked_id = copies.by_name
+        if copies is not None and order is Order.SCORE:
+            self._ranked_id = copies.by_score
+        self._stood: tuple[Key, int] | None = None
+        self._ranked_pages = RankedPages(pages.pool)
+        self._directories = directories
         self._revision: int | None = None
         self._small_sets = small_sets
         self._no, self._name_count = campaign.no, campaign.name_count
@@ -181,7 +197,9 @@ class PageReader:
         share = supposed_share(chosen, self._sizes, self._source) if self._conditions else 1.0
         tables = len(self._conditions.by_table) + self._conditions.pending
         allowed = allowance(self._order, self._source, self._sizes, tables)
-        if self._copy is not None and allowed <= _FEW:
+        if self._ranked_id is not None:
+            allowed, tables = RANKED, 1
+        elif self._copy_id is not None and allowed <= _FEW:
             # A copy has all at one place.
             allowed, tables = allowed * max(1, tables), 1
         allowed = max(allowed, need // max(1, tables))
@@ -192,17 +210,20 @@ class PageReader:
             inclusive = False
             examined += len(seen.positions)
             at = seen.last
-            few = self._copy is not None and len(seen.positions) <= _FEW
-            if self._conditions and not few and (self._copy is not None or share < MOSTLY):
+            few = self._copy_id is not None and len(seen.positions) <= _FEW
+            if seen.copied is not None:
+                more = self._of_copy(seen, seen.copied, need - len(found))
+                found, hits = found + more, len(more)
+            elif self._conditions and not few and (self._copy_id is not None or share < MOSTLY):
                 wanted = need - len(found)
                 keys, copied = await self._matching(seen, wanted, ascending)
                 hits = len(keys)
                 if hits >= wanted:
                     keys = keys[:wanted]
                     at = keys[-1]
-                found += await self._known(keys, copied=copied, matching=True)
+                found += await self._known(keys, wanted, copied=copied, matching=True)
             else:
-                more = await self._known(seen.keys(), copied=seen.copied)
+                more = await self._known(seen.keys(), need - len(found))
                 found, hits = found + more, len(more)
             share = max(0.001, (hits + 0.5) / (len(seen.positions) + 1))
             if len(found) >= need:
@@ -219,7 +240,7 @@ class PageReader:
         what was read of a copy with them."""
         positions = seen.positions
         in_order = sorted(positions, reverse=not ascending) == list(positions)
-        if self._copy is None or not in_order:
+        if self._copy_id is None or not in_order:
             kept = await self._pages.matching(self._no, self._runs, self._conditions, positions)
             return seen.keys(kept), None
         found = await self._pages.matching_copied(
@@ -229,7 +250,7 @@ class PageReader:
             positions,
             limit=wanted,
             ascending=ascending,
-            copy_id=self._copy.id,
+            copy_id=self._copy_id,
         )
         return seen.keys(set(found.positions)), found.copied
 
@@ -257,17 +278,35 @@ class PageReader:
         kept = await self._pages.matching(self._no, self._runs, conditions, positions)
         return size * len(kept) // max(1, len(positions))
 
+    def _of_copy(self, seen: _Window, copied: Copied, wanted: int) -> list[tuple[Key, Found]]:
+        """As `_known`, of candidates that were read of a copy with where they are."""
+        self._revision = copied.revision
+        positions, majors = seen.positions, seen.majors
+        domains = [copied.domains[position] for position in positions]
+        places: Iterable[int] = range(len(domains))
+        if self._conditions:
+            places = copied_that_match(self._chosen, domains, wanted)
+        return [
+            (Key(0 if majors is None else majors[place], positions[place]), domains[place])
+            for place in places
+        ]
+
     async def _known(
-        self, keys: Sequence[Key], *, copied: Copied | None = None, matching: bool = False
+        self,
+        keys: Sequence[Key],
+        wanted: int,
+        *,
+        copied: Copied | None = None,
+        matching: bool = False,
     ) -> list[tuple[Key, Found]]:
         """What is known of these, without those that do not match, or not any more: each is seen
         as one statement saw it. `copied`: what was read of a copy already; `matching`: they did,
-        and a copy does not change."""
+        and a copy does not change. Behind `wanted` ones that match others may be left out."""
         if copied is not None:
             self._revision = copied.revision
-        if self._copy is not None and keys:
+        if self._copy_id is not None and keys:
             positions = [key.position for key in keys]
-            copied = copied or await self._pages.packed(self._no, self._copy.id, positions)
+            copied = copied or await self._pages.packed(self._no, self._copy_id, positions)
             if copied is not None:
                 self._revision = copied.revision
                 pairs: list[tuple[Key, Found]]
@@ -275,9 +314,9 @@ class PageReader:
                 if matching or not self._conditions:
                     return pairs
                 domains = [copied.domains[key.position] for key in keys]
-                return [pairs[place] for place in copied_that_match(self._chosen, domains)]
+                return [pairs[place] for place in copied_that_match(self._chosen, domains, wanted)]
             # It is being removed.
-            self._copy = None
+            self._copy_id = self._ranked_id = None
         rows = await self._pages.domains(self._no, self._runs, [key.position for key in keys])
         known = ((key, rows.get(key.position)) for key in keys)
         tests = self._tests
@@ -318,7 +357,7 @@ class PageReader:
 
     async def _in_order(self, positions: Iterable[int]) -> SmallSet:
         positions = list(positions)
-        if self._order is Order.SETTLE_TIME and self._copy is not None:
+        if self._order is Order.SETTLE_TIME and self._copy_id is not None:
             chunks = await self._all_settled()
             if chunks is not None:
                 return SmallSet(sorted(_keys_in(chunks, positions)))
@@ -354,7 +393,7 @@ class PageReader:
             keys = keys[::-1]
         # The start itself need not match, and anything may be withdrawn meanwhile.
         looked_at = keys[: size + 2]
-        found = await self._known(looked_at)
+        found = await self._known(looked_at, len(looked_at))
         if len(found) > size:
             return Stretch(found[:size], found[size - 1][0], len(looked_at))
         stopped = looked_at[-1] if len(keys) > len(looked_at) else None
@@ -365,11 +404,22 @@ class PageReader:
     ) -> _Window:
         self._revision = None
         if self._order is Order.NAME:
+            if self._ranked_id is not None:
+                ranked = await self._along_ranks_of_names(at, inclusive, ascending, limit)
+                if ranked is not None:
+                    return ranked
+                # It is being removed, or is not in the order that was supposed.
+                self._ranked_id = None
             return await self._by_name(at, inclusive, ascending, limit)
         if at is not None and inclusive:
             # Behind the one ahead of it.
             at = Key(at.major, at.position + (-1 if ascending else 1))
         if self._order is Order.SCORE:
+            if self._ranked_id is not None:
+                ranked = await self._along_ranks_of_scores(at, ascending, limit)
+                if ranked is not None:
+                    return ranked
+                self._ranked_id = None
             scored = await self._pages.by_score(
                 self._no,
                 self._runs.analysis,
@@ -377,7 +427,7 @@ class PageReader:
                 at,
                 limit=limit,
                 ascending=ascending,
-                copy_id=self._copy_id(limit),
+                copy_id=self._read_together(limit),
             )
             return _Window(scored.positions, scored.last, scored.majors, scored.copied)
         if self._order is Order.SETTLE_TIME:
@@ -405,14 +455,14 @@ class PageReader:
                 [span],
                 limit=limit,
                 ascending=ascending,
-                copy_id=self._copy_id(limit),
+                copy_id=self._read_together(limit),
             )
             return _Window(found.positions, found.last, copied=found.copied)
         return _Window(positions, None if all_there else Key(0, positions[-1]))
 
-    def _copy_id(self, limit: int) -> int | None:
+    def _read_together(self, limit: int) -> int | None:
         """The copy that so many candidates are to be read of together with where they are."""
-        return self._copy.id if self._copy is not None and limit <= _FEW else None
+        return self._copy_id if limit <= _FEW else None
 
     async def _along_names(self, span: Span, ascending: bool, limit: int) -> _Window:
         """All positions, but for chunks that are known to have none of the TLDs."""
@@ -472,7 +522,7 @@ class PageReader:
             limit=limit + 2,
             blocks=2 + limit // self._block,
             ascending=ascending,
-            copy_id=self._copy_id(limit),
+            copy_id=self._read_together(limit),
         )
         self._block = block or self._block
         positions, majors = found.positions, found.majors or ()
@@ -487,6 +537,111 @@ class PageReader:
         positions, majors = positions[:limit], majors[:limit]
         last = None if end or not positions else Key(majors[-1], positions[-1])
         return _Window(positions, last, majors, found.copied)
+
+    async def _along_ranks_of_names(
+        self, at: Key | None, inclusive: bool, ascending: bool, limit: int
+    ) -> _Window | None:
+        """Out of the copy in order of name; None: it has not all of it, or is not there."""
+        assert self._ranked_id is not None
+        prefix, start = self._chosen.prefix, self._stood_at(at)
+        found = await self._ranked_pages.by_name(
+            self._no,
+            self._ranked_id,
+            at if start is None else start,
+            prefix=prefix,
+            limit=limit,
+            ascending=ascending,
+            count=self._name_count,
+        )
+        if found is None or found.rank is None or not found.first <= found.rank < found.past:
+            return None
+        rank = found.rank
+        if at is not None and found.positions[rank - found.first] != at.position:
+            return None
+        including = inclusive or at is None
+        if ascending:
+            first = rank if including else rank + 1
+            ranks = range(first, min(first + limit, self._name_count))
+            end = ranks.stop >= self._name_count
+        else:
+            past = rank + 1 if including else rank
+            ranks = range(max(0, past - limit), past)
+            end = ranks.start == 0
+        if not _has(found, ranks):
+            return None
+        if prefix and ranks:
+            name = copied_name(found.domains[(ranks[-1] if ascending else ranks[0]) - found.first])
+            end = end or (name >= after_prefix(prefix) if ascending else name < prefix)
+        majors = [1 + each // found.block for each in ranks]
+        return self._ranked_window(found, ranks, majors, ascending=ascending, end=end)
+
+    async def _along_ranks_of_scores(
+        self, at: Key | None, ascending: bool, limit: int
+    ) -> _Window | None:
+        """As `_along_ranks_of_names`, in order of score and behind the key."""
+        assert self._ranked_id is not None
+        directory = await self._directory(self._ranked_id)
+        if directory is None:
+            return None
+        bounds = directory.between(*self._chosen.scores)
+        # One of these ranks is where the page begins, or ends when it leads down.
+        among, rank = range(0), self._stood_at(at)
+        if rank is not None:
+            rank += ascending
+        elif at is None:
+            rank = bounds.start if ascending else bounds.stop
+        else:
+            at = Key(at.major, at.position + ascending)
+            among = directory.around(*at)
+        near, far = (rank, rank) if rank is not None else (among.start, among.stop)
+        if ascending:
+            reach = range(max(near, bounds.start), min(far + limit, bounds.stop))
+        else:
+            reach = range(max(near - limit, bounds.start), min(far, bounds.stop))
+        if not reach:
+            return _Window([], None)
+        found = await self._ranked_pages.by_score(self._no, self._ranked_id, reach)
+        if found is None or not _has(found, reach):
+            return None
+        if rank is None:
+            assert at is not None
+            # Within one score they are in order of position.
+            edges = (min(max(edge, reach.start), reach.stop) - found.first for edge in (near, far))
+            rank = found.first + bisect_left(found.positions, at.position, *edges)
+        if ascending:
+            ranks = range(max(rank, reach.start), min(rank + limit, reach.stop))
+            end = ranks.stop >= bounds.stop
+        else:
+            ranks = range(max(rank - limit, reach.start), min(rank, reach.stop))
+            end = ranks.start <= bounds.start
+        majors = list(directory.scores(ranks))
+        return self._ranked_window(found, ranks, majors, ascending=ascending, end=end)
+
+    async def _directory(self, copy_id: int) -> ScoreRanks | None:
+        directory = self._directories.get(copy_id)
+        if directory is None:
+            directory = await self._ranked_pages.directory(copy_id)
+            if directory is not None:
+                self._directories.keep(copy_id, directory)
+        return directory
+
+    def _ranked_window(
+        self, found: Ranked, ranks: range, majors: Sequence[int], *, ascending: bool, end: bool
+    ) -> _Window:
+        here = slice(ranks.start - found.first, ranks.stop - found.first)
+        positions, domains = found.positions[here], found.domains[here]
+        copied = Copied(dict(zip(positions, domains, strict=True)), found.revision)
+        if not ascending:
+            positions, majors = positions[::-1], majors[::-1]
+        if end or not positions:
+            return _Window(positions, None, majors, copied)
+        last = Key(majors[-1], positions[-1])
+        self._stood = last, ranks[-1] if ascending else ranks[0]
+        return _Window(positions, last, majors, copied)
+
+    def _stood_at(self, at: Key | None) -> int | None:
+        """The rank of the key, if the last window ended with it."""
+        return self._stood[1] if self._stood is not None and self._stood[0] == at else None
 
     async def _by_settlement(self, at: Key | None, ascending: bool, limit: int) -> _Window:
         asked, self._chunks = self._chunks, _CHUNKS
@@ -519,7 +674,7 @@ class PageReader:
                 spans,
                 limit=limit,
                 ascending=ascending,
-                copy_id=self._copy_id(limit),
+                copy_id=self._read_together(limit),
             )
             positions, all_there, copied = found.positions, found.all_there, found.copied
             covered = sum(span.past - span.first for span in spans)
@@ -535,7 +690,7 @@ class PageReader:
 
     async def _settled_spans(self, at: Key | None, limit: int, ascending: bool) -> Sequence[Span]:
         """As `Pages.settled_spans`. Of a campaign at rest they are read once and kept."""
-        everything = await self._all_settled() if self._copy is not None else None
+        everything = await self._all_settled() if self._copy_id is not None else None
         if everything is None:
             return await self._pages.settled_spans(
                 self._no, self._runs.dns, at, limit=limit, ascending=ascending
@@ -590,6 +745,10 @@ _FIELD: Mapping[Kind, _Field] = {
     Kind.REASON: "lead_reasons",
     Kind.KEYWORD: "keywords",
 }
+
+
+def _has(found: Ranked, ranks: range) -> bool:
+    return not ranks or (found.first <= ranks.start and ranks.stop <= found.past)
 
 
 def _along(span: Span, ascending: bool) -> range:

@@ -20,10 +20,11 @@ from services.chassis.postgres import Beside
 from services.chassis.seal import Seal, binding
 from services.query.campaigns import Campaign, Runs
 from services.query.conditions import check_filter
-from services.query.derived import Copy
+from services.query.derived import PageCopies
 from services.query.messages import domain_fields, domain_wire, fill_evidence, filter_of
 from services.query.page_plan import DomainFilter, Key, Order, Sizes, exact_total
 from services.query.page_reader import (
+    Directories,
     Found,
     KeyGone,
     PageReader,
@@ -75,7 +76,8 @@ class PageService(Part):
         self._recent_estimates: Recent[int] = Recent(256)
         # As it was, and whether it was the same before.
         self._recent_campaigns: Recent[tuple[Campaign, bool]] = Recent(256)
-        self._recent_copies: Recent[tuple[Copy | None]] = Recent(256)
+        self._recent_copies: Recent[tuple[PageCopies | None]] = Recent(256)
+        self._directories: Directories = Recent(16)
 
     async def ListDomains(  # type: ignore[override]  # bytes pass (passing.py)
         self, request: pb.ListDomainsRequest, context: Context
@@ -163,9 +165,9 @@ class PageService(Part):
             sizes, ordered = await self._sizes(pages, campaign, runs, chosen.tlds)
         if order is Order.NAME and not (ordered and campaign.generated):
             raise OrderNotReady(request.campaign_id, "name")
-        copy = None
+        copies = None
         if runs == campaign.runs and not from_tables:
-            copy = await self._copy(pages, campaign)
+            copies = await self._copies(pages, campaign)
         reader = PageReader(
             pages,
             campaign,
@@ -176,7 +178,8 @@ class PageService(Part):
             sizes,
             self._small_sets,
             self._settled_chunks,
-            copy,
+            copies,
+            self._directories,
         )
 
         backward = _is_backward(request, place)
@@ -217,7 +220,7 @@ class PageService(Part):
             if start is not None or stretch.stopped is not None:
                 guessed = await guess() if guessed is None else guessed
                 total, estimated = max(total, guessed), True
-        return _Page(runs, stretch, other, total, estimated, copy is not None, revision)
+        return _Page(runs, stretch, other, total, estimated, copies is not None, revision)
 
     async def _sizes(
         self, pages: Pages, campaign: Campaign, runs: Runs, tlds: Sequence[str]
@@ -235,16 +238,16 @@ class PageService(Part):
                 self._recent_sizes.keep(key, found)
         return found
 
-    async def _copy(self, pages: Pages, campaign: Campaign) -> Copy | None:
-        """The copy for pages of the campaign as it is, if there is one.
+    async def _copies(self, pages: Pages, campaign: Campaign) -> PageCopies | None:
+        """The copies for pages of the campaign as it is, if there are any.
 
-        It is true for as long as the campaign is the same. Of one that changes there is none.
+        They are true for as long as the campaign is the same. Of one that changes there are none.
         """
         if not (self._recent_campaigns.get(campaign.id) or (None, False))[1]:
             return None
         found = self._recent_copies.get(campaign)
         if found is None:
-            found = (await pages.copy(campaign.no),)
+            found = (await pages.copies(campaign.no),)
             self._recent_copies.keep(campaign, found)
         return found[0]
 

@@ -24,10 +24,9 @@ from domainflow.campaign.v1.campaign_pb2 import (
 from services.chassis.postgres import Pool
 from services.query.campaigns import Campaign, Runs
 from services.query.conditions import Arguments, Conditions, matching
-from services.query.derived import Copy, true_copies
+from services.query.derived import PageCopies, page_copies
 from services.query.packed import PACK_SIZE, opened
 from services.query.page_plan import Key, Kind, Order, Sizes, Source, after_prefix
-from services.query.sealed import PAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +79,10 @@ class Pages:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+
+    @property
+    def pool(self) -> Pool:
+        return self._pool
 
     async def sizes(
         self, campaign: Campaign, runs: Runs, tlds: Sequence[str] = ()
@@ -238,7 +241,7 @@ class Pages:
             if start.major:
                 block = arguments.number(start.major - 1) + "::int"
             else:
-                block = _block_of(
+                block = block_of(
                     f"(SELECT name FROM domains WHERE campaign_no = $1 AND position = {position})"
                 )
             bounds.append(f"block {sign} {block}")
@@ -246,7 +249,7 @@ class Pages:
             at = f"array_position(positions, {position})"
         # The block that the prefix begins in begins before it.
         if prefix and (start is None or not ascending):
-            bounds.append(f"block >= {_block_of(arguments.number(prefix) + '::text')}")
+            bounds.append(f"block >= {block_of(arguments.number(prefix) + '::text')}")
         if prefix and (start is None or ascending):
             bounds.append(f"first_name < {arguments.number(after_prefix(prefix))}")
         where = "".join(f" AND {bound}" for bound in bounds)
@@ -285,7 +288,7 @@ class Pages:
             return row, None
         row = await self._pool.fetchrow(
             f"""WITH page AS MATERIALIZED ({statement})
-            SELECT page.*, copy.*, {_REVISION.format("$1")} AS revision
+            SELECT page.*, copy.*, {REVISION.format("$1")} AS revision
             FROM (SELECT {columns} FROM page) page, (
                 SELECT array_agg(first_position) AS starts, array_agg(payload) AS payloads
                 FROM segments WHERE derivation_id = {arguments.number(copy_id)}
@@ -394,9 +397,9 @@ class Pages:
             if row["name"] is not None
         }
 
-    async def copy(self, no: int) -> Copy | None:
-        """The copy for pages that is true now."""
-        return (await true_copies(self._pool, [no], PAGES)).get(no)
+    async def copies(self, no: int) -> PageCopies | None:
+        """The copies for pages that are true now."""
+        return await page_copies(self._pool, no)
 
     async def packed(self, no: int, copy_id: int, positions: Sequence[int]) -> Copied | None:
         """What a copy for pages has of the domains at these positions; None unless it has all."""
@@ -522,7 +525,7 @@ def _merged(
     return f"SELECT position FROM ({together}) merged ORDER BY position {way} LIMIT {limit}"
 
 
-def _block_of(name: str) -> str:
+def block_of(name: str) -> str:
     """The block that this name is in, or would be; the first one for what is ahead of all names.
 
     A name that is not there any more is in none: nothing is found.
@@ -606,12 +609,13 @@ SELECT array_agg(position), array_agg((
     ORDER BY first_position DESC LIMIT 1
 )) FROM dns_results
 WHERE campaign_no = $1 AND run = $2 AND position = ANY($3::int[])"""
-_REVISION = "(SELECT revision FROM campaigns WHERE no = {} AND delete_time IS NULL)"
+# Null of a campaign that is being deleted.
+REVISION = "(SELECT revision FROM campaigns WHERE no = {} AND delete_time IS NULL)"
 # Where the segment begins that has a position.
 _START = f"{{0}} - {{0}} % {PACK_SIZE}"
 _PACKS = f"""
 SELECT array_agg(first_position) AS starts, array_agg(payload) AS payloads,
-    {_REVISION.format("$1")} AS revision
+    {REVISION.format("$1")} AS revision
 FROM segments WHERE derivation_id = $2 AND first_position = ANY($3::int[])"""
 _NAMES = """
 SELECT array_agg(position), array_agg(name) FROM domains

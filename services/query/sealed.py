@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 # Kinds of derivations with segments. NAMES: DomainBatch.names alone. ENRICHED: every column of
 # EnrichedBatch. Neither has campaign_id, domain_count or cursor. PAGES: whole Domains (packed.py).
+# BY_NAME, BY_SCORE: the same in the order of name and of score; `first_position` is a rank in it.
 # Copies outlive the version that made them: whoever changes what is in one gives it another name.
 NAMES, ENRICHED, PAGES = "names", "enriched", "pages"
+BY_NAME, BY_SCORE = "pages_by_name", "pages_by_score"
 
 # Domains in a segment for streams: it ends at the next position that this divides, or before, so
 # that it fits a message.

@@ -172,7 +172,8 @@ async def fill_derived(pool: Pool, no: int, names: int, runs: int) -> None:
         """WITH made AS (
                INSERT INTO derivations (campaign_no, kind, source_version, name_count)
                SELECT $1, kind, '', 0
-               FROM (VALUES ('name_order'), ('names'), ('enriched'), ('pages')) k (kind)
+               FROM (VALUES ('name_order'), ('names'), ('enriched'), ('pages'),
+                   ('pages_by_name'), ('pages_by_score')) k (kind)
                RETURNING id)
            INSERT INTO segments (derivation_id, first_position, name_count, payload)
            SELECT id, n * 8, 8, 'x' FROM made, generate_series(0, 20) n""",

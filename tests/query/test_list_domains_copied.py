@@ -14,32 +14,48 @@ from services.query.campaigns import read_campaigns
 from services.query.derived import source_version
 from services.query.maintenance.segments import read_segments
 from services.query.packed import PACK_SIZE, pack, unpack
-from services.query.sealed import PAGES
+from services.query.ranked_pages import DIRECTORY, RankedPages
+from services.query.sealed import BY_NAME, BY_SCORE, PAGES
 from tests.eventually import eventually
 from tests.query.conftest import Analysis, Made, Query, Writer
 from tests.query.test_filters import ORDERS, any_filter, campaign_of_two_runs
 
 RESOLVED, NXDOMAIN = 1, 2
-LARGE = 2_003
+LARGE, ORDERED = 2_003, 1_003
 
 
 async def copy(query: Query, writer: Writer, made: Made) -> int:
-    """As the maintainer does it."""
+    """In every order, as the maintainer does it; the copy in order of position."""
+    campaign = (await read_campaigns(query.pool, [made.id]))[made.id]
+    ranked = RankedPages(query.pool)
+    scored = await ranked.scored_count(made.no, campaign.runs.analysis)
+    copied = await one_copy(query, writer, made, PAGES, campaign.name_count)
+    # The order of names is not made of all these campaigns.
+    if await ranked.names(made.no, 0, 1):
+        await one_copy(query, writer, made, BY_NAME, campaign.name_count)
+    by_score = await one_copy(query, writer, made, BY_SCORE, scored)
+    directory = await ranked.make_directory(made.no, campaign.runs.analysis)
+    await writer.connection.execute(
+        "INSERT INTO segments VALUES ($1, $2, $3, $4)", by_score, *DIRECTORY, directory.pack()
+    )
+    return copied
+
+
+async def one_copy(query: Query, writer: Writer, made: Made, kind: str, count: int) -> int:
     campaign = (await read_campaigns(query.pool, [made.id]))[made.id]
     copied: int = await writer.connection.fetchval(
         """INSERT INTO derivations (campaign_no, kind, source_version, name_count)
         VALUES ($1, $2, $3, $4) RETURNING id""",
         made.no,
-        PAGES,
-        await source_version(query.pool, made.no, PAGES),
-        campaign.name_count,
+        kind,
+        await source_version(query.pool, made.no, kind),
+        count,
     )
+    segments = await read_segments(query.pool, campaign, kind, 0, count)
+    assert segments is not None
     await writer.connection.executemany(
         "INSERT INTO segments VALUES ($1, $2, $3, $4)",
-        [
-            (copied, each.first_position, each.name_count, each.payload)
-            for each in await read_segments(query.pool, campaign, PAGES, 0, campaign.name_count)
-        ],
+        [(copied, each.first_position, each.name_count, each.payload) for each in segments],
     )
     await writer.connection.execute(
         "UPDATE derivations SET finish_time = now() WHERE id = $1", copied
@@ -177,6 +193,114 @@ async def test_chunks_settled_in_any_order_are_walked_as_the_tables_tell(
     assert [d.position // chunk * chunk for d in expected[0]][::chunk] == firsts
     for case, domains in zip(cases, expected, strict=True):
         assert await walked(query, made, **case) == domains, case
+
+
+async def many_in_three_orders(
+    writer: Writer, dice: random.Random
+) -> tuple[Made, list[dict[str, Any]]]:
+    """A campaign of which no filter below is for few, and what is asked of it by name and score."""
+    names = [f"n{n * 7919 % ORDERED:04}.{'org' if n % 9 else 'com'}" for n in range(ORDERED)]
+    made = await writer.campaign(names)
+    await writer.order_names(made, block=100)
+    await writer.plan(made, ORDERED, ORDERED)
+    await writer.settle(made, 0, [RESOLVED if n % 3 else NXDOMAIN for n in range(ORDERED)])
+    scores = {n: Analysis(n * 31 % 17 * 50) for n in range(0, ORDERED, 2)}
+    await writer.settle_analysis(made, scores)
+    cases: list[dict[str, Any]] = [
+        {"filter": chosen, "order": order, "descending": descending, "page_size": size}
+        for order in (pb.DOMAIN_ORDER_NAME, pb.DOMAIN_ORDER_SCORE)
+        for chosen, size, descending in (
+            (DomainFilter(), 130, False),
+            (DomainFilter(), 200, True),
+            (DomainFilter(tlds=["com"]), 30, dice.random() < 0.5),
+            (DomainFilter(name_prefix="n07"), 30, False),
+            (DomainFilter(name_prefix="n02"), 30, True),
+            (DomainFilter(min_score=0.1, max_score=0.65), 100, dice.random() < 0.5),
+            (DomainFilter(min_score=0.3, max_score=0.3, name_contains="1"), 9, True),
+        )
+    ]
+    return made, cases
+
+
+async def test_pages_by_name_and_score_are_of_the_copy_in_that_order_alone(
+    query: Query, writer: Writer
+) -> None:
+    made, cases = await many_in_three_orders(writer, random.Random(4))
+    expected = [await walked(query, made, **case) for case in cases]
+    copied = await copy(query, writer, made)
+    await settle_down(query, writer, made)
+    await mark(writer, made)
+    await writer.connection.execute("DELETE FROM segments WHERE derivation_id = $1", copied)
+
+    for case, domains in zip(cases, expected, strict=True):
+        assert await walked(query, made, **case) == domains, case
+
+
+async def test_walks_repeat_and_skip_nothing_while_copies_come_and_go(
+    query: Query, writer: Writer
+) -> None:
+    dice = random.Random(1122)
+    made, cases = await many_in_three_orders(writer, dice)
+    expected = [await walked(query, made, **case) for case in cases]
+    await copy(query, writer, made)
+    await writer.connection.execute(
+        "CREATE TABLE kept AS SELECT s.* FROM segments s JOIN derivations d ON id = derivation_id"
+        " WHERE kind LIKE 'pages_%'"
+    )
+
+    async def change() -> None:
+        """Of the copies in other orders something is missing, all, or nothing."""
+        await writer.connection.execute(
+            "DELETE FROM segments WHERE derivation_id IN (SELECT derivation_id FROM kept)"
+        )
+        await writer.connection.execute(
+            "INSERT INTO segments SELECT * FROM kept WHERE first_position < $1",
+            dice.choice([-1, 0, dice.randrange(ORDERED), ORDERED, ORDERED]),
+        )
+        if dice.random() < 0.3:
+            await settle_down(query, writer, made)
+
+    for case, domains in zip(cases, expected, strict=True):
+        request = pb.ListDomainsRequest(campaign_id=str(made), **case)
+        pages = list[list[pb.Domain]]()
+        back = list[list[pb.Domain]]()
+        while True:
+            await change()
+            page = await listed(query, request)
+            pages.append(list(page.domains))
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+        while page.previous_page_token:
+            await change()
+            request.page_token = page.previous_page_token
+            page = await listed(query, request)
+            back.append(list(page.domains))
+        assert [d for each in pages for d in each] == domains, case
+        assert [d for each in reversed(back) for d in each] == [
+            d for each in pages[:-1] for d in each
+        ], case
+
+
+async def test_a_page_by_name_of_a_domain_that_other_orders_lead_to_is_found(
+    query: Query, writer: Writer
+) -> None:
+    made, _ = await many_in_three_orders(writer, random.Random(5))
+    request = pb.ListDomainsRequest(campaign_id=str(made), page_size=40, order=pb.DOMAIN_ORDER_NAME)
+    page = await listed(query, request)
+    await copy(query, writer, made)
+    await settle_down(query, writer, made)
+    await writer.connection.execute("DELETE FROM name_orders WHERE campaign_no = $1", made.no)
+    await writer.connection.execute("DELETE FROM derivations WHERE kind = 'name_order'")
+    # Into other blocks: the token names one that the domain is not in any more.
+    await writer.order_names(made, block=30)
+    found = [d.name for d in page.domains]
+    while page.next_page_token:
+        request.page_token = page.next_page_token
+        page = await listed(query, request)
+        found += [d.name for d in page.domains]
+    assert found == sorted(found)
+    assert len(set(found)) == len(found) == ORDERED
 
 
 async def test_a_change_of_results_shows_at_once(query: Query, writer: Writer) -> None:

@@ -28,11 +28,13 @@ from services.query.maintenance.job import CampaignGone, Hands, Job, hold_campai
 from services.query.maintenance.name_order import BLOCK_SIZE, NameOrder
 from services.query.maintenance.retention import OldFigures, Orphans
 from services.query.maintenance.tld_backfill import TldBackfill
-from services.query.packed import unpack
+from services.query.packed import unpack, unpack_ranked
+from services.query.ranked_pages import DIRECTORY
+from services.query.ranks import ScoreRanks
 from services.query.sealed import SEGMENT_SIZE, Segment, tiles
 from tests.eventually import eventually
 from tests.meters import measured
-from tests.query.conftest import Made, Query, Writer
+from tests.query.conftest import Analysis, Made, Query, Writer
 
 ROOT = Path(__file__).parents[2]
 
@@ -352,6 +354,86 @@ async def test_copy_that_was_partly_removed_is_gone_on_with(
     await done(Sealing(least_names=1), hands)
 
     assert await sealed(pool, made, "names") == whole
+
+
+async def ranked(pool: Pool, made: Made, kind: str) -> list[tuple[int, str]]:
+    """Position and name of every domain of the one copy there is in such an order."""
+    (copy,) = await copies(pool, made, kind)
+    assert copy["finish_time"] is not None
+    stored = [each for each in await segments(pool, copy["id"]) if each.first_position >= 0]
+    assert tiles(stored, 0, copy["name_count"])
+    found = list[tuple[int, str]]()
+    for segment in stored:
+        positions, wire = unpack_ranked(segment.payload)
+        domains = pb.ListDomainsResponse.FromString(b"".join(wire)).domains
+        assert [domain.position for domain in domains] == positions
+        assert len(positions) == segment.name_count
+        found += [(domain.position, domain.name) for domain in domains]
+    return found
+
+
+async def scored(writer: Writer, names: int) -> tuple[Made, dict[int, int]]:
+    """A campaign that is over, and the score by position of every third domain."""
+    made = await finished(writer, names)
+    scores = {n: n * 7919 % 1001 for n in range(1, names, 3)}
+    await writer.settle_analysis(made, {n: Analysis(score) for n, score in scores.items()})
+    await end(writer, made)
+    return made, scores
+
+
+async def test_copies_for_pages_are_made_in_the_order_of_names_and_of_scores_piece_by_piece(
+    writer: Writer, pool: Pool, hands: Hands
+) -> None:
+    names = 2 * SEGMENT_SIZE + 3
+    made, scores = await scored(writer, names)
+    one_by_one = Sealing(least_names=1, piece=0)
+
+    await done(one_by_one, hands)
+    assert await copies(pool, made, "pages_by_name") == []
+    await done(NameOrder(), hands)
+    await done(one_by_one, hands)
+
+    by_name = await ranked(pool, made, "pages_by_name")
+    assert by_name == sorted(((n, f"name-{n}.example") for n in range(names)), key=lambda e: e[1])
+    by_score = await ranked(pool, made, "pages_by_score")
+    in_order = sorted(scores, key=lambda n: (scores[n], n))
+    assert [position for position, _ in by_score] == in_order
+    (copy,) = await copies(pool, made, "pages_by_score")
+    first, *_ = await segments(pool, copy["id"])
+    assert (first.first_position, first.name_count) == DIRECTORY
+    directory = ScoreRanks.open(first.payload)
+    assert directory.count == len(scores)
+    assert list(directory.scores(range(len(scores)))) == [scores[n] for n in in_order]
+
+
+async def test_copy_by_score_that_was_partly_removed_is_gone_on_with(
+    writer: Writer, pool: Pool, hands: Hands
+) -> None:
+    made, _ = await scored(writer, 4_000)
+    await done(Sealing(least_names=1), hands)
+    whole = await ranked(pool, made, "pages_by_score")
+    (copy,) = await copies(pool, made, "pages_by_score")
+    for left in (5 * 8, 0):
+        await pool.execute("UPDATE derivations SET finish_time = NULL WHERE id = $1", copy["id"])
+        await pool.execute(
+            "DELETE FROM segments WHERE derivation_id = $1 AND first_position >= $2",
+            copy["id"],
+            left,
+        )
+
+        await done(Sealing(least_names=1), hands)
+
+        assert await ranked(pool, made, "pages_by_score") == whole
+
+
+async def test_copy_by_score_of_a_campaign_without_scores_is_empty(
+    writer: Writer, pool: Pool, hands: Hands
+) -> None:
+    made = await finished(writer, 20)
+
+    await done(Sealing(least_names=1), hands)
+
+    assert await ranked(pool, made, "pages_by_score") == []
 
 
 async def test_streams_send_the_copy_as_they_would_send_the_tables(
