@@ -195,7 +195,7 @@ SMALL_WHILE_SETTLING = 400
 # 1.2 us, one at a place of its own 3 to 8 us, a name that is read along the way 0.3 us.
 _NEAR, _FAR, _ALONG = 500, 100, 1_500
 # Along a copy in the order of the page, where a look-up costs 1 us and a test 2.
-RANKED = 300
+RANKED = 200
 # Domains of which there is one in so many, or fewer, are each at a place of their own.
 _SPARSE = 8
 # Names a chunk, about. More of a top-level domain than that have some in every chunk.
