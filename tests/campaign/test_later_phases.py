@@ -171,7 +171,11 @@ BAD: list[tuple[pb.CampaignConfiguration, set[str]]] = [
         },
     ),
     (
-        asked(lead=pb.LeadConfiguration(thresholds=LeadThresholds(match_score=0.2))),
+        asked(
+            lead=pb.LeadConfiguration(
+                thresholds=LeadThresholds(match_score=0.2, low_score_grace=0.21)
+            )
+        ),
         {"configuration.lead.thresholds.low_score_grace"},
     ),
     (
