@@ -1,6 +1,7 @@
 """The part of ValidationService that looks at pages for somebody who waits."""
 
 import time
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -46,11 +47,11 @@ class PageCheckService(pb_grpc.ValidationServiceServicer):
     _keywords: KeywordLibrary
     _scoring_profiles: NamedCalls[scoring_pb2.ScoringProfile]
 
+    @abstractmethod
     async def _http_plan(
         self, persona_id: str, given: http_settings_pb2.HttpSettings, path: str = "settings"
     ) -> HttpPlan:
         """See HttpPersonaService."""
-        raise NotImplementedError
 
     async def _page_plan(self, check: pb.HttpCheck, path: str, dns: Plan) -> PagePlan:
         """What a check that stands at `path`, which is empty or ends in a dot, means now. Raises
