@@ -324,6 +324,12 @@ async def test_a_bad_question_is_refused_by_field(stub: Stub) -> None:
     large = await refused(scan(stub, *[ScannedText(text="x" * (700 * 1024))] * 3, keywords=["a"]))
     gone = await refused(scan(stub, text, keyword_set_ids=[str(uuid4())]))
 
+    sets = [await create(stub, name, rule("x"), rule("a")) for name in ("one", "two")]
+    ids = [each.keyword_set_id for each in sets]
+    twice = await refused(scan(stub, text, keyword_set_ids=ids[1:], rules=[rule("a", "b")]))
+
+    assert twice.fields == {"keywords.rules[0].name"}
+    assert "'a': has the name of 'a', keywords.keyword_set_ids[0]" in twice.message
     assert nothing.fields == {"keywords"}
     assert broken.fields == {"keywords.rules[0].pattern"}
     assert large.fields == {"texts"}

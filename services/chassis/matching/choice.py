@@ -185,6 +185,9 @@ def _compiled(
         for problem in refused.problems:
             at = "" if problem.position is None else f", at {problem.position}"
             description = problem.description + at
+            if problem.other is not None:
+                other = rules[problem.other].name
+                description += f" {other!r}, {places[problem.other]('')}"
             if problem.index is None:
                 violations.append(FieldViolation(path, description))
                 continue

@@ -72,12 +72,16 @@ class RuleProblem:
     description: str
     # Characters of the field before what is wrong; None where it is no place.
     position: int | None = None
+    # The rule that the description is about besides, by its place in what was compiled, which says
+    # nothing to whoever gave several sets.
+    other: int | None = None
 
     def __str__(self) -> str:
         rule = "rules" if self.index is None else f"rule {self.index} {self.name!r}"
         field = f", {self.field}" if self.field else ""
         place = "" if self.position is None else f" at {self.position}"
-        return f"{rule}{field}{place}: {self.description}"
+        other = "" if self.other is None else f" rule {self.other}"
+        return f"{rule}{field}{place}: {self.description}{other}"
 
 
 class RulesRefused(ValueError):
@@ -130,10 +134,11 @@ def problems_of(rules: Sequence[Rule], *, same_patterns: bool) -> list[RuleProbl
             problems.append(RuleProblem(index, rule.name, field, description))
         first = names.setdefault(rule.name, index)
         if first != index:
-            problems.append(RuleProblem(index, rule.name, "name", f"the name of rule {first}, too"))
+            problems.append(RuleProblem(index, rule.name, "name", "has the name of", other=first))
         same = patterns.setdefault(_identity(rule), index)
         if same != index and not same_patterns:
-            problems.append(RuleProblem(index, rule.name, "pattern", f"the same as rule {same}"))
+            said = "has the pattern of"
+            problems.append(RuleProblem(index, rule.name, "pattern", said, other=same))
         if len(problems) >= MOST_PROBLEMS:
             break
     return problems

@@ -385,8 +385,8 @@ def test_duplicates_are_refused_but_between_sets():
         compile_rules(rules)
 
     assert [str(problem) for problem in refused.value.problems] == [
-        "rule 1 'b', pattern: the same as rule 0",
-        "rule 2 'a', name: the name of rule 0, too",
+        "rule 1 'b', pattern: has the pattern of rule 0",
+        "rule 2 'a', name: has the name of rule 0",
     ]
     assert len(compile_rules(rules[:2], same_patterns=True).rules) == 2
 
