@@ -3,21 +3,14 @@
 One public method is one transaction.
 """
 
-import asyncio
-import contextlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import asyncpg
-
-from domainflow.campaign.v1 import event_pb2
 from domainflow.validation.v1 import proxy_pb2 as pb
-from services.chassis.postgres import AWAY, Pool
-from services.validation.presence import Presence, Sighting
+from services.chassis.postgres import Pool
+from services.validation.process_reports import ProcessReports
 
-LOOK_PERIOD = 5.0
 # The worst health first.
 _WORST = (
     pb.PROXY_HEALTH_DOWN,
@@ -37,12 +30,11 @@ class ProxyReport:
     body: bytes
 
 
-class ProxyReports:
+class ProxyReports(ProcessReports):
     """The table `proxy_reports`, and the suite's history of proxies."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._presence = Presence()
+        super().__init__(pool, "proxy_reports")
 
     async def report(self, worker_id: str, reports: Sequence[ProxyReport]) -> None:
         """Replace what this process said before."""
@@ -67,10 +59,6 @@ class ProxyReports:
                 *columns,
             )
 
-    async def sign_off(self, worker_id: str) -> None:
-        """Forget what a process said that ended in order."""
-        await self._pool.execute("DELETE FROM proxy_reports WHERE worker_id = $1", worker_id)
-
     async def statuses(self, proxy_ids: Sequence[UUID]) -> dict[UUID, pb.ProxyStatus]:
         """What the processes that live say of these proxies, summed up; none of one that nobody
         uses."""
@@ -92,36 +80,3 @@ class ProxyReports:
             status.last_failure = said.last_failure or status.last_failure
             status.report_time.FromDatetime(row["report_time"])
         return found
-
-    async def look(self) -> set[str]:
-        """Return the processes that live, and forget what the others said.
-
-        To be called again and again by the same reader: it learns who lives from what changes.
-        """
-        rows = await self._pool.fetch(
-            """SELECT worker_id, report_time,
-                   extract(epoch FROM now() - report_time)::float8 AS age
-               FROM (SELECT worker_id, max(report_time) AS report_time
-                     FROM proxy_reports GROUP BY worker_id) AS latest"""
-        )
-        living, gone = self._presence.look(time.monotonic(), [Sighting(*row) for row in rows])
-        if gone:
-            # Unless it has reported meanwhile.
-            await self._pool.execute(
-                """DELETE FROM proxy_reports r
-                   USING unnest($1::text[], $2::timestamptz[]) AS gone (worker_id, report_time)
-                   WHERE r.worker_id = gone.worker_id AND r.report_time <= gone.report_time""",
-                *zip(*(row[:2] for row in rows if row["worker_id"] in gone), strict=True),
-            )
-        return set(living)
-
-    async def watch(self) -> None:
-        """Look again and again until cancelled: what the dead said is forgotten unasked."""
-        while True:
-            with contextlib.suppress(asyncpg.PostgresError, *AWAY):
-                await self.look()
-            await asyncio.sleep(LOOK_PERIOD)
-
-    async def changed(self, event: event_pb2.SystemEvent) -> None:
-        """Put a change on record."""
-        await self._pool.execute("SELECT append_system_event($1)", event.SerializeToString())

@@ -3,27 +3,22 @@
 One public method is one transaction.
 """
 
-import asyncio
-import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import asyncpg
-
 from domainflow.campaign.v1 import event_pb2
 from domainflow.validation.v1 import dns_settings_pb2
 from domainflow.validation.v1 import resolver_pb2 as pb
-from services.chassis.postgres import AWAY, Pool
+from services.chassis.postgres import Pool
 from services.validation.dns.health import CanaryRecord, Change, Health
 from services.validation.dns.stats import ResolverState, ResolverStats
-from services.validation.presence import Presence, Sighting
+from services.validation.process_reports import ProcessReports
 
 LIST_LIMIT = 10_000
 # Bytes of a list, about: an answer has to fit into what clients take, 4 MiB by default.
 LIST_BYTES = 3 * 1024 * 1024
-LOOK_PERIOD = 5.0
 # Characters of a reason that are told: events are short.
 MAX_REASON = 300
 
@@ -50,12 +45,11 @@ class Reporter:
     host: str
 
 
-class ResolverReports:
+class ResolverReports(ProcessReports):
     """The table `resolver_reports`, and the suite's history of resolvers."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._presence = Presence()
+        super().__init__(pool, "resolver_reports")
 
     async def report(self, worker_id: str, reports: Sequence[pb.ResolverReport]) -> None:
         """Replace what this process said before."""
@@ -75,10 +69,6 @@ class ResolverReports:
                 [report.score for report in reports],
                 [report.SerializeToString() for report in reports],
             )
-
-    async def sign_off(self, worker_id: str) -> None:
-        """Forget what a process said that ended in order."""
-        await self._pool.execute("DELETE FROM resolver_reports WHERE worker_id = $1", worker_id)
 
     async def list(self, *, worker_id: str = "", resolver: str = "") -> list[pb.ResolverReport]:
         """Return the reports of the processes that live, worst score first, at most LIST_LIMIT and
@@ -103,39 +93,6 @@ class ResolverReports:
             LIST_BYTES,
         )
         return [_reported(row["report_time"], row["body"]) for row in rows]
-
-    async def look(self) -> set[str]:
-        """Return the processes that live, and forget what the others said.
-
-        To be called again and again by the same reader: it learns who lives from what changes.
-        """
-        rows = await self._pool.fetch(
-            """SELECT worker_id, report_time,
-                   extract(epoch FROM now() - report_time)::float8 AS age
-               FROM (SELECT worker_id, max(report_time) AS report_time
-                     FROM resolver_reports GROUP BY worker_id) AS latest"""
-        )
-        living, gone = self._presence.look(time.monotonic(), [Sighting(*row) for row in rows])
-        if gone:
-            # Unless it has reported meanwhile.
-            await self._pool.execute(
-                """DELETE FROM resolver_reports r
-                   USING unnest($1::text[], $2::timestamptz[]) AS gone (worker_id, report_time)
-                   WHERE r.worker_id = gone.worker_id AND r.report_time <= gone.report_time""",
-                *zip(*(row[:2] for row in rows if row["worker_id"] in gone), strict=True),
-            )
-        return set(living)
-
-    async def watch(self) -> None:
-        """Look again and again until cancelled: what the dead said is forgotten unasked."""
-        while True:
-            with contextlib.suppress(asyncpg.PostgresError, *AWAY):
-                await self.look()
-            await asyncio.sleep(LOOK_PERIOD)
-
-    async def changed(self, event: event_pb2.SystemEvent) -> None:
-        """Put a change on record."""
-        await self._pool.execute("SELECT append_system_event($1)", event.SerializeToString())
 
 
 def reports(known: Iterable[KnownResolver], who: Reporter) -> list[pb.ResolverReport]:
