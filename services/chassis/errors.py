@@ -288,15 +288,19 @@ class RunNotFound(NotFound):
 
 
 class ResourceNotFound(NotFound):
-    """No stored thing of this kind has this id. `resource`: such as "keyword_set"."""
+    """No stored thing of this kind has this id, or none had it in this version. `resource`: such as
+    "keyword_set"."""
 
     reason = "RESOURCE_NOT_FOUND"
 
-    def __init__(self, resource: str, resource_id: object) -> None:
+    def __init__(self, resource: str, resource_id: object, *, version: int | None = None) -> None:
+        named = {} if version is None else {"version": version}
         super().__init__(
-            f"no {resource.replace('_', ' ')} has the id {resource_id}",
+            f"no {resource.replace('_', ' ')} has the id {resource_id}"
+            + ("" if version is None else f" in version {version}"),
             resource=resource,
             id=resource_id,
+            **named,
         )
 
 

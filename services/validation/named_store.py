@@ -95,7 +95,7 @@ class NamedStore:
             version,
         )
         if row is None:
-            raise self.not_found(f"{thing_id} in version {version}")
+            raise ResourceNotFound(self._resource, thing_id, version=version)
         return Stored(**row)
 
     async def page(

@@ -1,9 +1,10 @@
 """What is stored under a name, through a real port: each kind is kept, listed, changed alike."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -12,6 +13,9 @@ from domainflow.validation.v1.http_settings_pb2 import HttpSettings
 from domainflow.validation.v1.keyword_pb2 import KeywordRule
 from domainflow.validation.v1.scoring_pb2 import ScoringSettings
 from domainflow.validation.v1.validation_service_pb2_grpc import ValidationServiceStub
+from services.chassis.errors import ResourceNotFound
+from services.validation.named_store import Stored
+from services.validation.store import Store
 from tests.refusals import refused
 
 Stub = ValidationServiceStub
@@ -142,6 +146,40 @@ async def test_a_name_is_taken_once_however_many_ask_for_it(stub: Stub, kind: Ki
         assert refusal.metadata == {"resource": kind.field, "name": "one", "id": kind.id(first)}
     assert reused.reason == "REQUEST_ID_REUSED"
     assert await kind.names(stub) == ["one", "two"]
+
+
+@each_kind
+async def test_what_is_so_already_is_not_replaced(stub: Stub, store: Store, kind: Kind) -> None:
+    things = {
+        "http_persona": store.http_personas,
+        "keyword_set": store.keyword_sets,
+        "scoring_profile": store.scoring_profiles,
+    }[kind.field]
+    same, changed = [await kind.create(stub, name) for name in ("same", "changed")]
+    given = [(await things.get(UUID(kind.id(each)))).new for each in (same, changed)]
+    given[1] = replace(given[1], description="d")
+    seen: list[tuple[int, list[int]]] = []
+
+    def answer(stored: Sequence[Stored], replaced: int) -> bytes:
+        seen.append((replaced, [each.version for each in stored]))
+        return b""
+
+    for _ in range(2):
+        await things.import_all(given, answer, replace=True, validate_only=False)
+
+    assert seen == [(1, [1, 2]), (0, [1, 2])]
+    assert await kind.get(stub, kind.id(same)) == same
+
+
+async def test_a_version_that_never_was_is_named_by_itself(store: Store, stub: Stub) -> None:
+    kind = KINDS[1]
+    made = await kind.create(stub, "one")
+
+    with pytest.raises(ResourceNotFound) as caught:
+        await store.keyword_sets.version(UUID(kind.id(made)), 7)
+
+    assert caught.value.metadata == {"resource": kind.field, "id": kind.id(made), "version": "7"}
+    assert caught.value.message == f"no keyword set has the id {kind.id(made)} in version 7"
 
 
 @each_kind
