@@ -183,19 +183,10 @@ class NamedStore:
                 return answer(before)
             try:
                 async with connection.transaction():
-                    row = await connection.fetchrow(
-                        f"""UPDATE {self._table} SET name = $2, description = $3,
-                                {self._body} = $4, version = version + 1, update_time = now()
-                            WHERE id = $1 RETURNING {self._columns}""",
-                        thing_id,
-                        new.name,
-                        new.description,
-                        new.body,
-                    )
+                    after = await self._replace(connection, thing_id, new)
             except asyncpg.UniqueViolationError:
                 raise await self._taken(connection, new.name) from None
-            assert row is not None
-            return answer(await self._kept(connection, Stored(**row)))
+            return answer(after)
 
         return await once(self._pool, None, write, validate_only=validate_only)
 
@@ -214,21 +205,30 @@ class NamedStore:
         validate_only: bool,
     ) -> bytes:
         """Store all of them, or none; `answer` gets them in their order and how many were replaced.
+        One that is there and so already stays as it is, its version too.
 
         Their names differ. Raises ResourceExists unless they may replace others.
         """
 
         async def write(connection: Connection) -> bytes:
             stored = {}
+            replaced = 0
             # In one order, so that two imports wait for each other and not both for ever.
             for each in sorted(new, key=lambda it: it.name.encode()):
-                made = await (self._insert_or_replace if replace else self._insert)(
-                    connection, each
-                )
-                if made is None:
-                    raise await self._taken(connection, each.name)
+                made = await self._insert(connection, each)
+                while made is None:
+                    if not replace:
+                        raise await self._taken(connection, each.name)
+                    before = await self._named(connection, each.name)
+                    if before is None:
+                        # Deleted meanwhile.
+                        made = await self._insert(connection, each)
+                    elif before.new == each:
+                        made = before
+                    else:
+                        made = await self._replace(connection, before.id, each)
+                        replaced += 1
                 stored[each.name] = made
-            replaced = sum(it.version > 1 for it in stored.values())
             return answer([stored[each.name] for each in new], replaced)
 
         return await once(self._pool, None, write, validate_only=validate_only)
@@ -262,20 +262,26 @@ class NamedStore:
         )
         return await self._kept(connection, Stored(**row)) if row else None
 
-    async def _insert_or_replace(self, connection: Connection, new: New) -> Stored:
-        table, body = self._table, self._body
+    async def _replace(self, connection: Connection, thing_id: UUID, new: New) -> Stored:
+        """Of a row that is locked."""
         row = await connection.fetchrow(
-            f"""INSERT INTO {table} (id, name, description, {body}) VALUES ($1, $2, $3, $4)
-                ON CONFLICT (name) DO UPDATE SET description = excluded.description,
-                    {body} = excluded.{body}, version = {table}.version + 1, update_time = now()
-                RETURNING {self._columns}""",
-            uuid4(),
+            f"""UPDATE {self._table} SET name = $2, description = $3,
+                    {self._body} = $4, version = version + 1, update_time = now()
+                WHERE id = $1 RETURNING {self._columns}""",
+            thing_id,
             new.name,
             new.description,
             new.body,
         )
         assert row is not None
         return await self._kept(connection, Stored(**row))
+
+    async def _named(self, connection: Connection, name: str) -> Stored | None:
+        """The thing of a name, locked; None when there is none."""
+        thing_id = await connection.fetchval(
+            f"SELECT id FROM {self._table} WHERE name = $1 FOR UPDATE", name
+        )
+        return None if thing_id is None else await self._lock(connection, thing_id, "")
 
     async def _kept(self, connection: Connection, stored: Stored) -> Stored:
         """The thing, whose version is kept where versions are."""

@@ -80,6 +80,19 @@ async def test_rules_that_do_not_compile_are_refused_with_their_place(stub: Stub
     assert await get(stub, good) == good
 
 
+async def test_every_fault_of_a_set_is_named_at_once(stub: Stub) -> None:
+    bad = [rule("a", "x" * 1001), regex("b", "ab(c")]
+    good = await create(stub, "good")
+
+    created = await refused(create(stub, " ", *bad, expression="a AND nothing"))
+    update = KeywordSet(keyword_set_id=good.keyword_set_id, name=" ", rules=bad)
+    updated = await refused(stub.UpdateKeywordSet(UpdateKeywordSetRequest(keyword_set=update)))
+
+    faults = {"name", "rules[0].pattern", "rules[1].pattern"}
+    assert updated.fields == {f"keyword_set.{field}" for field in faults}
+    assert created.fields == updated.fields | {"keyword_set.expression"}
+
+
 async def test_ten_thousand_rules_are_kept_listed_and_looked_for(stub: Stub) -> None:
     rules = [rule(f"rule {n:05}", f"pattern {n}", category="c" * 50) for n in range(10_000)]
     made = await create(stub, "large", *rules)
@@ -244,7 +257,14 @@ async def test_sets_are_carried_elsewhere_in_a_document(stub: Stub) -> None:
     replaced = await stub.ImportKeywordSets(
         ImportKeywordSetsRequest(document=document, replace=True)
     )
-    assert (replaced.replaced_count, replaced.keyword_sets[0].version) == (2, 2)
+    # They are so already.
+    assert (replaced.replaced_count, replaced.keyword_sets[0].version) == (0, 1)
+    await set_rules(stub, first, rules=[rule("c")])
+    replaced = await stub.ImportKeywordSets(
+        ImportKeywordSetsRequest(document=document, replace=True)
+    )
+    assert (replaced.replaced_count, replaced.keyword_sets[0].version) == (1, 3)
+    assert list(replaced.keyword_sets[0].rules) == given
 
 
 async def test_the_largest_set_fits_into_a_document(stub: Stub) -> None:
