@@ -71,6 +71,9 @@ Register = Callable[[grpc.aio.Server], None]
 # What the contract's own rules cannot say about a request: request type -> its violations. Runs
 # beside those rules, so that every bad field is named at once; it must bear fields that break them.
 Rules = Mapping[type[Message], Callable[[Any], Iterable[FieldViolation]]]
+# What takes long to find in a request, or needs to know the service: whoever carries it out looks
+# for it. A request that is refused before is asked here, so that every bad field is named at once.
+ThoroughRules = Mapping[type[Message], Callable[[Any], Awaitable[Iterable[FieldViolation]]]]
 
 
 async def serve(
@@ -80,6 +83,7 @@ async def serve(
     register: Register,
     ready: Callable[[], Awaitable[None]],
     rules: Rules | None = None,
+    thorough_rules: ThoroughRules | None = None,
     max_calls: int = 200,
     max_streams: int = 2000,
     drain_delay: float = 1.0,
@@ -95,7 +99,12 @@ async def serve(
     `grace`
     seconds to end.
     """
-    guard = CallGuard(rules=rules or {}, max_calls=max_calls, max_streams=max_streams)
+    guard = CallGuard(
+        rules=rules or {},
+        thorough_rules=thorough_rules or {},
+        max_calls=max_calls,
+        max_streams=max_streams,
+    )
     server = grpc.aio.server(interceptors=[guard], options=OPTIONS)
     register(server)
     health_servicer = health.aio.HealthServicer()
@@ -160,8 +169,16 @@ class CallGuard(grpc.aio.ServerInterceptor):
     here.
     """
 
-    def __init__(self, *, rules: Rules, max_calls: int, max_streams: int) -> None:
+    def __init__(
+        self,
+        *,
+        rules: Rules,
+        max_calls: int,
+        max_streams: int,
+        thorough_rules: ThoroughRules | None = None,
+    ) -> None:
         self._rules = rules
+        self._thorough_rules = thorough_rules or {}
         self._limits = {"calls": max_calls, "streams": max_streams}
         self._in_progress = {"calls": 0, "streams": 0}
         self._streams: set[asyncio.Task[Any]] = set()
@@ -206,7 +223,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 timeout = None if remaining is None else max(0.0, remaining - DEADLINE_MARGIN)
                 try:
                     async with asyncio.timeout(timeout) as deadline:
-                        return await behaviour(check(request), context)
+                        return await behaviour(await check(request), context)
                 except TimeoutError:
                     # A part that does not answer in its own time is another matter.
                     if not deadline.expired():
@@ -221,25 +238,31 @@ class CallGuard(grpc.aio.ServerInterceptor):
         # began in, and with it its span.
         async def stream(request: Any, context: Context) -> None:
             async with self._answer(method, context, "streams"):
-                async with aclosing(behaviour(check(request), context)) as messages:
+                async with aclosing(behaviour(await check(request), context)) as messages:
                     async for message in messages:
                         with _to_whom_is_there():
                             await context.write(message)
 
         return stream
 
-    def _check(self, message: Message) -> Message:
+    async def _check(self, message: Message) -> Message:
         violations = self._contract.violations(message)
         named = {violation.field for violation in violations}
         if (rule := self._rules.get(type(message))) is not None:
             violations += [v for v in rule(message) if v.field not in named]
         if violations:
+            if (thorough := self._thorough_rules.get(type(message))) is not None:
+                named = {violation.field for violation in violations}
+                violations += [v for v in await thorough(message) if v.field not in named]
             raise InvalidFields(violations)
         return message
 
     async def _checked(self, messages: AsyncIterator[Message]) -> AsyncIterator[Message]:
-        async for message in messages:
-            yield self._check(message)
+        async def checked() -> AsyncIterator[Message]:
+            async for message in messages:
+                yield await self._check(message)
+
+        return checked()
 
     @asynccontextmanager
     async def _answer(self, method: str, context: Context, kind: str) -> AsyncIterator[None]:

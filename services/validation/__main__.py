@@ -156,6 +156,7 @@ async def run_service(settings: ServeSettings) -> None:
             ),
             ready=pulse.check,
             rules=RULES,
+            thorough_rules=service.thorough_rules,
         )
 
 

@@ -97,6 +97,7 @@ def http_persona_calls(
         seal,
         kind=_KIND,
         form=FORM,
+        requests=(persona_pb.CreateHttpPersonaRequest, persona_pb.UpdateHttpPersonaRequest),
         to_pb=http_persona_to_pb,
         to_new=_new,
         check=check_http_persona,

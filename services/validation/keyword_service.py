@@ -138,6 +138,7 @@ def keyword_set_calls(store: NamedStore, seal: Seal) -> NamedCalls[pb.KeywordSet
         seal,
         kind=_KIND,
         form=FORM,
+        requests=(pb.CreateKeywordSetRequest, pb.UpdateKeywordSetRequest),
         to_pb=keyword_set_to_pb,
         to_new=_new,
         check=check_texts,

@@ -16,7 +16,7 @@ from services.chassis.errors import FieldViolation, InvalidFields
 from services.chassis.requests import request_key
 from services.chassis.rules import ContractRules
 from services.chassis.seal import Seal, binding
-from services.chassis.server import Rules
+from services.chassis.server import Rules, ThoroughRules
 from services.validation.documents import MAX_THINGS, Form
 from services.validation.named_page import Place
 from services.validation.named_store import NamedStore, New, Stored
@@ -49,17 +49,19 @@ class NamedCalls(Generic[Thing]):
         to_new: Callable[[Thing], New],
         check: Check,
         thorough: Check | None = None,
+        requests: tuple[type[Message], ...] = (),
         listed: Callable[[Stored], Thing] | None = None,
         read_bytes: int = PAGE_BYTES,
     ) -> None:
         """`check` is the one that requests are checked by before they come here. `thorough`, where
-        there is one, finds what takes long or needs to know the service, in a thread. `listed`
-        makes what lists show, where that is less than everything, and may have read `read_bytes`
-        for a page."""
+        there is one, finds what takes long or needs to know the service, in a thread; `requests`
+        are those that it is about, to create and to update. `listed` makes what lists show, where
+        that is less than everything, and may have read `read_bytes` for a page."""
         self.store = store
         self._seal = seal
         self._kind = kind
         self._form = form
+        self._requests = requests
         self._to_pb = to_pb
         self._to_new = to_new
         self._check = check
@@ -173,14 +175,29 @@ class NamedCalls(Generic[Thing]):
         if self._thorough is not None:
             await self.run(self._thorough, thing, path)
 
+    @property
+    def thorough_rules(self) -> ThoroughRules:
+        """The same of requests that are refused anyway."""
+
+        async def check(request: Any) -> Sequence[FieldViolation]:
+            if self._thorough is None or not request.HasField(self._kind):
+                return ()
+            return await self._run(self._thorough, getattr(request, self._kind), self._kind)
+
+        return dict.fromkeys(self._requests, check)
+
     async def run(
         self, check: Callable[P, Iterator[FieldViolation]], *args: P.args, **kwargs: P.kwargs
     ) -> None:
         """A check in a thread, when others have ended. Raises InvalidFields."""
-        async with self._checking:
-            violations = await asyncio.to_thread(lambda: list(check(*args, **kwargs)))
-        if violations:
+        if violations := await self._run(check, *args, **kwargs):
             raise InvalidFields(violations)
+
+    async def _run(
+        self, check: Callable[P, Iterator[FieldViolation]], *args: P.args, **kwargs: P.kwargs
+    ) -> Sequence[FieldViolation]:
+        async with self._checking:
+            return await asyncio.to_thread(lambda: list(check(*args, **kwargs)))
 
     def answering(self, answer: type[Message]) -> Callable[[Stored], bytes]:
         """What makes an answer of what was stored."""
@@ -200,8 +217,7 @@ class NamedCalls(Generic[Thing]):
             named.add(f"{path}.{each.field}")
             yield FieldViolation(f"{path}.{each.field}", each.description)
         for check in (self._check, self._thorough):
-            # What is wrong at a glance is not looked at thoroughly, as in a call.
-            if check is None or (check is self._thorough and named):
+            if check is None:
                 continue
             for each in check(thing, path):
                 if each.field not in named:

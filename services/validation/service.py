@@ -11,7 +11,7 @@ from services.chassis.domain_name import NotADomainName, normalise
 from services.chassis.endpoint import BadEndpoint, parse_endpoint
 from services.chassis.errors import FieldViolation, InvalidFields
 from services.chassis.seal import Seal
-from services.chassis.server import Rules
+from services.chassis.server import Rules, ThoroughRules
 from services.validation.check_stream import CheckStream
 from services.validation.dns.plan import Plan
 from services.validation.dns.verdict import Verdict
@@ -91,6 +91,12 @@ class ValidationService(
         self._store = store
         self._resolvers = store.resolvers
         self._engines = engines
+        # For the guard of the service's calls.
+        self.thorough_rules: ThoroughRules = {
+            **self._http_personas.thorough_rules,
+            **self._keyword_sets.thorough_rules,
+            **self._suppression_rules(),
+        }
 
     async def CheckNames(
         self, request: pb.CheckNamesRequest, context: Context

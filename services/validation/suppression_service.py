@@ -1,7 +1,7 @@
 """The part of ValidationService that keeps the suppression list."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
 from domainflow.validation.v1 import suppression_pb2 as pb
@@ -9,7 +9,7 @@ from domainflow.validation.v1 import validation_service_pb2_grpc as pb_grpc
 from services.chassis.domain_name import NotADomainName, normalise
 from services.chassis.errors import FieldViolation, InvalidFields
 from services.chassis.seal import Seal, binding
-from services.chassis.server import Rules
+from services.chassis.server import Rules, ThoroughRules
 from services.validation.content.email_address import NotAnAddress, normalise_address
 from services.validation.content.suppression import (
     BadEntry,
@@ -30,6 +30,7 @@ MAX_PAGE_SIZE = 10_000
 # Bytes of a page, about: an answer has to fit into what clients take, 4 MiB by default.
 PAGE_BYTES = 2 * 1024 * 1024
 _MAX_VALUES = 1_000
+_MAX_ENTRIES = 10_000
 
 Context = Any
 
@@ -43,18 +44,15 @@ class SuppressionService(pb_grpc.ValidationServiceServicer):
     async def AddSuppressions(
         self, request: pb.AddSuppressionsRequest, context: Context
     ) -> pb.AddSuppressionsResponse:
-        # In a thread: ten thousand entries take a tenth of a second to read.
-        given = await asyncio.to_thread(
-            _given, request.suppressions, has_salt=bool(self._suppressions.salt)
-        )
+        given = await self._read_added(request)
         created, present = await self._suppressions.add(given, validate_only=request.validate_only)
         return pb.AddSuppressionsResponse(created_count=created, present_count=present)
 
     async def RemoveSuppressions(
         self, request: pb.RemoveSuppressionsRequest, context: Context
     ) -> pb.RemoveSuppressionsResponse:
-        forms = await asyncio.to_thread(_stored_forms, request.entries)
-        return pb.RemoveSuppressionsResponse(removed_count=await self._suppressions.remove(forms))
+        removed = await self._suppressions.remove(await self._read_removed(request))
+        return pb.RemoveSuppressionsResponse(removed_count=removed)
 
     async def ListSuppressions(
         self, request: pb.ListSuppressionsRequest, context: Context
@@ -97,14 +95,47 @@ class SuppressionService(pb_grpc.ValidationServiceServicer):
                 checked.suppression.CopyFrom(_to_pb(entry))
         return response
 
+    def _suppression_rules(self) -> ThoroughRules:
+        async def check_added(request: pb.AddSuppressionsRequest) -> Sequence[FieldViolation]:
+            return await _violations(self._read_added(request))
+
+        async def check_removed(request: pb.RemoveSuppressionsRequest) -> Sequence[FieldViolation]:
+            return await _violations(self._read_removed(request))
+
+        return {
+            pb.AddSuppressionsRequest: check_added,
+            pb.RemoveSuppressionsRequest: check_removed,
+        }
+
+    async def _read_added(self, request: pb.AddSuppressionsRequest) -> list[NewSuppression]:
+        """In a thread: ten thousand entries take a tenth of a second to read. Raises
+        InvalidFields."""
+        # The contract's rules speak about the ones beyond.
+        suppressions = request.suppressions[:_MAX_ENTRIES]
+        has_salt = bool(self._suppressions.salt)
+        return await asyncio.to_thread(_given, suppressions, has_salt=has_salt)
+
+    async def _read_removed(self, request: pb.RemoveSuppressionsRequest) -> list[str]:
+        """As above."""
+        return await asyncio.to_thread(_stored_forms, request.entries[:_MAX_ENTRIES])
+
+
+async def _violations(reading: Awaitable[object]) -> Sequence[FieldViolation]:
+    """What is found on the way."""
+    try:
+        await reading
+    except InvalidFields as refused:
+        return refused.violations
+    return ()
+
 
 def _given(suppressions: Sequence[pb.Suppression], *, has_salt: bool) -> list[NewSuppression]:
-    """Raises InvalidFields, which names every bad entry."""
+    """Raises InvalidFields, which names every bad entry. Bears what breaks the contract's rules."""
     given = []
     violations = []
     for index, each in enumerate(suppressions):
         path = f"suppressions[{index}]"
-        scope = Scope(each.scope or Scope.LEADS)
+        scope = Scope.FETCH if each.scope == pb.SUPPRESSION_SCOPE_FETCH else Scope.LEADS
         if "\0" in each.reason:
             problem = "has a NUL character, which no table takes"
             violations.append(FieldViolation(f"{path}.reason", problem))

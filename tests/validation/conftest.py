@@ -60,10 +60,6 @@ async def engines() -> AsyncIterator[Engines]:
 @pytest.fixture
 async def stub(pool: Pool, store: Store, engines: Engines) -> AsyncIterator[ValidationServiceStub]:
     """The service behind a port, with its guard. Settings may name networks within 127.0.0.0/8."""
-    guard = CallGuard(rules=RULES, max_calls=20, max_streams=10)
-    # As services/chassis/server.py has it.
-    limit = ("grpc.max_receive_message_length", 4 * 1024 * 1024)
-    server = grpc.aio.server(interceptors=[guard], options=[limit])
     service = ValidationService(
         store=store,
         engines=engines,
@@ -71,6 +67,12 @@ async def stub(pool: Pool, store: Store, engines: Engines) -> AsyncIterator[Vali
         seal=Seal([b"k" * 32]),
         policy=AddressPolicy(networks_of("127.0.0.0/8")),
     )
+    guard = CallGuard(
+        rules=RULES, thorough_rules=service.thorough_rules, max_calls=20, max_streams=10
+    )
+    # As services/chassis/server.py has it.
+    limit = ("grpc.max_receive_message_length", 4 * 1024 * 1024)
+    server = grpc.aio.server(interceptors=[guard], options=[limit])
     add_ValidationServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -138,6 +138,26 @@ async def test_all_bad_entries_are_named_and_none_is_stored(stub: Stub) -> None:
     assert await listed(stub) == [[]]
 
 
+async def test_faults_of_every_kind_are_named_at_once(stub: Stub) -> None:
+    bad = [
+        Suppression(entry="a b.com"),
+        Suppression(entry="fine.com", scope=7),
+        Suppression(entry="fine.com", reason="r" * 1001),
+    ]
+
+    added = await refused(add(stub, *bad))
+    removed = await refused(
+        stub.RemoveSuppressions(RemoveSuppressionsRequest(entries=["", "a b.com"]))
+    )
+
+    assert added.fields == {
+        "suppressions[0].entry",
+        "suppressions[1].scope",
+        "suppressions[2].reason",
+    }
+    assert removed.fields == {"entries[0]", "entries[1]"}
+
+
 class TestWithoutSalt:
     @pytest.fixture
     def store(self, pool: Pool) -> Store:
