@@ -135,8 +135,8 @@ class LivePool:
 class _News:
     """Changes of proxies, until they are told."""
 
-    def __init__(self) -> None:
-        self.untold: deque[event_pb2.ProxyChanged] = deque(maxlen=MAX_CHANGES)
+    def __init__(self, limit: int) -> None:
+        self.untold: deque[event_pb2.ProxyChanged] = deque(maxlen=limit)
         self.came = asyncio.Event()
 
     def learn(self, pool_id: UUID, member: Member, change: Change, reason: str) -> None:
@@ -162,15 +162,21 @@ class ProxyPools:
     """The pools that this process uses. A pool is kept as long as somebody holds it."""
 
     def __init__(
-        self, store: ProxyStore, *, policy: AddressPolicy = PUBLIC_ONLY, period: float = PERIOD
+        self,
+        store: ProxyStore,
+        *,
+        policy: AddressPolicy = PUBLIC_ONLY,
+        period: float = PERIOD,
+        max_changes: int = MAX_CHANGES,
     ) -> None:
-        """`policy`: of the proxies' own addresses."""
+        """`policy`: of the proxies' own addresses. `max_changes`: kept until they are told; then
+        the oldest are forgotten."""
         self.policy = policy
         self._store = store
         self._period = period
         self._pools: WeakValueDictionary[UUID, LivePool] = WeakValueDictionary()
         self._reading = asyncio.Lock()
-        self._news = _News()
+        self._news = _News(max_changes)
 
     async def pool(self, proxy_pool_id: str) -> LivePool:
         """The pool of this id; one that does not exist has no proxies. Raises what the database
@@ -222,7 +228,9 @@ class ProxyPools:
             change = self._news.untold[0]
             change.worker_id = worker_id
             await self._store.reports.changed(event_pb2.SystemEvent(proxy_changed=change))
-            self._news.untold.popleft()
+            # It may have made room for a newer one meanwhile.
+            if self._news.untold and self._news.untold[0] is change:
+                self._news.untold.popleft()
 
     async def _read(self, pools: Sequence[LivePool]) -> None:
         rows, seats = await self._store.pools([pool.id for pool in pools])

@@ -224,6 +224,31 @@ async def test_what_becomes_of_proxies_is_told(
     assert await store.proxies.reports.statuses([UUID(proxy_id)]) == {}
 
 
+async def test_a_change_that_comes_while_another_is_told_is_told_too(
+    store: Store, pool: Pool
+) -> None:
+    proxy_pools = ProxyPools(store.proxies, policy=LOOPBACK, period=SOON, max_changes=2)
+    ids = [await stored(store, Proxy(Scheme.HTTP, "192.0.2.1", port)) for port in (1, 2, 3)]
+    pool_id = await pooled(store, *ids, health_rules=pb.ProxyHealthRules(failure_limit=1))
+    live = await proxy_pools.pool(pool_id)
+
+    async def waits() -> None:
+        assert await pool.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+    async def all_told() -> None:
+        assert [each.proxy_id for each in await proxy_changes(pool)] == failed
+
+    async with telling(proxy_pools):
+        async with pool.acquire() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE system_events IN ACCESS EXCLUSIVE MODE")
+            failed = [used(live, Result.FAILED, "broken")]
+            await eventually(waits)
+            # One more than are kept: the one that is being told makes room.
+            failed += [used(live, Result.FAILED, "broken") for _ in range(2)]
+        await eventually(all_told)
+    assert set(failed) == set(ids)
+
+
 async def test_what_processes_say_of_a_proxy_is_summed_up(store: Store) -> None:
     proxy_id = await stored(store, Proxy(Scheme.HTTP, "192.0.2.1", 1))
     pool_id = await pooled(store, proxy_id, health_rules=pb.ProxyHealthRules(failure_limit=1))
