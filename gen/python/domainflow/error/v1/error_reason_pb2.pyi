@@ -113,7 +113,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. The phase has no such run, or no results of it. Metadata: campaign_id, phase, run."""
     ERROR_REASON_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 32
     """NOT_FOUND. No such stored thing has this id: an HTTP persona, keyword set, scoring profile, proxy or proxy pool. Metadata: resource (such as
-    "keyword_set"), id.
+    "keyword_set"), id; and version, where only that version of it was never there.
     """
     ERROR_REASON_RESOURCE_EXISTS: _ErrorReason.ValueType  # 33
     """ALREADY_EXISTS. Another one has this name; of proxies, this url and user. Metadata: resource, name, id (its)."""
@@ -218,7 +218,7 @@ ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 31
 """NOT_FOUND. The phase has no such run, or no results of it. Metadata: campaign_id, phase, run."""
 ERROR_REASON_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 32
 """NOT_FOUND. No such stored thing has this id: an HTTP persona, keyword set, scoring profile, proxy or proxy pool. Metadata: resource (such as
-"keyword_set"), id.
+"keyword_set"), id; and version, where only that version of it was never there.
 """
 ERROR_REASON_RESOURCE_EXISTS: ErrorReason.ValueType  # 33
 """ALREADY_EXISTS. Another one has this name; of proxies, this url and user. Metadata: resource, name, id (its)."""

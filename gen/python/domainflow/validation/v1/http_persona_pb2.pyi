@@ -463,7 +463,7 @@ class ImportHttpPersonasResponse(_message.Message):
     HTTP_PERSONAS_FIELD_NUMBER: _builtins.int
     REPLACED_COUNT_FIELD_NUMBER: _builtins.int
     replaced_count: _builtins.int
-    """Of those, personas that were replaced."""
+    """Of those, personas that were replaced. One that is so already stays as it is, and does not count."""
     @_builtins.property
     def http_personas(self) -> _containers.RepeatedCompositeFieldContainer[Global___HttpPersona]:
         """As stored, in the order of the document."""

@@ -291,7 +291,7 @@ class HttpSettings(_message.Message):
     window: _builtins.int
     """Names in flight per worker process, 1 to 2,000; 0: the default, 256."""
     ca_pem: _builtins.str
-    """Certificates to trust besides the machine's, PEM."""
+    """Certificates to trust besides the machine's, PEM: of sites, not of proxies."""
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___HttpHeader]:
         """Other headers, at most 50. None: an Accept for HTML and text."""
@@ -322,8 +322,8 @@ class HttpSettings(_message.Message):
 
     @_builtins.property
     def total_timeout(self) -> _duration_pb2.Duration:
-        """Of one attempt with both schemes, redirects and robots.txt; waiting for one's turn at a busy host does not count. 100 ms to 300 s, no less
-        than the other two; default 20 s.
+        """Of one attempt with both schemes, redirects and robots.txt; waiting for one's turn at a busy host does not count, nor for a robots.txt that
+        another attempt is asking for. 100 ms to 300 s, no less than the other two; default 20 s.
         """
 
     @_builtins.property

@@ -618,7 +618,7 @@ class ImportKeywordSetsResponse(_message.Message):
     KEYWORD_SETS_FIELD_NUMBER: _builtins.int
     REPLACED_COUNT_FIELD_NUMBER: _builtins.int
     replaced_count: _builtins.int
-    """Of those, sets that were replaced."""
+    """Of those, sets that were replaced. One that is so already stays as it is, its version too, and does not count."""
     @_builtins.property
     def keyword_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeywordSet]:
         """As stored, in the order of the document."""

@@ -1092,7 +1092,7 @@ class ImportDnsPersonasResponse(_message.Message):
     DNS_PERSONAS_FIELD_NUMBER: _builtins.int
     REPLACED_COUNT_FIELD_NUMBER: _builtins.int
     replaced_count: _builtins.int
-    """Of those, personas that were replaced."""
+    """Of those, personas that were replaced. One that is so already stays as it is, and does not count."""
     @_builtins.property
     def dns_personas(self) -> _containers.RepeatedCompositeFieldContainer[_dns_persona_pb2.DnsPersona]:
         """As stored, in the order of the document."""

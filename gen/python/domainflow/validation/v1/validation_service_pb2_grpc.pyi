@@ -50,7 +50,9 @@ class ValidationServiceStub:
     """Checks names now, as many as come: names in, verdicts out as they are settled, with the engine the campaigns use; stores
     nothing. At most 5,000 names of a stream are in progress; beyond that the stream is not read, so that a client that sends faster than DNS
     answers, or does not read, is slowed down. Half-close to end; the last message is the summary. Cancelling drops what is
-    in progress. A stream on which nothing moves for 10 minutes is ended by the door. Not over gRPC-Web or JSON, which have no client
+    in progress. With pages, the stream ends with UNAVAILABLE (PART_UNAVAILABLE) when the machine has no socket, port or memory left to ask for one,
+    or the suppression list cannot be read: what was told stays true, the names without an answer are to be sent again.
+    A stream on which nothing moves for 10 minutes is ended by the door. Not over gRPC-Web or JSON, which have no client
     streams.
     """
     ListResolvers: _grpc.UnaryUnaryMultiCallable[_validation_service_pb2.ListResolversRequest, _validation_service_pb2.ListResolversResponse]
@@ -179,7 +181,9 @@ class ValidationServiceAsyncStub(ValidationServiceStub):
     """Checks names now, as many as come: names in, verdicts out as they are settled, with the engine the campaigns use; stores
     nothing. At most 5,000 names of a stream are in progress; beyond that the stream is not read, so that a client that sends faster than DNS
     answers, or does not read, is slowed down. Half-close to end; the last message is the summary. Cancelling drops what is
-    in progress. A stream on which nothing moves for 10 minutes is ended by the door. Not over gRPC-Web or JSON, which have no client
+    in progress. With pages, the stream ends with UNAVAILABLE (PART_UNAVAILABLE) when the machine has no socket, port or memory left to ask for one,
+    or the suppression list cannot be read: what was told stays true, the names without an answer are to be sent again.
+    A stream on which nothing moves for 10 minutes is ended by the door. Not over gRPC-Web or JSON, which have no client
     streams.
     """
     ListResolvers: _aio.UnaryUnaryMultiCallable[_validation_service_pb2.ListResolversRequest, _validation_service_pb2.ListResolversResponse]  # type: ignore[assignment]
@@ -329,7 +333,9 @@ class ValidationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Checks names now, as many as come: names in, verdicts out as they are settled, with the engine the campaigns use; stores
         nothing. At most 5,000 names of a stream are in progress; beyond that the stream is not read, so that a client that sends faster than DNS
         answers, or does not read, is slowed down. Half-close to end; the last message is the summary. Cancelling drops what is
-        in progress. A stream on which nothing moves for 10 minutes is ended by the door. Not over gRPC-Web or JSON, which have no client
+        in progress. With pages, the stream ends with UNAVAILABLE (PART_UNAVAILABLE) when the machine has no socket, port or memory left to ask for one,
+        or the suppression list cannot be read: what was told stays true, the names without an answer are to be sent again.
+        A stream on which nothing moves for 10 minutes is ended by the door. Not over gRPC-Web or JSON, which have no client
         streams.
         """
 

@@ -257,7 +257,7 @@ export enum ErrorReason {
 
   /**
    * NOT_FOUND. No such stored thing has this id: an HTTP persona, keyword set, scoring profile, proxy or proxy pool. Metadata: resource (such as
-   * "keyword_set"), id.
+   * "keyword_set"), id; and version, where only that version of it was never there.
    *
    * @generated from enum value: ERROR_REASON_RESOURCE_NOT_FOUND = 32;
    */

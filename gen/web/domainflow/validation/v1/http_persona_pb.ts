@@ -471,7 +471,7 @@ export type ImportHttpPersonasResponse = Message<"domainflow.validation.v1.Impor
   httpPersonas: HttpPersona[];
 
   /**
-   * Of those, personas that were replaced.
+   * Of those, personas that were replaced. One that is so already stays as it is, and does not count.
    *
    * @generated from field: int32 replaced_count = 2;
    */

@@ -311,8 +311,8 @@ export type HttpSettings = Message<"domainflow.validation.v1.HttpSettings"> & {
   firstByteTimeout?: Duration | undefined;
 
   /**
-   * Of one attempt with both schemes, redirects and robots.txt; waiting for one's turn at a busy host does not count. 100 ms to 300 s, no less
-   * than the other two; default 20 s.
+   * Of one attempt with both schemes, redirects and robots.txt; waiting for one's turn at a busy host does not count, nor for a robots.txt that
+   * another attempt is asking for. 100 ms to 300 s, no less than the other two; default 20 s.
    *
    * @generated from field: google.protobuf.Duration total_timeout = 13;
    */
@@ -434,7 +434,7 @@ export type HttpSettings = Message<"domainflow.validation.v1.HttpSettings"> & {
   allowedNetworks: string[];
 
   /**
-   * Certificates to trust besides the machine's, PEM.
+   * Certificates to trust besides the machine's, PEM: of sites, not of proxies.
    *
    * @generated from field: string ca_pem = 30;
    */

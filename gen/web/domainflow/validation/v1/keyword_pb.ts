@@ -649,7 +649,7 @@ export type ImportKeywordSetsResponse = Message<"domainflow.validation.v1.Import
   keywordSets: KeywordSet[];
 
   /**
-   * Of those, sets that were replaced.
+   * Of those, sets that were replaced. One that is so already stays as it is, its version too, and does not count.
    *
    * @generated from field: int32 replaced_count = 2;
    */
