@@ -25,6 +25,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from services.chassis.http_settings import TlsVersion
 from services.validation.http.certificates import Connection as TlsConnection
+from services.validation.http.failures import OutgoingSocket
 from services.validation.http.proxies import Proxy
 from services.validation.http.tunnels import Progress, Tunnels
 
@@ -315,7 +316,7 @@ class PinnedConnector(TCPConnector):
             dial.refusal = reason
             raise OSError(errno.EACCES, reason)
         dial.fresh = True
-        return socket.socket(family, kind, protocol)
+        return OutgoingSocket(family, kind, protocol)
 
 
 class Trust:

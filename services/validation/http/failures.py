@@ -4,7 +4,9 @@ that are this machine's own are raised instead: they say nothing about a name.""
 import asyncio
 import errno
 import re
+import socket
 import ssl
+from typing import Any
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
@@ -26,6 +28,7 @@ _SAYS = {
     errno.EHOSTDOWN: (Verdict.UNREACHABLE, "host down"),
     errno.ENETDOWN: (Verdict.UNREACHABLE, "network down"),
     errno.EAFNOSUPPORT: (Verdict.UNREACHABLE, "no IPv6 here"),
+    # Of ports there are enough: see OutgoingSocket.
     errno.EADDRNOTAVAIL: (Verdict.UNREACHABLE, "no local address to connect from"),
     errno.EACCES: (Verdict.UNREACHABLE, "a firewall forbids it"),
     errno.EPERM: (Verdict.UNREACHABLE, "a firewall forbids it"),
@@ -37,6 +40,34 @@ _NUMBERS = re.compile(r"\[Errno (\d+)\]")
 class MachineExhausted(Exception):
     """This machine has no socket, port or memory left for a request; nothing is known about the
     name."""
+
+
+class OutgoingSocket(socket.socket):
+    """A socket to connect with, whose error says whether the machine has no port left.
+
+    The system has one number for that and for a family without a local address (connect(2),
+    EADDRNOTAVAIL): the one says nothing about the other side, the other will not change.
+    """
+
+    def connect(self, address: Any) -> None:
+        """Raises OSError, of the number ENOBUFS where all ports to this address are taken."""
+        try:
+            super().connect(address)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL and _has_local_address(self.family, address):
+                raise OSError(errno.ENOBUFS, "no local port left to connect from") from error
+            raise
+
+
+def _has_local_address(family: int, address: Any) -> bool:
+    """Whether this machine has an address to reach that one from: datagrams need the same route,
+    and have ports of their own."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
+            datagrams.connect(address)
+    except OSError:
+        return False
+    return True
 
 
 def classify(error: BaseException) -> tuple[Verdict, str]:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, cast
 from aiohttp import ClientError
 
 from services.chassis.http_settings import TlsVersion
-from services.validation.http.failures import classify
+from services.validation.http.failures import OutgoingSocket, classify
 from services.validation.http.proxies import Proxy, Scheme
 from services.validation.http.proxy_pool import Result, Use
 from services.validation.http.verdict import Verdict
@@ -241,7 +241,7 @@ class Tunnels:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             made = None
             try:
-                made = socket.socket(family, socket.SOCK_STREAM)
+                made = OutgoingSocket(family, socket.SOCK_STREAM)
                 made.setblocking(False)
                 # Both ends talk in small parts at first.
                 made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,12 +1,14 @@
 """Statuses and failures to verdicts."""
 
 import errno
+import socket
+import struct
 
 import aiohttp
 import pytest
 
 from domainflow.validation.v1.http_pb2 import HttpVerdict
-from services.validation.http.failures import MachineExhausted, classify
+from services.validation.http.failures import MachineExhausted, OutgoingSocket, classify
 from services.validation.http.verdict import Verdict, falls_back, nearer, of_status
 
 ALLOWED = frozenset(range(200, 300))
@@ -80,6 +82,47 @@ def test_of_several_addresses_the_one_that_came_nearest_speaks():
 def test_what_this_machine_lacks_is_no_verdict(number):
     with pytest.raises(MachineExhausted):
         classify(OSError(number, "said"))
+
+
+# Of Linux 6.3 and later; not yet in the library.
+_IP_LOCAL_PORT_RANGE = 51
+
+
+def from_port(family, port):
+    """A socket that may connect from this port alone."""
+    made = OutgoingSocket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.IPPROTO_IP, _IP_LOCAL_PORT_RANGE, struct.pack("I", port << 16 | port))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+)
+def test_ports_that_are_used_up_are_the_machines_fault(family, host):
+    with socket.create_server((host, 0), family=family) as site:
+        place = site.getsockname()[:2]
+        # Any port that is free.
+        with socket.create_connection(place) as earlier:
+            port = earlier.getsockname()[1]
+            with (
+                from_port(family, port) as late,
+                pytest.raises(OSError, match="local port") as caught,
+            ):
+                late.connect(place)
+
+    assert caught.value.errno == errno.ENOBUFS
+    with pytest.raises(MachineExhausted, match="no local port left"):
+        classify(caught.value)
+
+
+def test_an_address_without_a_way_there_is_no_fault_of_the_machine():
+    # The loopback has no address that is good for its own link only.
+    place = "fe80::1", 9, 0, socket.if_nametoindex("lo")
+    with OutgoingSocket(socket.AF_INET6, socket.SOCK_STREAM) as made:
+        with pytest.raises(OSError, match=r"unreachable|Cannot assign") as caught:
+            made.connect(place)
+
+    assert classify(caught.value)[0] is Verdict.UNREACHABLE
 
 
 def test_another_scheme_is_tried_after_failures_to_connect_only():
