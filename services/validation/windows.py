@@ -17,23 +17,29 @@ _COPIES = 2
 # fifteen turns of the loop, and the shortest usual clock is 5 s.
 PERIOD = 0.1
 LATE = 0.1
-# Names in flight that are always allowed, and at first.
-LEAST, FIRST = 16, 256
+# Names in flight that are always allowed, and at first: what a slow machine bears.
+LEAST, FIRST = 16, 64
+# Names of a plan that may be aside, in windows of it: each is a request that is not sent yet, of
+# some kilobytes.
+ASIDE = 4
 
 
 class Allowance:
     """Names that may be in flight, by how late the loop is: fewer by a quarter at every look when
-    it is late, more by a tenth when all that are allowed are there."""
+    it is late, more when all that are allowed are there. Until the loop is late for the first time
+    nothing is known of what it can bear: then more are twice as many, and a tenth from then on."""
 
     def __init__(self) -> None:
         self.count = FIRST
+        self._was_late = False
 
     def look(self, late: float, in_flight: int) -> None:
         """`late`: seconds."""
         if late > LATE:
+            self._was_late = True
             self.count = max(LEAST, min(self.count, in_flight) * 3 // 4)
         elif in_flight >= self.count:
-            self.count += max(1, self.count // 10)
+            self.count += max(1, self.count // 10) if self._was_late else self.count
 
 
 class Windows:

@@ -71,6 +71,30 @@ async def test_whoever_gives_up_waiting_leaves_no_place_taken() -> None:
     await windows.enter(PLAN)
 
 
+def test_what_is_never_late_takes_twice_as_many_at_every_look() -> None:
+    allowance = Allowance()
+    for doubled in range(1, 6):
+        allowance.look(late=LATE / 2, in_flight=allowance.count)
+        assert allowance.count == FIRST * 2**doubled
+    # Nobody wants more.
+    allowance.look(late=0, in_flight=allowance.count - 1)
+    assert allowance.count == FIRST * 2**5
+
+    # Once late, it is careful.
+    allowance.look(late=2 * LATE, in_flight=allowance.count)
+    borne = allowance.count
+    allowance.look(late=0, in_flight=borne)
+    assert borne < allowance.count < borne * 1.2
+
+
+def test_a_slow_machine_begins_with_few_names() -> None:
+    # Each takes it 4 ms, and the shortest usual clock is 5 s.
+    allowance = Allowance()
+    assert allowance.count * 0.004 < 5 / 10
+    allowance.look(late=allowance.count * 0.004, in_flight=allowance.count)
+    assert allowance.count < FIRST
+
+
 def test_a_process_that_is_late_takes_fewer_names_and_comes_back() -> None:
     allowance = Allowance()
     for _ in range(20):
