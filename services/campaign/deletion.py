@@ -493,7 +493,7 @@ async def _delete_range(
 
 
 # Small tables in which a row could have come late.
-_LATE = ("chunks", "dead_letters", "upload_names")
+_LATE = ("chunks", "parked_chunks", "dead_letters", "upload_names")
 # Tables that are derived from others, by triggers or by the query service's maintainer; and what
 # workers note of how they score, while they hold the campaign's row.
 _DERIVED = (

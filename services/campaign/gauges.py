@@ -17,7 +17,6 @@ from services.campaign.changes import Change, Recent
 from services.campaign.estimate import Endpoint, Sample, Window, remaining, worst
 from services.campaign.events import proto_phase, proto_status
 from services.campaign.history import History, OpenWork, Settled, WorkerReport
-from services.campaign.leases import LONGEST_DELAY
 from services.campaign.ledger import POOLS
 from services.campaign.messages import Message, bounded
 from services.campaign.outcomes import OUTCOMES
@@ -248,7 +247,7 @@ class Gauges:
         longest_delay = 0.0
         if gauge.open is not None:
             progress.chunks_in_flight = gauge.open.chunks_in_flight
-            longest_delay = min(gauge.open.longest_delay, LONGEST_DELAY)
+            longest_delay = gauge.open.longest_delay
         left = remaining(progress.name_count - gauge.settled_count, pace, longest_delay)
         if left is not None and gauge.is_total_known:
             progress.remaining.FromMilliseconds(int(min(left, 1e9) * 10) * 100)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from services.campaign.leases import LONGEST_DELAY
 from services.campaign.rows import MAX_OUTCOMES
 from services.chassis.postgres import Pool
 
@@ -75,7 +76,8 @@ class OpenWork:
     is_total_known: bool
     chunks_in_flight: int
     delayed_chunk_count: int
-    # Until the last of the delayed chunks is ready, as the database's clock has it.
+    # Until the last of the delayed chunks is ready, as the database's clock has it, and at most
+    # what they can be delayed.
     longest_delay: float
     # Attempts at open chunks beyond the first.
     repeat_count: int
@@ -206,7 +208,7 @@ class History:
                JOIN phases p ON p.campaign_no = g.campaign_no AND p.phase = g.phase
                CROSS JOIN LATERAL (
                    SELECT {sums}, sum(c.name_count) AS settled,
-                       sum(greatest(c.attempt - 1, 0)) AS repeated
+                       sum(greatest(c.attempt - 1 - c.park_count, 0)) AS repeated
                    FROM chunks c
                    WHERE c.campaign_no = p.campaign_no AND c.phase = p.phase AND c.run = p.run
                      AND c.state = 'done') t""",
@@ -220,8 +222,7 @@ class History:
         rows = await self._pool.fetch(
             f"""SELECT p.campaign_no, p.phase, p.run, {_NAME_COUNT}, p.name_count > 0, queued,
                    delayed,
-                   greatest(coalesce(extract(epoch FROM ready_last - clock_timestamp()), 0), 0)
-                       ::float,
+                   greatest(delay_left, 0),
                    coalesce(repeated, 0)::bigint, o.first_position, o.attempt, o.worker,
                    greatest(coalesce(extract(epoch FROM clock_timestamp() - claimed_first), 0), 0)
                        ::float
@@ -233,8 +234,11 @@ class History:
                    SELECT count(*) FILTER (WHERE state = 'queued') AS queued,
                        count(*) FILTER (WHERE state = 'ready' AND ready_time IS NOT NULL)
                            AS delayed,
-                       max(ready_time) FILTER (WHERE state = 'ready') AS ready_last,
-                       sum(greatest(attempt - 1, 0)) AS repeated,
+                       max(least(extract(epoch FROM ready_time - clock_timestamp())::float8,
+                           greatest(extract(epoch FROM put_off)::float8, $4)))
+                           FILTER (WHERE state = 'ready' AND ready_time IS NOT NULL)
+                           AS delay_left,
+                       sum(greatest(attempt - 1 - park_count, 0)) AS repeated,
                        min(claim_time) AS claimed_first,
                        (array_agg(worker {_BY_CLAIM})[1] AS worker,
                        (array_agg(first_position {_BY_CLAIM})[1] AS first_position,
@@ -243,6 +247,7 @@ class History:
                    WHERE c.campaign_no = g.campaign_no AND c.phase = g.phase AND c.run = g.run
                      AND c.state <> 'done') o""",
             *zip(*runs, strict=True),
+            LONGEST_DELAY,
         )
         return [OpenWork(*row) for row in rows]
 

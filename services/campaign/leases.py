@@ -18,7 +18,8 @@ TASK_AGE = 2.0
 OVERTAKEN = 10.0
 # Of the time between two looks at most this much counts, s.
 LONGEST_GAP = 2.0
-# The longest back-off there is, s; what is stored as longer was written before a clock was set.
+# The longest back-off after a failure, s; what is stored as longer was written before a clock was
+# set.
 LONGEST_DELAY = 60.0
 
 Key = TypeVar("Key", bound=Hashable)
@@ -131,19 +132,19 @@ class Leases(Generic[Key]):
 
 
 class Delays(Generic[Key]):
-    """Back-offs, waited out from when they were first seen."""
+    """Delays, waited out from when they were first seen."""
 
     def __init__(self) -> None:
         self._due: dict[Key, tuple[object, float]] = {}
 
-    def look(self, now: float, delayed: Mapping[Key, tuple[object, float]]) -> list[Key]:
-        """Return those whose time has come. `delayed` tells of each its mark and, as far as the
-        clocks agree, the seconds that are left."""
+    def look(self, now: float, delayed: Mapping[Key, tuple[object, float, float]]) -> list[Key]:
+        """Return those whose time has come. `delayed` tells of each its mark, the seconds that are
+        left, as far as the clocks agree, and the most that they can be."""
         before = self._due
         self._due = {}
-        for key, (mark, left) in delayed.items():
+        for key, (mark, left, longest) in delayed.items():
             known = before.get(key)
             if known is None or known[0] != mark:
-                known = (mark, now + min(max(left, 0.0), LONGEST_DELAY))
+                known = (mark, now + min(max(left, 0.0), longest))
             self._due[key] = known
         return [key for key, (_, due) in self._due.items() if due <= now]

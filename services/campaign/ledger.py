@@ -13,7 +13,7 @@ from domainflow.campaign.v1 import event_pb2
 from services.campaign.campaign import Action, Phase, Status
 from services.campaign.candidates import MOST_CANDIDATES, SOURCES, Cut, cut, read_source
 from services.campaign.events import chunk_retried
-from services.campaign.leases import Sighting
+from services.campaign.leases import LONGEST_DELAY, Sighting
 from services.campaign.rows import (
     RUNNING_PHASES,
     RunningPhase,
@@ -53,7 +53,7 @@ class ChunkKey:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A chunk that could be handed out now."""
+    """A chunk that could be handed out now, and the names that are to be asked about."""
 
     key: ChunkKey
     name_count: int
@@ -74,7 +74,8 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one round has to know of a running phase. Names are counted."""
+    """What one round has to know of a running phase. Names are counted; of a chunk that was set
+    aside those that were not finished."""
 
     running: RunningPhase
     # HIGH, NORMAL or LOW.
@@ -87,7 +88,8 @@ class Work:
     # Whether a chunk could be handed out now, and whether any is not settled.
     has_offer: bool
     has_open: bool
-    # Names that have left the ready part of the ledger so far: settled or handed out.
+    # With a rate limit: names that have left the ready part of the ledger so far. They are settled,
+    # handed out, or finished in a chunk that was set aside.
     out: int
 
 
@@ -122,8 +124,10 @@ class Ledger:
         """
         rows = await self._pool.fetch(
             f"""WITH queued AS MATERIALIZED (
-                    SELECT campaign_no, phase, run, sum(name_count) AS names,
-                        coalesce(sum(name_count) FILTER (WHERE claim_time IS NULL), 0) AS unclaimed
+                    SELECT campaign_no, phase, run, sum(name_count) AS all_names,
+                        sum({_OPEN_NAMES}) AS names,
+                        coalesce(sum({_OPEN_NAMES}) FILTER (WHERE claim_time IS NULL), 0)
+                            AS unclaimed
                     FROM chunks WHERE state = 'queued' GROUP BY campaign_no, phase, run)
                 SELECT r.*, p.priority, p.name_rate_limit,
                     coalesce(q.names, 0) AS in_flight, coalesce(q.unclaimed, 0) AS unclaimed,
@@ -134,7 +138,11 @@ class Ledger:
                         OR EXISTS (SELECT FROM chunks c WHERE c.campaign_no = r.no
                             AND c.phase = r.phase AND c.run = r.run AND c.state = 'ready')
                         AS has_open,
-                    coalesce(t.settled_count, 0) + coalesce(q.names, 0) AS out
+                    coalesce(t.settled_count, 0) + coalesce(q.all_names, 0)
+                        + CASE WHEN p.name_rate_limit > 0 THEN (
+                            SELECT coalesce(sum(name_count - {_OPEN_NAMES}), 0) FROM chunks c
+                            WHERE c.campaign_no = r.no AND c.phase = r.phase AND c.run = r.run
+                              AND c.state = 'ready') ELSE 0 END AS out
                 FROM ({RUNNING_PHASES} WHERE p.status = 'RUNNING') r
                 JOIN campaigns p ON p.no = r.no
                 LEFT JOIN queued q
@@ -260,11 +268,11 @@ class Ledger:
     async def offers(self, phases: Sequence[RunningPhase], limit: int) -> list[list[Offer]]:
         """Return the first `limit` chunks of each phase that could be handed out, in order."""
         rows = await self._pool.fetch(
-            """SELECT w.place, w.campaign_no, w.phase, w.run, c.first_position, c.name_count
+            f"""SELECT w.place, w.campaign_no, w.phase, w.run, c.first_position, c.names
                FROM unnest($1::int[], $2::smallint[], $3::int[]) WITH ORDINALITY
                    AS w (campaign_no, phase, run, place)
                CROSS JOIN LATERAL (
-                   SELECT first_position, name_count FROM chunks
+                   SELECT first_position, {_OPEN_NAMES} AS names FROM chunks
                    WHERE campaign_no = w.campaign_no AND phase = w.phase AND run = w.run
                      AND state = 'ready' AND ready_time IS NULL
                    ORDER BY first_position LIMIT $4) c""",
@@ -273,7 +281,7 @@ class Ledger:
         )
         offers: list[list[Offer]] = [[] for _ in phases]
         for row in rows:
-            offers[row["place"] - 1].append(Offer(ChunkKey(*row[1:5]), row["name_count"]))
+            offers[row["place"] - 1].append(Offer(ChunkKey(*row[1:5]), row["names"]))
         return [sorted(each, key=lambda offer: offer.key.first_position) for each in offers]
 
     async def queue(self, keys: Sequence[ChunkKey], lease: timedelta) -> list[ChunkKey]:
@@ -364,13 +372,13 @@ class Ledger:
                     UPDATE chunks c SET state = 'ready', worker = NULL, claim_time = NULL,
                         lease_expire_time = NULL, lost_count = c.lost_count + $7::int
                     FROM lost WHERE {_IS_LOST}
-                    RETURNING c.campaign_no, c.phase, c.run, c.first_position""",
+                    RETURNING c.campaign_no, c.phase, c.run, c.first_position, c.park_count""",
                 *_seen(lost),
                 int(runs),
             )
-            taken = {ChunkKey(*row) for row in rows}
+            taken = {ChunkKey(*row[:4]): row["park_count"] for row in rows}
             if running is not None and runs:
-                told = [_taken_back(each) for each in lost if each.key in taken]
+                told = [_taken_back(each, taken[each.key]) for each in lost if each.key in taken]
                 # One statement: meanwhile nobody settles a chunk of the campaign.
                 await connection.execute(
                     """SELECT append_event($1, body)
@@ -381,18 +389,21 @@ class Ledger:
                 )
         return [each.key for each in lost if each.key in taken]
 
-    async def delayed(self) -> dict[ChunkKey, tuple[datetime, float]]:
+    async def delayed(self) -> dict[ChunkKey, tuple[datetime, float, float]]:
         """Return the chunks of running phases that wait before they are tried again.
 
-        Of each the time that is stored, and the seconds until then by the database's clock.
+        Of each the time that is stored, the seconds until then by the database's clock, and the
+        most that these can be: of a chunk that was set aside, what it was set aside for.
         """
         rows = await self._pool.fetch(
             """SELECT c.campaign_no, c.phase, c.run, c.first_position, c.ready_time,
-                   extract(epoch FROM c.ready_time - now())::float8
+                   extract(epoch FROM c.ready_time - now())::float8,
+                   greatest(extract(epoch FROM c.put_off)::float8, $1)
                FROM phases p JOIN chunks c USING (campaign_no, phase, run)
-               WHERE p.status = 'RUNNING' AND c.state = 'ready' AND c.ready_time IS NOT NULL"""
+               WHERE p.status = 'RUNNING' AND c.state = 'ready' AND c.ready_time IS NOT NULL""",
+            LONGEST_DELAY,
         )
-        return {ChunkKey(*row[:4]): (row[4], row[5]) for row in rows}
+        return {ChunkKey(*row[:4]): (row[4], row[5], row[6]) for row in rows}
 
     async def end_delays(self, over: Mapping[ChunkKey, datetime]) -> None:
         """Let chunks be handed out whose time has come, unless it was set anew."""
@@ -464,6 +475,8 @@ class Ledger:
                 )
 
 
+# Names of a chunk that are not finished. One that was split has fewer than when it was set aside.
+_OPEN_NAMES = "least(waiting_count, name_count)"
 # Chunks that are as they were seen, and how the statement that changes them finds them.
 _SEEN = """SELECT campaign_no, phase, run, first_position
     FROM unnest($1::int[], $2::smallint[], $3::int[], $4::int[], $5::int[], $6::timestamptz[])
@@ -488,10 +501,11 @@ def _columns(rows: Sequence[tuple[object, ...]], count: int) -> list[tuple[objec
     return list(zip(*rows, strict=True)) if rows else [()] * count
 
 
-def _taken_back(lost: Sighting[ChunkKey]) -> bytes:
-    key = lost.key
+def _taken_back(lost: Sighting[ChunkKey], park_count: int) -> bytes:
+    """As workers tell it: that the chunk was set aside in between does not make it two attempts."""
+    key, attempt = lost.key, lost.attempt - park_count
     cause = f"worker {lost.worker} did not report in time"
-    event = chunk_retried(key.phase, key.run, key.first_position, lost.attempt, cause)
+    event = chunk_retried(key.phase, key.run, key.first_position, attempt, cause)
     return event.SerializeToString()
 
 

@@ -109,7 +109,8 @@ async def read_tally(connection: Connection, campaign_no: int, phase: int, run: 
     sums = ", ".join(f"sum(outcome_counts[{i}])" for i in range(1, MAX_OUTCOMES + 1))
     row = await connection.fetchrow(
         f"""SELECT {sums}, sum(name_count) FILTER (WHERE state = 'done'),
-                count(*) FILTER (WHERE state = 'queued'), sum(greatest(attempt - 1, 0)),
+                count(*) FILTER (WHERE state = 'queued'),
+                sum(greatest(attempt - 1 - park_count, 0)),
                 (SELECT count(*) FROM dead_letters
                  WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND state <> 'REDRIVEN')
             FROM chunks WHERE campaign_no = $1 AND phase = $2 AND run = $3""",

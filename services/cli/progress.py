@@ -207,7 +207,7 @@ def waiting_text(waiting: event_pb2.WaitingFor) -> str:
         chunk = f"chunk at {waiting.oldest_first_position:,} for {age}"
         parts.append(f"{chunk} with {waiting.oldest_worker}" if waiting.oldest_worker else chunk)
     if delayed := waiting.delayed_chunk_count:
-        parts.append(f"{counted(delayed, 'chunk')} put off after a failure")
+        parts.append(f"{counted(delayed, 'chunk')} to be tried again later")
     return "; ".join(parts)
 
 

@@ -22,13 +22,13 @@ from tests.refusals import refused
 # Tables with rows of a campaign.
 TABLES = (
     "chunks counter_checks dead_letters derivations dns_results domains events http_results"
-    " keyword_hits leads ledger_totals name_orders page_analyses pages phases scorings tld_totals"
-    " upload_names upload_rejections uploads"
+    " keyword_hits leads ledger_totals name_orders page_analyses pages parked_chunks phases"
+    " scorings tld_totals upload_names upload_rejections uploads"
 ).split()
 # Those whose few rows go with the campaign itself and are not counted.
 WITH_THE_CAMPAIGN = set(
-    "campaigns counter_checks derivations ledger_totals phases scorings upload_rejections"
-    " uploads".split()
+    "campaigns counter_checks derivations ledger_totals parked_chunks phases scorings"
+    " upload_rejections uploads".split()
 )
 
 
@@ -99,6 +99,10 @@ async def fill(pool: Pool, no: int, names: int, runs: int = 1) -> None:
            SELECT $1, 2, 1, n, 'name', 'cause', 3 FROM generate_series(0, 9) n
            ON CONFLICT DO NOTHING""",
         no,
+    )
+    # As of a phase that failed, and may go on.
+    await pool.execute(
+        "INSERT INTO parked_chunks VALUES ($1, 3, 1, 0, 1, '') ON CONFLICT DO NOTHING", no
     )
     await pool.execute(
         """INSERT INTO upload_names SELECT $1, 'name-' || n FROM generate_series(1, $2::int) n

@@ -327,7 +327,7 @@ async def test_a_chunk_that_waits_is_not_offered_until_its_delay_is_ended(
         timedelta(seconds=30),
     )
 
-    ((waiting, (mark, left)),) = (await store.ledger.delayed()).items()
+    ((waiting, (mark, left, _)),) = (await store.ledger.delayed()).items()
     assert waiting == key
     assert 0 < left <= 30
     assert await hand_out(store, [running]) == []
@@ -349,7 +349,7 @@ async def test_a_delay_in_somebody_elses_hands_is_ended_the_next_time(
     await validating(store, names(300))
     await pool.execute("UPDATE chunks SET ready_time = now() WHERE phase = 2")
     delayed = await store.ledger.delayed()
-    over = {key: mark for key, (mark, _) in delayed.items()}
+    over = {key: mark for key, (mark, *_) in delayed.items()}
 
     async with pool.acquire() as other, other.transaction():
         await other.execute("SELECT FROM chunks WHERE first_position = 100 FOR UPDATE")

@@ -109,7 +109,7 @@ def test_line_tells_what_the_phase_waits_for_and_what_the_workers_take() -> None
     assert plain(picture, now=0.0) == (
         "DNS validation  12,000 of 100,000  9,500/s  0:09 left"
         "  slowest 192.0.2.1:53, 120 ms, 2% lost;"
-        " chunk at 4,000 for 0:42 with w1; 1 chunk put off after a failure; workers take 157 MB"
+        " chunk at 4,000 for 0:42 with w1; 1 chunk to be tried again later; workers take 157 MB"
     )
 
     picture.take(changed(campaign_pb2.PHASE_STATUS_PAUSED), now=0.0)

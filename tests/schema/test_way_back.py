@@ -9,7 +9,7 @@ from services.schema.files import migrations
 from services.schema.locks import Patience, TablesInUse
 from services.schema.migrate import MigrationUnknown, State, WouldLose, migrate, revert, status
 from tests.conftest import _execute
-from tests.schema.databases import FILES, at_version, executed, planned, schema_of, settle
+from tests.schema.databases import FILES, LEASE, at_version, executed, planned, schema_of, settle
 
 # Tables, and columns as table.column.
 OBJECTS = """WITH tables AS (
@@ -61,7 +61,7 @@ async def test_rows_that_only_the_newer_version_has_are_not_given_up(database_ur
         await revert(database_url, to="0")
     assert await schema_of(database_url) == before
 
-    assert await revert(database_url, to="0004", lose_data=True) == [FILES[5], FILES[4]]
+    assert await revert(database_url, to="0004", lose_data=True) == FILES[:3:-1]
 
 
 async def test_a_value_in_a_newer_column_is_not_given_up(database_url: str) -> None:
@@ -122,8 +122,8 @@ async def test_what_later_phases_settled_stays_and_what_is_open_of_them_goes(
     assert [tuple(row) for row in before] == [(3, 50, [45, 5]), (4, 10, [10])]
 
     with pytest.raises(WouldLose, match="what is not settled of the later phases"):
-        await revert(database_url)
-    assert await revert(database_url, lose_data=True) == [FILES[5]]
+        await revert(database_url, to="0005")
+    assert await revert(database_url, to="0005", lose_data=True) == FILES[:4:-1]
 
     assert await executed(database_url, of_runs) == before
     left = await executed(
@@ -137,13 +137,32 @@ async def test_what_later_phases_settled_stays_and_what_is_open_of_them_goes(
     )
     assert [row[0] for row in statuses] == ["COMPLETED", "CANCELLED"]
     assert tuple(statuses[0])[1:] == (4, "CANCELLED")
-    assert await migrate(database_url) == [FILES[5]]
+    assert await migrate(database_url) == FILES[5:]
+
+
+async def test_chunks_that_were_set_aside_begin_anew_in_the_version_before(
+    database_url: str,
+) -> None:
+    no = await planned(database_url, chunks=1)
+    worker = await asyncpg.connect(database_url)
+    key = f"{no}, 2::smallint, 1, 0"
+    await worker.execute(f"SELECT claim_chunk({key}, 'w', {LEASE})")
+    parked = f"SELECT park_chunk({key}, 1, interval '1 hour', 3, 'what is finished')"
+    assert await worker.fetchval(parked)
+
+    assert await revert(database_url) == [FILES[6]]
+
+    await settle(worker, no, 0, [100])
+    assert await migrate(database_url) == FILES[6:]
+    assert await worker.fetchval("SELECT count(*) FROM parked_chunks") == 0
+    assert await worker.fetchval("SELECT park_count FROM chunks") == 0
+    await worker.close()
 
 
 async def test_the_version_to_go_back_to_is_named_by_the_beginning_of_its_name(
     database_url: str,
 ) -> None:
-    assert await revert(database_url, to="0003") == [FILES[5], FILES[4], FILES[3]]
+    assert await revert(database_url, to="0003") == FILES[:2:-1]
     assert await revert(database_url, to=FILES[1]) == [FILES[2]]
     assert await revert(database_url, to="0002") == []
 

@@ -76,6 +76,17 @@ class RetryPolicy:
     jitter: float = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt that was repeated."""
+
+    verdict: Verdict
+    # Of its last response; 0 without one.
+    status: int
+    # Seconds until the next one.
+    delay: float
+
+
 def lane_of(verdict: Verdict, status: int = 0) -> LaneName | None:
     """The lane of a verdict; None for a final one. `status`: of the response, 0 without one."""
     if verdict is Verdict.RATE_LIMITED or (verdict is Verdict.SERVER_ERROR and status == 503):

@@ -1,0 +1,82 @@
+-- Chunks that are set aside while some of their names wait, with what is finished of them.
+
+-- As in 0005_query.sql.
+LOCK TABLE phases IN EXCLUSIVE MODE;
+LOCK TABLE chunks IN ACCESS EXCLUSIVE MODE;
+SET LOCAL lock_timeout = '500ms';
+LOCK TABLE phases IN ACCESS EXCLUSIVE MODE;
+
+ALTER TABLE chunks
+    -- Attempts that ended with the chunk being set aside: neither failures nor repetitions.
+    ADD park_count integer NOT NULL DEFAULT 0,
+    -- Names that were not finished then, the last time; null: never set aside, all of them.
+    ADD waiting_count integer,
+    -- How long it was set aside for, the last time: whatever the clocks say, nobody waits longer.
+    ADD put_off interval;
+
+-- What is finished of an open chunk, and how far the names are that wait: a row for each time that it was set aside, with what came since the
+-- last one. Written by park_chunk; removed when the chunk is done, or its phase is over.
+CREATE TABLE parked_chunks (
+    campaign_no integer NOT NULL,
+    phase smallint NOT NULL,
+    run integer NOT NULL,
+    first_position integer NOT NULL,
+    -- The claim that ended so.
+    attempt integer NOT NULL,
+    -- services/validation/parked.py.
+    progress bytea NOT NULL,
+    PRIMARY KEY (campaign_no, phase, run, first_position, attempt)
+);
+-- Written once and read once: not worth compressing.
+ALTER TABLE parked_chunks ALTER progress SET STORAGE EXTERNAL;
+
+-- Gives a claim back whose names are finished but for p_waiting_count, and keeps what is known: the chunk is ready for anybody after p_delay.
+-- False: it was not ours any more, or the phase does not run; then nothing is kept. Locks as settle_chunk does.
+CREATE FUNCTION park_chunk(
+    p_campaign integer, p_phase smallint, p_run integer, p_first integer, p_attempt integer,
+    p_delay interval, p_waiting_count integer, p_progress bytea
+) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM share_turn(p_campaign);
+    PERFORM FROM phases
+    WHERE campaign_no = p_campaign AND phase = p_phase AND run = p_run AND status = 'RUNNING'
+    FOR SHARE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE chunks SET state = 'ready', worker = NULL, claim_time = NULL, lease_expire_time = NULL, ready_time = now() + p_delay,
+        put_off = p_delay, waiting_count = p_waiting_count, park_count = park_count + 1
+    WHERE campaign_no = p_campaign AND phase = p_phase AND run = p_run AND first_position = p_first
+      AND state = 'queued' AND attempt = p_attempt AND claim_time IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    INSERT INTO parked_chunks (campaign_no, phase, run, first_position, attempt, progress)
+    VALUES (p_campaign, p_phase, p_run, p_first, p_attempt, p_progress);
+    RETURN true;
+END
+$$;
+
+-- Triggers, since services of the version before settle chunks and end phases too.
+CREATE FUNCTION forget_progress() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM parked_chunks
+    WHERE campaign_no = NEW.campaign_no AND phase = NEW.phase AND run = NEW.run AND first_position = NEW.first_position;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER forget_progress AFTER UPDATE OF state ON chunks
+    FOR EACH ROW WHEN (NEW.state = 'done' AND NEW.park_count > 0) EXECUTE FUNCTION forget_progress();
+-- Whoever ends a phase has the campaign's turn: nobody sets a chunk of it aside meanwhile. A phase that failed may go on.
+CREATE FUNCTION forget_all_progress() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM parked_chunks WHERE campaign_no = NEW.campaign_no AND phase = NEW.phase;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER forget_all_progress AFTER UPDATE OF status, run ON phases
+    FOR EACH ROW WHEN (NEW.run <> OLD.run OR NEW.status IN ('COMPLETED', 'SKIPPED', 'CANCELLED'))
+    EXECUTE FUNCTION forget_all_progress();
