@@ -44,7 +44,7 @@ from services.validation.site_store import Candidate
 from services.validation.sites import Attempt, Site, SiteReader
 from services.validation.store import Claim, Store
 from services.validation.suppression_store import Scope
-from services.validation.windows import Windows
+from services.validation.windows import Place, Windows
 
 # Names in hand at most, and bytes of outcomes that wait for the rest of their chunks; whoever holds
 # more takes no chunk. Repetitions come minutes later and keep their chunk in hand: at 500 names/s
@@ -208,7 +208,7 @@ class _Round:
         """Ask for all pages; repetitions wait outside the window."""
         return await _Line(self, candidates).work()
 
-    async def ask(self, asked: _Asked) -> HttpOutcome | float:
+    async def ask(self, asked: _Asked, place: Place) -> HttpOutcome | float:
         """The outcome, or the seconds until the name is asked for again."""
         candidate = asked.candidate
         began = time.perf_counter()
@@ -218,6 +218,7 @@ class _Round:
                 candidate.name,
                 addresses=candidate.addresses,
                 name_servers=candidate.name_servers,
+                place=place,
             )
         except MachineExhausted as error:
             raise Unable(str(error)) from error
@@ -279,21 +280,21 @@ class _Line:
                         self._moved.clear()
                         await self._moved.wait()
                         continue
-                    await windows.enter(plan)
+                    place = await windows.enter(plan)
                     asked = self._line.popleft()
                     self._probe._waiting -= 1
-                    group.create_task(self._ask(asked))
+                    group.create_task(self._ask(asked, place))
         finally:
             self._probe._waiting -= len(self._line)
             for timer in self._late.values():
                 timer.cancel()
         return [outcome for outcome in self._outcomes if outcome is not None]
 
-    async def _ask(self, asked: _Asked) -> None:
+    async def _ask(self, asked: _Asked, place: Place) -> None:
         try:
-            came = await self._round.ask(asked)
+            came = await self._round.ask(asked, place)
         finally:
-            self._round._windows.leave(self._round._plan)
+            place.leave()
         if isinstance(came, HttpOutcome):
             self._outcomes[asked.index] = came
             self._left -= 1

@@ -18,7 +18,7 @@ from services.validation.content.crawl import (
 )
 from services.validation.content.markup import host_of, same_site
 from services.validation.http.fetch import Fetch, Fetcher, nothing_asked
-from services.validation.http.turns import Turns
+from services.validation.http.turns import Place, Turns
 from services.validation.http.urls import BadUrl
 from services.validation.http.verdict import Truncation, Verdict
 from services.validation.http_plans import CrawlPolicy, HttpPlan
@@ -107,24 +107,27 @@ class SiteReader:
         addresses: Sequence[str] = (),
         name_servers: Sequence[str] = (),
         until: float | None = None,
+        place: Place | None = None,
     ) -> Site:
         """Read the site of a name (A-labels, lower case).
 
         `addresses`: the name's, where they are known; else it is resolved. `name_servers`: those of
         its delegation, where they are known. `until`: a time of the loop, from which on no further
-        page is waited for. Raises MachineExhausted.
+        page is waited for. `place`: of the name in a window. Raises MachineExhausted.
         """
         try:
-            fetch = await self._fetcher.fetch(name, self._settings, addresses=addresses)
+            fetch = await self._fetcher.fetch(
+                name, self._settings, addresses=addresses, place=place
+            )
         except BadUrl as problem:
             fetch = nothing_asked(name, Verdict.UNREACHABLE, str(problem))
-        return await self._site(fetch, name, addresses, name_servers, until)
+        return await self._site(fetch, name, addresses, name_servers, until, place)
 
     async def read_url(self, url: str, *, until: float | None = None) -> Site:
         """Read the site whose front page has this URL. `until`: as in `read`. Raises
         MachineExhausted and BadUrl."""
         fetch = await self._fetcher.fetch_url(url, self._settings)
-        return await self._site(fetch, host_of(url), (), (), until)
+        return await self._site(fetch, host_of(url), (), (), until, None)
 
     async def _site(
         self,
@@ -133,6 +136,7 @@ class SiteReader:
         addresses: Sequence[str],
         name_servers: Sequence[str],
         until: float | None,
+        place: Place | None,
     ) -> Site:
         if fetch.verdict is not Verdict.OK:
             return Site(fetch)
@@ -140,12 +144,17 @@ class SiteReader:
         # Not held while further pages are asked for.
         fetch = fetch._replace(body=b"")
         size = self._clusters.add(front.fingerprint).size if self._clusters is not None else 1
-        further, crawled = await self._crawl(front, name, addresses, until)
+        further, crawled = await self._crawl(front, name, addresses, until, place)
         whole = replace(merged(front, further, self._keywords), links=())
         return Site(fetch, whole, size, crawled)
 
     async def _crawl(
-        self, front: PageLook, name: str, addresses: Sequence[str], until: float | None
+        self,
+        front: PageLook,
+        name: str,
+        addresses: Sequence[str],
+        until: float | None,
+        place: Place | None,
     ) -> tuple[list[PageLook], tuple[Crawled, ...]]:
         """Further pages within the budget, one after the other, and what became of each."""
         looks: list[PageLook] = []
@@ -162,7 +171,7 @@ class SiteReader:
                     # Of the name, not of its "www." twin.
                     known_ones = addresses if host_of(page.url) == name else ()
                     fetch = await self._fetcher.fetch_url(
-                        page.url, self._settings, addresses=known_ones
+                        page.url, self._settings, addresses=known_ones, place=place
                     )
             except BadUrl:
                 continue

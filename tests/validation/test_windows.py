@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from services.chassis.http_settings import HttpSettings
 from services.validation.http_plans import HttpPlan
-from services.validation.windows import FIRST, LATE, LEAST, Allowance, Windows
+from services.validation.windows import ASIDE, FIRST, LATE, LEAST, Allowance, Place, Windows
 from tests.eventually import eventually
 
 KILOBYTE = 1024
@@ -13,7 +13,7 @@ PLAN = HttpPlan(settings=HttpSettings(body_limit=KILOBYTE), window=2)
 OTHER = replace(PLAN, window=3)
 
 
-async def entered(windows: Windows, *plans: HttpPlan) -> list["asyncio.Task[None]"]:
+async def entered(windows: Windows, *plans: HttpPlan) -> list["asyncio.Task[Place]"]:
     tasks = [asyncio.create_task(windows.enter(plan)) for plan in plans]
     # Whoever can enter needs no more than a turn of the loop.
     await asyncio.sleep(0)
@@ -25,7 +25,7 @@ async def test_a_plan_has_as_many_places_as_its_window() -> None:
     tasks = await entered(windows, PLAN, PLAN, PLAN, OTHER)
     assert [task.done() for task in tasks] == [True, True, False, True]
 
-    windows.leave(PLAN)
+    tasks[0].result().leave()
 
     await tasks[2]
     assert windows.in_flight == 3
@@ -37,11 +37,11 @@ async def test_pages_of_all_plans_share_one_memory() -> None:
     tasks = await entered(windows, PLAN, OTHER, PLAN, OTHER)
     assert [task.done() for task in tasks] == [True, True, False, False]
 
-    windows.leave(OTHER)
+    tasks[1].result().leave()
 
     await tasks[2]
     assert not tasks[3].done()
-    windows.leave(PLAN)
+    tasks[0].result().leave()
     await tasks[3]
 
 
@@ -49,7 +49,7 @@ async def test_a_page_larger_than_the_memory_comes_alone() -> None:
     windows = Windows(memory=KILOBYTE)
     tasks = await entered(windows, PLAN, PLAN)
     assert [task.done() for task in tasks] == [True, False]
-    windows.leave(PLAN)
+    tasks[0].result().leave()
     await tasks[1]
 
 
@@ -58,10 +58,10 @@ async def test_whoever_gives_up_waiting_leaves_no_place_taken() -> None:
     tasks = await entered(windows, PLAN, PLAN, PLAN, PLAN)
     # One that still waits, and one whose place came in the same moment.
     tasks[3].cancel()
-    windows.leave(PLAN)
+    tasks[0].result().leave()
     tasks[2].cancel()
     await asyncio.wait(tasks)
-    windows.leave(PLAN)
+    tasks[1].result().leave()
 
     async def nobody() -> None:
         assert windows.in_flight == 0
@@ -69,6 +69,72 @@ async def test_whoever_gives_up_waiting_leaves_no_place_taken() -> None:
     await eventually(nobody)
     await windows.enter(PLAN)
     await windows.enter(PLAN)
+
+
+async def test_a_name_that_steps_aside_lets_others_in_and_comes_back_before_them() -> None:
+    windows = Windows()
+    tasks = await entered(windows, PLAN, PLAN, PLAN, PLAN)
+    waiting, asking = tasks[0].result(), tasks[1].result()
+
+    waiting.step_aside()
+    waiting.step_aside()
+    third = await tasks[2]
+    assert (windows.in_flight, tasks[3].done()) == (2, False)
+    coming = asyncio.create_task(waiting.come_back())
+    await asyncio.sleep(0)
+    assert not coming.done()
+    asking.leave()
+    await coming
+    assert not tasks[3].done()
+
+    third.leave()
+    (await tasks[3]).leave()
+    # Whoever did not step aside has his place.
+    await waiting.come_back()
+    waiting.leave()
+    assert windows.in_flight == 0
+
+
+async def test_only_so_many_names_of_a_plan_are_aside() -> None:
+    windows = Windows()
+    aside = []
+    for _ in range(ASIDE * PLAN.window):
+        aside.append(await windows.enter(PLAN))
+        aside[-1].step_aside()
+    mine, other = await entered(windows, PLAN, OTHER)
+    assert (mine.done(), other.done()) == (False, True)
+
+    # Whoever comes back, and whoever gives up, makes room for another one.
+    await aside[0].come_back()
+    place = await mine
+    (again,) = await entered(windows, PLAN)
+    assert not again.done()
+    place.step_aside()
+    aside[1].leave()
+    assert not again.done()
+    aside[2].leave()
+    await again
+
+
+async def test_whoever_gives_up_coming_back_leaves_no_place_taken() -> None:
+    windows = Windows()
+    first, second = [await task for task in await entered(windows, PLAN, PLAN)]
+    third = asyncio.create_task(windows.enter(PLAN))
+    for place in (first, second):
+        place.step_aside()
+    fourth = await windows.enter(PLAN)
+    returns = [asyncio.create_task(place.come_back()) for place in (first, second)]
+    await asyncio.sleep(0)
+    # One whose place came in the same moment, and one that still waits.
+    (await third).leave()
+    for task in returns:
+        task.cancel()
+    await asyncio.wait(returns)
+    for place in (first, second, fourth):
+        place.leave()
+
+    assert windows.in_flight == 0
+    assert all(task.done() for task in await entered(windows, PLAN, PLAN))
 
 
 def test_what_is_never_late_takes_twice_as_many_at_every_look() -> None:

@@ -49,7 +49,7 @@ from services.validation.http.robots import (
 )
 from services.validation.http.robots import parse as parse_robots
 from services.validation.http.tunnels import ProxyFailure, ProxySource, Tunnels
-from services.validation.http.turns import Turns
+from services.validation.http.turns import Place, Turns
 from services.validation.http.urls import BadUrl, Target
 from services.validation.http.verdict import (
     REDIRECTS,
@@ -213,6 +213,7 @@ class _Run:
         "failed",
         "last",
         "persona",
+        "place",
         "proxies_failed",
         "proxies_refusing",
         "proxy",
@@ -224,9 +225,10 @@ class _Run:
         "use_worked",
     )
 
-    def __init__(self, persona: _Persona, deadline: float) -> None:
+    def __init__(self, persona: _Persona, deadline: float, place: Place | None) -> None:
         self.persona = persona
         self.settings = persona.settings
+        self.place = place
         # By the loop's clock.
         self.deadline = deadline
         # Of hosts already resolved: one answer for the whole fetch.
@@ -326,23 +328,30 @@ class Fetcher:
         *,
         path: str = "/",
         addresses: Sequence[str] = (),
+        place: Place | None = None,
     ) -> Fetch:
         """Fetch the page of a name (A-labels, lower case). `addresses`: of the name, where they are
-        known; else it is resolved. Raises MachineExhausted, and BadUrl for what is no name."""
+        known; else it is resolved. `place`: is stepped aside from while the fetch waits for its
+        turn at a host. Raises MachineExhausted, and BadUrl for what is no name."""
         targets = (
             urls.of_name(scheme, name, port, path)
             for scheme in settings.schemes
             for port in settings.ports_of(scheme)
         )
-        return await self._fetch(name, settings, targets, addresses)
+        return await self._fetch(name, settings, targets, addresses, place)
 
     async def fetch_url(
-        self, url: str, settings: HttpSettings, *, addresses: Sequence[str] = ()
+        self,
+        url: str,
+        settings: HttpSettings,
+        *,
+        addresses: Sequence[str] = (),
+        place: Place | None = None,
     ) -> Fetch:
         """Fetch one URL, whose port the settings must allow. `addresses`: of its host, where they
-        are known. Raises MachineExhausted and BadUrl."""
+        are known. `place`: as in `fetch`. Raises MachineExhausted and BadUrl."""
         target = urls.parse(url)
-        return await self._fetch(target.host, settings, iter((target,)), addresses)
+        return await self._fetch(target.host, settings, iter((target,)), addresses, place)
 
     async def _fetch(
         self,
@@ -350,9 +359,10 @@ class Fetcher:
         settings: HttpSettings,
         targets: Iterator[Target],
         addresses: Sequence[str],
+        place: Place | None,
     ) -> Fetch:
         began = time.perf_counter()
-        run = _Run(self._persona(settings), self._loop.time() + settings.total_timeout)
+        run = _Run(self._persona(settings), self._loop.time() + settings.total_timeout, place)
         if addresses:
             run.addresses[name] = tuple(addresses)
         trials: list[Trial] = []
@@ -493,12 +503,16 @@ class Fetcher:
         settings, turns, waiting = run.settings, self._turns, self._loop.time()
         host, first = ("host", target.host), ("address", addresses[0])
         if settings.host_rate or not turns.enter(host, settings.host_concurrency):
+            _step_aside(run)
             await turns.take(host, at_once=settings.host_concurrency, rate=settings.host_rate)
         try:
             at_once, rate = settings.address_concurrency, settings.address_rate
             if rate or not turns.enter(first, at_once):
+                _step_aside(run)
                 await turns.take(first, at_once=at_once, rate=rate)
             try:
+                if run.place is not None:
+                    await run.place.come_back()
                 run.deadline += self._loop.time() - waiting
                 # Of these, a proxy that fails takes one each.
                 tries = 3 if self._proxies is None else 2 + MAX_PROXIES
@@ -780,6 +794,11 @@ class Fetcher:
             retry_after=retry_after,
             proxy=proxy,
         )
+
+
+def _step_aside(run: _Run) -> None:
+    if run.place is not None:
+        run.place.step_aside()
 
 
 def nothing_asked(name: str, verdict: Verdict, reason: str) -> Fetch:

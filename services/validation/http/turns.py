@@ -4,6 +4,17 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
+from typing import Protocol
+
+
+class Place(Protocol):
+    """What somebody holds that others want, too: it is theirs while he waits for his turn."""
+
+    def step_aside(self) -> None:
+        """Let others have it; may be called again."""
+
+    async def come_back(self) -> None:
+        """Wait for it again; at once for whoever did not step aside."""
 
 
 class _Queue:
