@@ -66,8 +66,8 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 # Redirects of a robots.txt that are followed (RFC 9309, 2.3.1.2).
 _ROBOTS_REDIRECTS = 5
-# Answers of busy servers that are kept, each with headers up to the persona's limit.
-_MAX_BUSY = 256
+# Answers for robots.txt that told nothing and are kept, each with headers up to the persona's limit.
+_MAX_SILENT = 256
 # Proxies that one fetch tries: one that fails says nothing about the name.
 MAX_PROXIES = 3
 # What compression may add to a body that does not compress.
@@ -256,8 +256,10 @@ class _Run:
         self.proxy = ""
 
     def stopped(self, exchange: _Exchange, target: Target) -> tuple[Verdict, str]:
-        """What a robots.txt comes to that its server has no time for: it speaks for the page, and
-        may say when to come again."""
+        """What a robots.txt comes to that did not come: that speaks for the page. A server without
+        time may say when to come again."""
+        if exchange.failure is not None:
+            return exchange.failure, exchange.reason
         self.exchange, self.last = exchange, (exchange, target)
         self.responses += 1
         return of_status(exchange.status, ()), f"robots.txt: status {exchange.status}"
@@ -289,9 +291,9 @@ class Fetcher:
         proxy_judge = self._judge if proxy_policy is None else judge_of(proxy_policy)
         self._tunnels = Tunnels(proxy_judge, self._trust.context)
         self._robots = RobotsCache()
-        # Servers that had no time for their robots.txt: when, and what they said, for those who
-        # were waiting for it.
-        self._busy: dict[tuple[str, str, int, str], tuple[float, _Exchange, Target]] = {}
+        # Servers without an answer for robots.txt, or time for it: when, and what they said, for
+        # those who were waiting for it. One after the other they would ask in vain.
+        self._silent: dict[tuple[str, str, int, str], tuple[float, _Exchange, Target]] = {}
         self._personas: dict[int, _Persona] = {}
         self._session: ClientSession
 
@@ -435,12 +437,15 @@ class Fetcher:
         if robots is None:
             # One asks, the others wait for what he learns.
             key, since = ("robots", origin), self._loop.time()
-            await self._turns.take(key, at_once=1)
+            if not self._turns.enter(key, 1):
+                _step_aside(run)
+                await self._turns.take(key, at_once=1)
             try:
+                run.deadline += self._loop.time() - since
                 robots = self._robots.get(origin, self._loop.time())
                 if robots is None:
-                    if (busy := self._busy.get(origin)) and busy[0] >= since:
-                        return run.stopped(*busy[1:])
+                    if (silent := self._silent.get(origin)) and silent[0] >= since:
+                        return run.stopped(*silent[1:])
                     found = await self._ask_robots(run, target)
                     if not isinstance(found, Robots):
                         return found
@@ -456,18 +461,19 @@ class Fetcher:
         """The rules of a page's origin, or why it is not known whether there are any: then the page
         must not be asked for either."""
         target = urls.parse(str(page.url.with_path("/robots.txt")))
+        origin = page.scheme, page.host, page.port, run.settings.robots_token
         for _ in range(_ROBOTS_REDIRECTS + 1):
             exchange = await self._exchange(run, target, limit=MAX_ROBOTS, read=range(200, 300))
             if exchange.failure is not None:
                 if exchange.failure in _NOT_TO_BE_ASKED and target.host != page.host:
                     return ALLOW_ALL
-                return exchange.failure, exchange.reason
+                # That this fetch had no time left says nothing to others.
+                if self._loop.time() < run.deadline:
+                    self._keep_silent(origin, exchange, target)
+                return run.stopped(exchange, target)
             status, location = exchange.status, exchange.header("Location")
             if status == 429 or 500 <= status <= 599:
-                if len(self._busy) >= _MAX_BUSY:
-                    self._busy.clear()
-                origin = page.scheme, page.host, page.port, run.settings.robots_token
-                self._busy[origin] = self._loop.time(), exchange, target
+                self._keep_silent(origin, exchange, target)
                 return run.stopped(exchange, target)
             if 200 <= status <= 299:
                 return parse_robots(b"".join(exchange.parts), run.settings.robots_token)
@@ -480,6 +486,13 @@ class Fetcher:
             if target.port not in run.persona.ports:
                 return ALLOW_ALL
         return ALLOW_ALL
+
+    def _keep_silent(
+        self, origin: tuple[str, str, int, str], exchange: _Exchange, target: Target
+    ) -> None:
+        if len(self._silent) >= _MAX_SILENT:
+            self._silent.clear()
+        self._silent[origin] = self._loop.time(), exchange, target
 
     async def _exchange(
         self,

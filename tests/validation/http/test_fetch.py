@@ -903,6 +903,46 @@ async def test_what_led_to_a_robots_txt_that_is_asked_too_much_is_told(fetcher):
     ]
 
 
+async def test_waiting_for_anothers_robots_txt_does_not_count_against_the_time(fetcher):
+    waits = 0.2
+
+    async def answer(head, writer):
+        if path_of(head) == "/robots.txt":
+            await asyncio.sleep(waits)
+            return page(b"User-agent: *\nDisallow: /no")
+        await asyncio.sleep(waits)
+        return page()
+
+    async with serving(answer) as site:
+        patient, hasty = (
+            plain(
+                site.port,
+                respect_robots=True,
+                connect_timeout=limit,
+                first_byte_timeout=limit,
+                total_timeout=limit,
+            )
+            for limit in (5, 1.5 * waits)
+        )
+        fetches = await asyncio.gather(fetcher.fetch(NAME, patient), fetcher.fetch(NAME, hasty))
+
+    assert [fetch.verdict for fetch in fetches] == [Verdict.OK, Verdict.OK]
+
+
+async def test_a_robots_txt_that_does_not_come_is_not_asked_for_by_one_after_the_other(fetcher):
+    async def answer(head, writer):
+        await never()
+
+    async with serving(answer) as site:
+        settings = plain(site.port, respect_robots=True, first_byte_timeout=0.2)
+        fetches = await asyncio.gather(*(fetcher.fetch(NAME, settings) for _ in range(5)))
+        asked = len(site.requests)
+        later = await fetcher.fetch(NAME, settings)
+
+    assert {fetch.verdict for fetch in (*fetches, later)} == {Verdict.TIMEOUT}
+    assert (asked, len(site.requests)) == (1, 2)
+
+
 @pytest.mark.parametrize("hostile", ["endless", "bomb", "headers"])
 async def test_a_hostile_robots_txt_ends_in_bounded_memory(fetcher, hostile):
     bomb = gzip.compress(bytes(64 << 20))
