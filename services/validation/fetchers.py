@@ -19,6 +19,7 @@ from services.validation.dns.examiner import Examiner
 from services.validation.dns.plan import Plan
 from services.validation.dns.verdict import Verdict
 from services.validation.engines import Engines
+from services.validation.http.dialing import Trust
 from services.validation.http.fetch import Fetcher, HostExcluded
 from services.validation.http.tunnels import NoProxies, ProxySource
 from services.validation.http.turns import Turns
@@ -69,6 +70,8 @@ class Fetchers:
         self._opening = asyncio.Lock()
         # Hosts are asked politely whoever asks.
         self._turns = Turns()
+        # Proxies are the installation's: what a plan trusts besides is for its sites.
+        self._proxy_trust = Trust()
 
     async def __aenter__(self) -> "Fetchers":
         return self
@@ -115,6 +118,7 @@ class Fetchers:
                     roots=plan.ca_pem,
                     proxies=proxies,
                     proxy_policy=self.proxy_pools.policy if self.proxy_pools else None,
+                    proxy_trust=self._proxy_trust,
                 )
             )
             entry = _Entry(fetcher, stack.pop_all())

@@ -60,7 +60,9 @@ async def try_proxies(
         test = pb.ProxyTest(proxy_id=str(stored.id))
         try:
             source = _One(store.open(stored))
-            async with Fetcher(_resolve, policy=policy, proxies=source, trust=trust) as fetcher:
+            async with Fetcher(
+                _resolve, policy=policy, proxies=source, trust=trust, proxy_trust=trust
+            ) as fetcher:
                 fetch = await fetcher.fetch_url(url, settings)
         except UnreadableSecret as error:
             test.failure = f"its password: {error}"

@@ -66,7 +66,7 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 # Redirects of a robots.txt that are followed (RFC 9309, 2.3.1.2).
 _ROBOTS_REDIRECTS = 5
-# Answers for robots.txt that told nothing and are kept, each with headers up to the persona's limit.
+# Failed answers for robots.txt that are kept, each with headers up to the persona's limit.
 _MAX_SILENT = 256
 # Proxies that one fetch tries: one that fails says nothing about the name.
 MAX_PROXIES = 3
@@ -278,10 +278,13 @@ class Fetcher:
         proxies: ProxySource | None = None,
         proxy_policy: AddressPolicy | None = None,
         trust: Trust | None = None,
+        proxy_trust: Trust | None = None,
     ) -> None:
         """`roots`: certificates (PEM) of authorities trusted beside the system's; `trust`, which
         several may share, has its own. `proxies`: every request goes through one of them, or is
-        not sent; `proxy_policy`: of their own addresses, where it is another than the sites'."""
+        not sent; `proxy_policy`: of their own addresses, where it is another than the sites';
+        `proxy_trust`: in their own certificates, without one the system's, whatever `roots` are:
+        they get passwords."""
         self._resolve = resolve
         self._judge = judge_of(policy)
         # Without anybody in it, it is empty, and false.
@@ -289,7 +292,7 @@ class Fetcher:
         self._trust = trust or Trust(roots)
         self._proxies = proxies
         proxy_judge = self._judge if proxy_policy is None else judge_of(proxy_policy)
-        self._tunnels = Tunnels(proxy_judge, self._trust.context)
+        self._tunnels = Tunnels(proxy_judge, (proxy_trust or Trust()).context)
         self._robots = RobotsCache()
         # Servers without an answer for robots.txt, or time for it: when, and what they said, for
         # those who were waiting for it. One after the other they would ask in vain.

@@ -7,6 +7,7 @@ import pytest
 
 from services.chassis.http_settings import HttpSettings
 from services.validation.http.addresses import AddressPolicy
+from services.validation.http.dialing import Trust
 from services.validation.http.fetch import Fetcher
 from tests.validation.http.servers import authority
 
@@ -40,7 +41,12 @@ async def fetcher(names: Names) -> AsyncIterator[Fetcher]:
 
 @contextlib.asynccontextmanager
 async def fetching(names: Names, **changes) -> AsyncIterator[Fetcher]:
-    changes = {"policy": LOOPBACK, "roots": authority().pem, **changes}
+    changes = {
+        "policy": LOOPBACK,
+        "roots": authority().pem,
+        "proxy_trust": Trust(authority().pem),
+        **changes,
+    }
     async with Fetcher(names.resolve, **changes) as fetcher:
         yield fetcher
 

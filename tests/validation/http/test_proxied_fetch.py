@@ -173,6 +173,19 @@ async def test_a_proxy_gets_its_password_only_when_it_proves_to_be_it(names):
             assert [result for _, result, _ in source.results] == [Result.FAILED]
 
 
+async def test_what_is_trusted_for_sites_is_not_trusted_for_proxies(names):
+    async with serving(page()) as site:
+        tls = authority().server("localhost")
+        async with proxying(Scheme.HTTPS, user="u", password="p", tls=tls) as server:
+            source = Source(server.proxy("localhost"))
+            settings = plain(site.port)
+            fetch = await fetch_through(names, source, settings, proxy_trust=None)
+
+    assert fetch.verdict is Verdict.PROXY_ERROR
+    assert "certificate" in fetch.reason
+    assert server.heads == []
+
+
 async def test_without_a_usable_proxy_nothing_is_asked(names):
     async with serving(page()) as site:
         fetch = await fetch_through(names, Source(), plain(site.port))
