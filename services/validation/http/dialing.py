@@ -111,6 +111,7 @@ class Dial:
     __slots__ = (
         "address",
         "addresses",
+        "arrived",
         "clock",
         "connected_at",
         "first_byte_at",
@@ -134,12 +135,15 @@ class Dial:
         first_byte_timeout: float,
         latest: float,
         proxy: Proxy | None = None,
+        arrived: Callable[[str], None] | None = None,
     ) -> None:
         # Judged addresses of the host, text form.
         self.addresses = addresses
         # What the connection goes through, and how far that came.
         self.proxy = proxy
         self.progress = Progress()
+        # Told the address that the connection was made to.
+        self.arrived = arrived
         self.head_limit = head_limit
         # Runs from the connection to the headers' end; `latest` is when the whole fetch ends.
         self.clock = clock
@@ -169,6 +173,8 @@ class Dial:
             self.address = self.addresses[0]
         elif peer := transport.get_extra_info("peername"):
             self.address = peer[0]
+        if self.arrived is not None and self.address:
+            self.arrived(self.address)
         # Of http through a proxy with TLS, that is the proxy's.
         secured = transport.get_extra_info("ssl_object") if is_secured else None
         if secured is not None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -206,6 +207,7 @@ class _Run:
 
     __slots__ = (
         "addresses",
+        "at",
         "cookies",
         "deadline",
         "distrust",
@@ -231,6 +233,9 @@ class _Run:
         self.place = place
         # By the loop's clock.
         self.deadline = deadline
+        # Where the present request has its turn: of several addresses the first, until another one
+        # is connected to.
+        self.at = ("address", "")
         # Of hosts already resolved: one answer for the whole fetch.
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.cookies: CookieJar | None = None
@@ -517,15 +522,15 @@ class Fetcher:
         if exchange.failure is not None:
             return exchange
         settings, turns, waiting = run.settings, self._turns, self._loop.time()
-        host, first = ("host", target.host), ("address", addresses[0])
+        host, run.at = ("host", target.host), ("address", addresses[0])
         if settings.host_rate or not turns.enter(host, settings.host_concurrency):
             _step_aside(run)
             await turns.take(host, at_once=settings.host_concurrency, rate=settings.host_rate)
         try:
             at_once, rate = settings.address_concurrency, settings.address_rate
-            if rate or not turns.enter(first, at_once):
+            if rate or not turns.enter(run.at, at_once):
                 _step_aside(run)
-                await turns.take(first, at_once=at_once, rate=rate)
+                await turns.take(run.at, at_once=at_once, rate=rate)
             try:
                 if run.place is not None:
                     await run.place.come_back()
@@ -541,7 +546,7 @@ class Fetcher:
                         )
                         break
             finally:
-                turns.give(first)
+                turns.give(run.at)
         finally:
             turns.give(host)
         if exchange.failure is not None and falls_back(exchange.failure) and not exchange.status:
@@ -636,6 +641,7 @@ class Fetcher:
                     first_byte_timeout=settings.first_byte_timeout,
                     latest=run.deadline,
                     proxy=proxy,
+                    arrived=None if len(addresses) == 1 else partial(self._arrived, run),
                 )
                 token = dialled.set(dial)
                 response = await self._session.get(
@@ -702,6 +708,11 @@ class Fetcher:
             if token is not None:
                 dialled.reset(token)
         return False
+
+    def _arrived(self, run: _Run, address: str) -> None:
+        if run.at != (there := ("address", address)):
+            self._turns.move(run.at, there, rate=run.settings.address_rate)
+            run.at = there
 
     def _through_another(self, run: _Run, exchange: _Exchange, failure: ProxyFailure) -> bool:
         """Whether to send the request again, through another proxy; else the exchange fails."""

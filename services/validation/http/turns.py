@@ -63,6 +63,14 @@ class Turns:
                 self.give(key)
                 raise
 
+    def move(self, key: Hashable, other: Hashable, *, rate: float = 0.0) -> None:
+        """Have the turn at another key, without waiting: one too many is there for a while if need
+        be, and those who wait there wait for longer. `give` is called for that one then."""
+        self._queue(other).at_once += 1
+        if rate:
+            self.reserve(other, rate)
+        self.give(key)
+
     def give(self, key: Hashable) -> None:
         """Leave; the next ones come."""
         queue = self._queues[key]

@@ -16,6 +16,8 @@ from services.validation.http.fetch import Fetcher, HostExcluded, Redirect
 from services.validation.http.retry import LaneName, lane_of
 from services.validation.http.turns import Turns
 from services.validation.http.verdict import Truncation, Verdict
+from services.validation.http_plans import HttpPlan
+from services.validation.windows import Windows
 from tests.validation.http.conftest import LOOPBACK, fetching, plain
 from tests.validation.http.servers import accepting, never, page, redirect, serving
 
@@ -819,6 +821,61 @@ async def test_waiting_for_a_turn_does_not_count_against_the_time(fetcher):
         fetches = await asyncio.gather(*(fetcher.fetch(NAME, settings) for _ in range(6)))
 
     assert {fetch.verdict for fetch in fetches} == {Verdict.OK}
+
+
+async def test_who_waits_for_a_turn_lets_others_have_his_place(names):
+    windows, plan, asked, go_on = Windows(), HttpPlan(window=2), asyncio.Event(), asyncio.Event()
+
+    async def answer(head, writer):
+        asked.set()
+        await go_on.wait()
+        return page()
+
+    async def fetched(fetcher, settings, name):
+        place = await windows.enter(plan)
+        try:
+            return await fetcher.fetch(name, settings, place=place)
+        finally:
+            place.leave()
+
+    async with serving(answer) as site, fetching(names) as fetcher:
+        settings = plain(site.port, address_concurrency=1)
+        first, second = [
+            asyncio.create_task(fetched(fetcher, settings, f"{n}.example")) for n in "ab"
+        ]
+        await asked.wait()
+        # The other one waits for the address and does not keep this one waiting.
+        elsewhere = await windows.enter(plan)
+        assert len(site.requests) == 1
+        go_on.set()
+        assert (await first).verdict is Verdict.OK
+        assert (await second).verdict is Verdict.OK
+        elsewhere.leave()
+
+    assert windows.in_flight == 0
+
+
+async def test_a_fetch_counts_where_it_is_connected_to(names):
+    turns, asked, go_on = Turns(), asyncio.Event(), asyncio.Event()
+    first, second = ("address", "127.0.0.9"), ("address", "127.0.0.1")
+    # Nobody listens at the first.
+    names.answers[NAME] = [("127.0.0.9", "127.0.0.1")]
+
+    async def answer(head, writer):
+        asked.set()
+        await go_on.wait()
+        return page()
+
+    async with serving(answer) as site, fetching(names, turns=turns) as fetcher:
+        settings = plain(site.port, address_concurrency=1, address_rate=1000)
+        fetch = asyncio.create_task(fetcher.fetch(NAME, settings))
+        await asked.wait()
+        assert (turns.enter(second, 1), turns.enter(first, 1)) == (False, True)
+        turns.give(first)
+        go_on.set()
+        assert (await fetch).address == "127.0.0.1"
+
+    assert turns.enter(second, 1)
 
 
 # Consent

@@ -101,3 +101,22 @@ async def test_keys_whose_rate_is_past_are_forgotten():
         turns.give(number)
 
     assert len(turns) < 5000
+
+
+async def test_a_turn_moves_to_another_key_and_is_counted_there():
+    turns = Turns(lambda: 100.0)
+    await turns.take("a", at_once=1)
+    await turns.take("b", at_once=1)
+    waiting = [asyncio.create_task(turns.take(key, at_once=1)) for key in ("a", "b")]
+    await asyncio.sleep(0)
+
+    turns.move("a", "b", rate=4)
+
+    await waiting[0]
+    turns.give("b")
+    # One is there still, where two were.
+    await asyncio.sleep(0)
+    assert not waiting[1].done()
+    turns.give("b")
+    await waiting[1]
+    assert turns.reserve("b", 4) == 0.25
