@@ -89,6 +89,7 @@ class AnalysisProbe:
     names_limit = 50_000
     # A tenth of a second's worth.
     names_ahead = 4_000
+    parking = None
 
     def __init__(self) -> None:
         self._waiting = 0

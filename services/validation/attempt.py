@@ -1,18 +1,22 @@
-"""One attempt at a chunk: its names, their outcomes, the settlement. In a worker or on its own."""
+"""One attempt at a chunk: its names, their outcomes, the settlement. In a worker or on its own.
+
+A chunk some of whose names are to be checked again, and not soon, is set aside: what is known is
+stored, and whoever takes it up again goes on from there.
+"""
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from enum import Enum, auto
 from typing import Any
 
 import asyncpg
 
 from services.chassis import postgres
 from services.validation.pacing import Pace
-from services.validation.probe import Check, Item, Outcome, Probe, Unable
-from services.validation.results import ChunkResults
+from services.validation.probe import Check, Item, Later, Outcome, Parking, Probe, Unable
 from services.validation.store import Claim, Store
 
 log = logging.getLogger(__name__)
@@ -21,6 +25,17 @@ log = logging.getLogger(__name__)
 SETTLE_RETRY = 0.25
 # What the database says about values that it cannot hold.
 _UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+
+
+class End(Enum):
+    """How an attempt ended that did not fail."""
+
+    # Its results were stored by us.
+    SETTLED = auto()
+    # What is known was stored by us, and the chunk comes back when the time has come.
+    PARKED = auto()
+    # The chunk is not ours any more.
+    NOT_OURS = auto()
 
 
 class NotPrepared(Exception):
@@ -40,21 +55,24 @@ async def stored_items(store: Store, probe: Probe[Item, Any], claim: Claim) -> S
 
 
 async def check_and_settle(
-    store: Store, probe: Probe[Item, Any], claim: Claim, items: Sequence[Item], pace: Pace
-) -> bool:
-    """Check the items and store what comes of it; False when the chunk is not ours any more.
-
-    Raises NotPrepared and CheckFailed.
-    """
+    store: Store, probe: Probe[Item, Outcome], claim: Claim, items: Sequence[Item], pace: Pace
+) -> End:
+    """Check the items and store what comes of it. Raises NotPrepared and CheckFailed."""
+    parking = probe.parking
     async with AsyncExitStack() as stack:
         check = await _prepared(stack, probe, claim)
-        outcomes = await _checked(check, items, pace)
+        found = await _checked(check, items, pace, parking if claim.parked else None)
+        outcomes = [it for it in found if not isinstance(it, Later)]
+        # Before the end of what was prepared: the probe counts what is in memory.
+        if len(outcomes) < len(found):
+            waits = [it.due for it in found if isinstance(it, Later)]
+            return await _park(store, parking, claim, items, found, waits)
         try:
             results = probe.results(claim, outcomes)
         except Exception as error:
             raise CheckFailed(told(error)) from error
-        # Before the end of what was prepared: the probe counts what is in memory.
-        return await _settle(store, claim, results)
+        settled = await _stored(lambda: store.settle(claim, results))
+        return End.SETTLED if settled else End.NOT_OURS
 
 
 def told(error: BaseException) -> str:
@@ -80,21 +98,48 @@ async def _prepared(
 
 
 async def _checked(
-    check: Check[Item, Outcome], items: Sequence[Item], pace: Pace
-) -> Sequence[Outcome]:
-    """As above."""
+    check: Check[Item, Outcome],
+    items: Sequence[Item],
+    pace: Pace,
+    parking: Parking[Item, Outcome] | None,
+) -> Sequence[Outcome | Later]:
+    """As above. `parking`: of a chunk that is taken up again."""
     try:
-        return await (_paced(check, items, pace) if pace.rate else check(items))
+        if parking is not None:
+            return await _resumed(check, items, pace, parking)
+        return await _asked(check, items, pace)
     except Exception as error:
         if isinstance(_first(error), Unable):
             raise NotPrepared(told(error)) from error
         raise CheckFailed(told(error)) from error
 
 
-async def _paced(check: Check[Item, Outcome], items: Sequence[Item], pace: Pace) -> list[Outcome]:
+async def _resumed(
+    check: Check[Item, Outcome],
+    items: Sequence[Item],
+    pace: Pace,
+    parking: Parking[Item, Outcome],
+) -> Sequence[Outcome | Later]:
+    """Nobody is asked about what is finished, so that it takes nothing of the campaign's rate."""
+    finished = [parking.is_finished(item) for item in items]
+    known = iter(await check([it for it, done in zip(items, finished, strict=True) if done]))
+    others = [it for it, done in zip(items, finished, strict=True) if not done]
+    found = iter(await _asked(check, others, pace))
+    return [next(known if done else found) for done in finished]
+
+
+async def _asked(
+    check: Check[Item, Outcome], items: Sequence[Item], pace: Pace
+) -> Sequence[Outcome | Later]:
+    return await (_paced(check, items, pace) if pace.rate else check(items))
+
+
+async def _paced(
+    check: Check[Item, Outcome], items: Sequence[Item], pace: Pace
+) -> list[Outcome | Later]:
     """Hand the items over in slices; a slice with mute names must not delay the next."""
 
-    async def check_slice(some: Sequence[Item]) -> Sequence[Outcome]:
+    async def check_slice(some: Sequence[Item]) -> Sequence[Outcome | Later]:
         return await check(some)
 
     slices = []
@@ -114,11 +159,34 @@ async def _paced(check: Check[Item, Outcome], items: Sequence[Item], pace: Pace)
     return [outcome for checked in slices for outcome in checked.result()]
 
 
-async def _settle(store: Store, claim: Claim, results: ChunkResults) -> bool:
+async def _park(
+    store: Store,
+    parking: Parking[Item, Outcome] | None,
+    claim: Claim,
+    items: Sequence[Item],
+    found: Sequence[Outcome | Later],
+    waits: Sequence[float],
+) -> End:
+    """Set the chunk aside until the last of the names that wait is due: then all of them are."""
+    try:
+        assert parking is not None, "it has no way to set chunks aside"
+        progress = parking.progress(items, found)
+    except Exception as error:
+        raise CheckFailed(told(error)) from error
+    due = max(waits)
+
+    async def park() -> bool:
+        delay = max(0.0, due - time.monotonic())
+        return await store.park(claim, progress, len(waits), delay)
+
+    return End.PARKED if await _stored(park) else End.NOT_OURS
+
+
+async def _stored(store: Callable[[], Awaitable[bool]]) -> bool:
     """Store, however often the database goes away meanwhile; the fence counts it once."""
     while True:
         try:
-            return await store.settle(claim, results)
+            return await store()
         except postgres.AWAY as error:
             log.warning("settling waits: %s: %s", type(error).__name__, error)
             await asyncio.sleep(SETTLE_RETRY)

@@ -35,6 +35,7 @@ class DnsProbe:
     # Enough for the time a claim takes, 50 ms at 75,000 names/s; few enough that other workers get
     # their share, and that a small campaign need not wait long behind a large one.
     names_ahead = 4_000
+    parking = None
 
     def __init__(self, engines: Engines) -> None:
         self.engines = engines

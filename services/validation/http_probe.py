@@ -1,6 +1,7 @@
 """The probe of the HTTP pool: names -> sites -> rows of http_results and pages."""
 
 import asyncio
+import logging
 import random
 import time
 from collections import Counter, deque
@@ -19,7 +20,7 @@ from services.validation.engines import Engines
 from services.validation.fetchers import Fetchers, excluded_by
 from services.validation.http.failures import MachineExhausted
 from services.validation.http.fetch import nothing_asked
-from services.validation.http.retry import MAX_DELAY, LaneName, decide, lane_of
+from services.validation.http.retry import Attempt, LaneName, decide, lane_of
 from services.validation.http.turns import Turns
 from services.validation.http.urls import MAX_URL
 from services.validation.http.verdict import Truncation, Verdict
@@ -34,23 +35,35 @@ from services.validation.http_rows import (
 )
 from services.validation.keyword_library import KeywordLibrary
 from services.validation.load import EndpointCounts
+from services.validation.parked import Waiting, decoded, encoded
 from services.validation.plans import plan_of
-from services.validation.probe import Check, Unable
+from services.validation.probe import Check, Later, Unable
 from services.validation.resolver_news import ResolverNews
 from services.validation.resolver_reports import Reporter
 from services.validation.results import ChunkResults
 from services.validation.site_evidence import http_evidence_to_pb, page_to_pb
 from services.validation.site_store import Candidate
-from services.validation.sites import Attempt, Site, SiteReader
+from services.validation.sites import Site, SiteReader
 from services.validation.store import Claim, Store
 from services.validation.suppression_store import Scope
 from services.validation.windows import Place, Windows
 
+log = logging.getLogger(__name__)
+
 # Names in hand at most, and bytes of outcomes that wait for the rest of their chunks; whoever holds
-# more takes no chunk. Repetitions come minutes later and keep their chunk in hand: at 500 names/s
-# and 4 minutes that is 120,000 names.
-NAMES_LIMIT = 150_000
+# more takes no chunk. A chunk waits for the slowest of its names: at 500 names/s and half a minute
+# that is 15,000 names, and those of slow campaigns come on top.
+NAMES_LIMIT = 50_000
 HELD_LIMIT = 384 * 1024 * 1024
+# Seconds that a name waits which this machine had no socket, port or memory for, at random so that
+# all do not come back at once; and how often, before the chunk is given back with all that is known
+# of it.
+EXHAUSTED_DELAY = (0.5, 2.0)
+EXHAUSTED_TRIES = 3
+# Seconds of an attempt in which nobody is asked, all in all, since the names that are left are to
+# be asked for again: beyond that the chunk is set aside. Less is not worth its two transactions,
+# and more would be lost in a pause or with the worker.
+PARK_AFTER = 10.0
 
 
 @dataclass(slots=True)
@@ -59,12 +72,36 @@ class _Asked:
 
     index: int
     candidate: Candidate
-    # Of the performance counter, when it was asked for first; 0 before.
-    began: float = 0.0
+    # Of the performance counter, when it was asked for first.
+    began: float | None = None
     attempts: int = 0
     # Attempts that ended in each lane.
     tries: Counter[LaneName] = field(default_factory=Counter)
     earlier: list[Attempt] = field(default_factory=list)
+    # How often this machine had nothing left to ask with.
+    exhausted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _AskedLater(Later):
+    """A name that waits in a lane."""
+
+    waiting: Waiting
+
+
+class HttpParking:
+    """Names that wait in lanes, and those that are finished."""
+
+    def is_finished(self, item: Candidate) -> bool:
+        return item.finished is not None
+
+    def progress(self, items: Sequence[Candidate], found: Sequence[HttpOutcome | Later]) -> bytes:
+        new = [it for item, it in zip(items, found, strict=True) if item.finished is None]
+        return encoded(
+            [it for it in new if isinstance(it, HttpOutcome)],
+            [it.waiting for it in new if isinstance(it, _AskedLater)],
+            _now_us(),
+        )
 
 
 class HttpProbe:
@@ -74,6 +111,7 @@ class HttpProbe:
     phases = frozenset({int(campaign_pb2.PHASE_HTTP_VALIDATION)})
     # Enough for the time that a claim takes, few enough that other workers get their share.
     names_ahead = 500
+    parking = HttpParking()
 
     def __init__(
         self,
@@ -82,12 +120,14 @@ class HttpProbe:
         keywords: KeywordLibrary,
         *,
         networks: Sequence[Network] = (),
+        park_after: float = PARK_AFTER,
     ) -> None:
         """`networks`: private ones that configurations may name; of others nothing is fetched."""
         self.engines = engines
         self.fetchers = fetchers
         self._keywords = keywords
         self._networks = networks
+        self.park_after = park_after
         self._windows = Windows()
         self._clusters = ClusterIndex()
         self._heavy = asyncio.Lock()
@@ -132,14 +172,16 @@ class HttpProbe:
             with_evidence=dns_pb2.RECORD_TYPE_NS in configuration.dns.settings.record_types,
         )
         suppressed = await store.suppressions.of_names([it.name for it in candidates], Scope.FETCH)
-        if not suppressed:
-            return candidates
-        return [
-            replace(it, excluded=excluded_by(suppressed[it.name].entry))
-            if it.name in suppressed
-            else it
-            for it in candidates
-        ]
+        if suppressed:
+            candidates = [
+                replace(it, excluded=excluded_by(suppressed[it.name].entry))
+                if it.name in suppressed
+                else it
+                for it in candidates
+            ]
+        if claim.parked:
+            return _resumed(candidates, await store.progress(claim), claim)
+        return candidates
 
     def name(self, item: Candidate) -> str:
         return item.name
@@ -168,8 +210,7 @@ class HttpProbe:
                 self._held -= round_.held
 
     def results(self, claim: Claim, outcomes: Sequence[HttpOutcome]) -> ChunkResults:
-        now = time.time_ns() // 1000
-        return chunk_rows(claim.key.campaign_no, claim.key.run, outcomes, now)
+        return chunk_rows(claim.key.campaign_no, claim.key.run, outcomes, _now_us())
 
     def dead_letter(self, item: Candidate) -> HttpOutcome:
         return outcome_of(item, Site(nothing_asked(item.name, Verdict.DEAD_LETTER, "")))
@@ -180,17 +221,17 @@ class HttpProbe:
         pages = 1 if plan.crawl_policy is CrawlPolicy.NEVER else 1 + plan.budget.max_pages
         # Of one attempt, with its further pages, each of which may have its time for nothing.
         once = settings.total_timeout * pages
-        delays = max((lane.max_delay for lane in retry.lanes.values()), default=0.0)
-        delay = min(max(delays, retry.max_retry_after) * (1 + retry.jitter), MAX_DELAY)
         # One window after the other, every name of it mute as often as a lane bears it, or all of
-        # them in line at one address; and one name that goes through all lanes.
+        # them in line at one address; and one name that goes through all lanes. Waits in lanes are
+        # in these times, or else the chunk is set aside.
         windows = ceil(claim.name_count / min(plan.window, settings.address_concurrency))
         rates = [it for it in (settings.address_rate, settings.host_rate) if it]
         # robots.txt, https, http, and one more for each redirect.
         requests = claim.name_count * pages * (3 + settings.max_redirects)
         in_line = requests / min(rates) if rates else 0.0
         tries = min(max((it.tries for it in retry.lanes.values()), default=1), retry.total_tries)
-        return (once * windows + in_line) * tries + (once + delay) * (retry.total_tries - 1)
+        asking = (once * windows + in_line) * tries + once * (retry.total_tries - 1)
+        return asking + self.park_after
 
 
 class _Round:
@@ -204,7 +245,7 @@ class _Round:
         # Bytes of outcomes.
         self.held = 0
 
-    async def check(self, candidates: Sequence[Candidate]) -> list[HttpOutcome]:
+    async def check(self, candidates: Sequence[Candidate]) -> list[HttpOutcome | Later]:
         """Ask for all pages; repetitions wait outside the window."""
         return await _Line(self, candidates).work()
 
@@ -212,7 +253,8 @@ class _Round:
         """The outcome, or the seconds until the name is asked for again."""
         candidate = asked.candidate
         began = time.perf_counter()
-        asked.began = asked.began or began
+        if asked.began is None:
+            asked.began = began
         try:
             site = await self._reader.read(
                 candidate.name,
@@ -221,7 +263,10 @@ class _Round:
                 place=place,
             )
         except MachineExhausted as error:
-            raise Unable(str(error)) from error
+            asked.exhausted += 1
+            if asked.exhausted > EXHAUSTED_TRIES:
+                raise Unable(str(error)) from error
+            return random.uniform(*EXHAUSTED_DELAY)
         fetch = site.fetch
         asked.attempts += fetch.attempts
         lane = lane_of(fetch.verdict, fetch.status)
@@ -250,6 +295,16 @@ class _Round:
         self._probe._held += size
 
 
+@dataclass(frozen=True, slots=True)
+class _Late:
+    """A name in a lane."""
+
+    asked: _Asked
+    # Of the monotonic clock.
+    due: float
+    timer: asyncio.TimerHandle
+
+
 class _Line:
     """Names of one call, in line for places in the window."""
 
@@ -257,28 +312,33 @@ class _Line:
         self._round = round_
         self._probe = round_._probe
         self._line: deque[_Asked] = deque()
-        self._outcomes: list[HttpOutcome | None] = [None] * len(candidates)
+        self._found: list[HttpOutcome | Later | None] = [None] * len(candidates)
         self._left = 0
-        # Names in a lane: their timers.
-        self._late: dict[int, asyncio.TimerHandle] = {}
+        # Names in a lane.
+        self._late: dict[int, _Late] = {}
         self._moved = asyncio.Event()
+        # Seconds in which nobody was asked.
+        self._idle = 0.0
         for index, candidate in enumerate(candidates):
-            if candidate.excluded:
-                fetch = nothing_asked(candidate.name, Verdict.EXCLUDED, candidate.excluded)
-                self._outcomes[index] = outcome_of(candidate, Site(fetch))
+            if candidate.finished is not None:
+                self._found[index] = candidate.finished
+                round_.hold(candidate.finished.size)
+            elif candidate.excluded:
+                self._found[index] = _excluded(candidate)
             else:
-                self._line.append(_Asked(index, candidate))
+                self._line.append(_asked(index, candidate))
                 self._left += 1
 
-    async def work(self) -> list[HttpOutcome]:
+    async def work(self) -> list[HttpOutcome | Later]:
+        """Ask until every name has its outcome, or those that have none wait too long for it."""
         windows, plan = self._round._windows, self._round._plan
         self._probe._waiting += len(self._line)
         try:
             async with asyncio.TaskGroup() as group:
                 while self._left:
                     if not self._line:
-                        self._moved.clear()
-                        await self._moved.wait()
+                        if not await self._wait():
+                            break
                         continue
                     place = await windows.enter(plan)
                     asked = self._line.popleft()
@@ -286,9 +346,25 @@ class _Line:
                     group.create_task(self._ask(asked, place))
         finally:
             self._probe._waiting -= len(self._line)
-            for timer in self._late.values():
-                timer.cancel()
-        return [outcome for outcome in self._outcomes if outcome is not None]
+            for late in self._late.values():
+                late.timer.cancel()
+        for index, late in self._late.items():
+            self._found[index] = _AskedLater(late.due, _waiting(late.asked))
+        return [it for it in self._found if it is not None]
+
+    async def _wait(self) -> bool:
+        """Wait for a name to move on; False when it is not worth it."""
+        nobody_is_asked = len(self._late) == self._left
+        now = time.monotonic()
+        if nobody_is_asked:
+            soonest = min(late.due for late in self._late.values())
+            if self._idle + soonest - now > self._probe.park_after:
+                return False
+        self._moved.clear()
+        await self._moved.wait()
+        if nobody_is_asked:
+            self._idle += time.monotonic() - now
+        return True
 
     async def _ask(self, asked: _Asked, place: Place) -> None:
         try:
@@ -296,18 +372,81 @@ class _Line:
         finally:
             place.leave()
         if isinstance(came, HttpOutcome):
-            self._outcomes[asked.index] = came
+            self._found[asked.index] = came
             self._left -= 1
-            self._moved.set()
         else:
             loop = asyncio.get_running_loop()
-            self._late[asked.index] = loop.call_later(came, self._come_back, asked)
+            timer = loop.call_later(came, self._come_back, asked)
+            self._late[asked.index] = _Late(asked, time.monotonic() + came, timer)
+        self._moved.set()
 
     def _come_back(self, asked: _Asked) -> None:
         del self._late[asked.index]
         self._line.append(asked)
         self._probe._waiting += 1
         self._moved.set()
+
+
+def _asked(index: int, candidate: Candidate) -> _Asked:
+    """A name that is to be asked for: for the first time, or as if it had waited in hand."""
+    waiting = candidate.waiting
+    if waiting is None:
+        return _Asked(index, candidate)
+    began = time.perf_counter() - _elapsed_us(waiting) / 1e6
+    tries = Counter(waiting.tries)
+    return _Asked(index, candidate, began, waiting.attempts, tries, list(waiting.earlier))
+
+
+def _waiting(asked: _Asked) -> Waiting:
+    assert asked.began is not None
+    return Waiting(
+        position=asked.candidate.position,
+        attempts=asked.attempts,
+        elapsed_us=int((time.perf_counter() - asked.began) * 1e6),
+        tries=asked.tries,
+        earlier=asked.earlier,
+        time_us=_now_us(),
+    )
+
+
+def _excluded(candidate: Candidate) -> HttpOutcome:
+    """Also of a name that was asked for before it came on the list: not once more."""
+    fetch = nothing_asked(candidate.name, Verdict.EXCLUDED, candidate.excluded)
+    if (waiting := candidate.waiting) is None:
+        return outcome_of(candidate, Site(fetch))
+    fetch = fetch._replace(attempts=waiting.attempts, duration_us=_elapsed_us(waiting))
+    return outcome_of(candidate, Site(fetch, earlier=tuple(waiting.earlier)))
+
+
+def _elapsed_us(waiting: Waiting) -> int:
+    """Microseconds since it was asked for first. Of the time when its chunk was set aside only the
+    clocks on the wall know, which may be set back."""
+    return waiting.elapsed_us + max(0, _now_us() - waiting.time_us)
+
+
+def _resumed(
+    candidates: Sequence[Candidate], parts: Sequence[bytes], claim: Claim
+) -> Sequence[Candidate]:
+    """The candidates with what is known of them. Who is finished stays so, as in a chunk that is
+    settled, whatever came on the suppression list since; who waits is judged anew."""
+    names = {it.position: it.name for it in candidates}
+    finished: dict[int, HttpOutcome] = {}
+    waiting: dict[int, Waiting] = {}
+    for part in parts:
+        progress = decoded(part, names)
+        if progress is None:
+            log.warning("what was kept of %s cannot be read: those begin anew", claim.label)
+            continue
+        finished.update(progress.finished)
+        waiting.update(progress.waiting)
+    return [
+        replace(it, finished=finished.get(it.position), waiting=waiting.get(it.position))
+        for it in candidates
+    ]
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def outcome_of(candidate: Candidate, site: Site) -> HttpOutcome:

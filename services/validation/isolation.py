@@ -22,6 +22,7 @@ from services.chassis import postgres
 from services.chassis.parent import end_with
 from services.validation.attempt import (
     CheckFailed,
+    End,
     NotPrepared,
     check_and_settle,
     stored_items,
@@ -45,7 +46,9 @@ LOOK_PERIOD = 1.0
 # Bytes of what a child says that are kept; its last line is the cause.
 MAX_SAID = 4096
 # How a child ends. Any other status is a failure of the check.
-SETTLED, NOT_OURS, AWAY, NOT_PREPARED = 0, 3, 75, 78
+SETTLED, NOT_OURS, PARKED, AWAY, NOT_PREPARED = 0, 3, 4, 75, 78
+_STATUSES = {End.SETTLED: SETTLED, End.NOT_OURS: NOT_OURS, End.PARKED: PARKED}
+_ENDS = {status: end for end, status in _STATUSES.items()}
 
 
 class Isolation:
@@ -63,8 +66,8 @@ class Isolation:
         """Whether the next attempt would have to wait for another one's end."""
         return self._room.locked()
 
-    async def attempt(self, claim: Claim, time_limit: Callable[[], float]) -> bool:
-        """Whether the chunk's results were stored by the child.
+    async def attempt(self, claim: Claim, time_limit: Callable[[], float]) -> End:
+        """How the child's attempt ended.
 
         `time_limit` in seconds is asked every second, for the campaign's rate may change; its
         largest answer counts. Raises NotPrepared, CheckFailed, and ConnectionError when a part
@@ -73,8 +76,8 @@ class Isolation:
         async with self._room:
             status, said, hung = await self._run(claim, time_limit)
         last = said.splitlines()[-1] if said else ""
-        if status in (SETTLED, NOT_OURS):
-            return status == SETTLED
+        if (end := _ENDS.get(status)) is not None:
+            return end
         if status == AWAY:
             raise ConnectionError(last)
         if status == NOT_PREPARED:
@@ -170,7 +173,7 @@ async def attempt_alone(
             pace = Pace(claim.name_rate_limit, time.monotonic())
             following = asyncio.create_task(_follow_rate(store, claim, pace))
             try:
-                settled = await check_and_settle(store, probe, claim, items, pace)
+                end = await check_and_settle(store, probe, claim, items, pace)
             finally:
                 following.cancel()
     except postgres.AWAY as error:
@@ -182,7 +185,7 @@ async def attempt_alone(
     except CheckFailed as error:
         _say(str(error))
         return 1
-    return SETTLED if settled else NOT_OURS
+    return _STATUSES[end]
 
 
 async def _follow_rate(store: Store, claim: Claim, pace: Pace) -> None:
@@ -211,6 +214,7 @@ def _to_json(claim: Claim) -> bytes:
         "name_rate_limit": claim.name_rate_limit,
         "last_position": claim.last_position,
         "source_run": claim.source_run,
+        "park_count": claim.park_count,
     }
     return json.dumps({"parent": os.getpid(), "claim": told_of}).encode() + b"\n"
 

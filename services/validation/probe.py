@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from services.validation.load import EndpointCounts
@@ -11,12 +12,36 @@ from services.validation.store import Claim, Store
 # What a probe has to know of one name to check it, and whatever it finds out about it.
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-# Items to their outcomes, in the same order. Called several times at once for one claim.
-Check = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]]
+_Item = TypeVar("_Item", contravariant=True)
+_Outcome = TypeVar("_Outcome", contravariant=True)
 
 
 class Unable(Exception):
     """This process cannot check names now, whichever; the text says why. Blames no name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """In place of an outcome: the name is to be checked again, and not soon."""
+
+    # Of time.monotonic().
+    due: float
+
+
+# Items to what came of them, in the same order. Called several times at once for one claim. `Later`
+# only where the probe has a way to set chunks aside.
+Check = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome | Later]]]
+
+
+class Parking(Protocol[_Item, _Outcome]):
+    """How a chunk some of whose names wait is set aside: what is known of its names is stored, and
+    `Probe.items` reads it when the chunk is taken up again."""
+
+    def is_finished(self, item: _Item) -> bool:
+        """Whether `Check` has only to tell again what came of the item."""
+
+    def progress(self, items: Sequence[_Item], found: Sequence[_Outcome | Later]) -> bytes:
+        """Encode what came of all of a claim's items, but for those that were finished before."""
 
 
 class Probe(Protocol[Item, Outcome]):
@@ -28,6 +53,10 @@ class Probe(Protocol[Item, Outcome]):
     phases: frozenset[int]
     # Chunks are taken when fewer names than this are still to be asked about.
     names_ahead: int
+
+    @property
+    def parking(self) -> Parking[Item, Outcome] | None:
+        """None: its checks wait for every name."""
 
     @property
     def names_limit(self) -> int:

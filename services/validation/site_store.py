@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from domainflow.validation.v1 import dns_pb2
 from services.chassis.postgres import Pool
 from services.validation.dns import wire
+from services.validation.http_rows import HttpOutcome
+from services.validation.parked import Waiting
 
 _NS = dns_pb2.RecordType.ValueType(wire.NS)
 
@@ -21,6 +23,9 @@ class Candidate:
     name_servers: tuple[str, ...] = ()
     # Why it must not be asked for; empty: it may be.
     excluded: str = ""
+    # What is known since its chunk was set aside: all, or that it is to be asked for again.
+    finished: HttpOutcome | None = None
+    waiting: Waiting | None = None
 
 
 class SiteStore:

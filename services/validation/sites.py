@@ -18,6 +18,7 @@ from services.validation.content.crawl import (
 )
 from services.validation.content.markup import host_of, same_site
 from services.validation.http.fetch import Fetch, Fetcher, nothing_asked
+from services.validation.http.retry import Attempt
 from services.validation.http.turns import Place, Turns
 from services.validation.http.urls import BadUrl
 from services.validation.http.verdict import Truncation, Verdict
@@ -43,17 +44,6 @@ class Crawled:
     # Decoded bytes that were looked at.
     byte_size: int
     subject: Subject
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """An attempt that was repeated."""
-
-    verdict: Verdict
-    # Of its last response; 0 without one.
-    status: int
-    # Seconds until the next one.
-    delay: float
 
 
 @dataclass(frozen=True, slots=True)

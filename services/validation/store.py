@@ -62,6 +62,13 @@ class Claim:
     # from its first position on.
     last_position: int | None = None
     source_run: int = 0
+    # Earlier attempts that ended with the chunk being set aside.
+    park_count: int = 0
+
+    @property
+    def parked(self) -> bool:
+        """Whether it was set aside before, so that `Store.progress` may know of its names."""
+        return self.park_count > 0
 
     @property
     def label(self) -> str:
@@ -125,7 +132,7 @@ class Store:
         row = await self._pool.fetchrow(
             """SELECT t.attempt, t.name_count, t.configuration,
                    c.failure_count, c.lost_count, k.name_rate_limit, c.last_position,
-                   coalesce(p.source_run, 0) AS source_run
+                   coalesce(p.source_run, 0) AS source_run, c.park_count
                FROM claim_chunk($1, $2, $3, $4, $5, $6) AS t
                JOIN chunks c ON c.campaign_no = $1 AND c.phase = $2 AND c.run = $3
                    AND c.first_position = $4
@@ -187,6 +194,32 @@ class Store:
             _RELEASE, *_arguments(claim.key), claim.attempt, timedelta(seconds=delay)
         )
 
+    async def park(self, claim: Claim, progress: bytes, waiting_count: int, delay: float) -> bool:
+        """Set a chunk aside for `delay` seconds, of which `waiting_count` names are not finished.
+
+        `progress` is added to what was kept of it before. False when the claim is not ours any
+        more, or the phase does not run; then nothing is kept.
+        """
+        parked: bool = await self._pool.fetchval(
+            "SELECT park_chunk($1, $2, $3, $4, $5, $6, $7, $8)",
+            *_arguments(claim.key),
+            claim.attempt,
+            timedelta(seconds=delay),
+            waiting_count,
+            progress,
+        )
+        return parked
+
+    async def progress(self, claim: Claim) -> list[bytes]:
+        """Return what was kept of a chunk when it was set aside, the oldest first."""
+        rows = await self._pool.fetch(
+            """SELECT progress FROM parked_chunks
+               WHERE campaign_no = $1 AND phase = $2 AND run = $3 AND first_position = $4
+               ORDER BY attempt""",
+            *_arguments(claim.key),
+        )
+        return [row[0] for row in rows]
+
     async def fail(self, claim: Claim, cause: str, delay: float) -> bool:
         """Give a claim back whose attempt failed, for `delay` seconds from now, and on record.
 
@@ -197,7 +230,7 @@ class Store:
                 phase=_phase(claim),
                 run=claim.key.run,
                 first_position=claim.key.first_position,
-                attempt=claim.attempt,
+                attempt=_told_attempt(claim),
                 cause=cause[:MAX_CAUSE],
             )
         )
@@ -342,6 +375,11 @@ def _phase(claim: Claim) -> campaign_pb2.Phase.ValueType:
     return campaign_pb2.Phase.ValueType(claim.key.phase)
 
 
+def _told_attempt(claim: Claim) -> int:
+    """As people see it: that the chunk was set aside in between does not make it two attempts."""
+    return claim.attempt - claim.park_count
+
+
 async def _append(connection: Connection, claim: Claim, event: event_pb2.Event) -> None:
     await connection.execute(
         "SELECT append_event($1, $2)", claim.key.campaign_no, event.SerializeToString()
@@ -379,7 +417,7 @@ def _settled_event(claim: Claim, results: ChunkResults, elapsed: timedelta) -> e
         run=claim.key.run,
         first_position=claim.key.first_position,
         name_count=claim.name_count,
-        attempt=claim.attempt,
+        attempt=_told_attempt(claim),
         outcomes=[
             campaign_pb2.OutcomeCount(outcome=outcome, count=count)
             for outcome, count in zip(results.outcomes, results.counts, strict=True)

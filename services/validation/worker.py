@@ -27,7 +27,13 @@ from nats.js import JetStreamContext
 
 from domainflow.validation.v1 import task_pb2
 from services.chassis import jetstream, postgres
-from services.validation.attempt import CheckFailed, NotPrepared, check_and_settle, stored_items
+from services.validation.attempt import (
+    CheckFailed,
+    End,
+    NotPrepared,
+    check_and_settle,
+    stored_items,
+)
 from services.validation.failure import GiveUp, Retry, Split, after_failure, is_suspect
 from services.validation.isolation import Isolation
 from services.validation.load import LoadMeter
@@ -188,7 +194,7 @@ class Worker:
         in_hand = sum(chunk.names for chunk in self._chunks)
         # A slow campaign's chunks keep nobody busy, and must not keep other campaigns out.
         busy = len(self._chunks) - sum(pace.waiting for pace in self._paces.values())
-        # Chunks in which a few names wait long must not keep small campaigns out as well.
+        # Chunks that wait for a few slow names must not keep small campaigns out as well.
         limit = self._probe.names_limit * (EXPRESS_SHARE if express else 1)
         if in_hand >= limit or busy >= self.task_limit:
             return False
@@ -254,7 +260,7 @@ class Worker:
         elif claim is not None:
             chunk.claim, chunk.names = claim, claim.name_count
             try:
-                if await self._attempt(chunk, claim):
+                if await self._attempt(chunk, claim) is End.SETTLED:
                     self._settled += claim.name_count
                     await self._tell(claim)
             except BaseException as error:
@@ -300,8 +306,7 @@ class Worker:
                 await self._store.release(claim)
             raise
 
-    async def _attempt(self, chunk: _Chunk, claim: Claim) -> bool:
-        """Whether the chunk's results were stored by us."""
+    async def _attempt(self, chunk: _Chunk, claim: Claim) -> End:
         held = asyncio.timeout(None)
         pace = self._join_pace(claim)
         try:
@@ -309,26 +314,26 @@ class Worker:
                 chunk.end = held
                 chunk.unpaced = pace.rate == 0
                 if is_suspect(claim.lost_count):
-                    settled = await self._attempt_alone(chunk, claim, pace)
+                    end = await self._attempt_alone(chunk, claim, pace)
                 else:
                     items = await stored_items(self._store, self._probe, claim)
                     chunk.asked = True
-                    settled = await check_and_settle(self._store, self._probe, claim, items, pace)
-                if not settled:
+                    end = await check_and_settle(self._store, self._probe, claim, items, pace)
+                if end is End.NOT_OURS:
                     log.warning("refused, since it is not ours any more: %s", claim.label)
-                return settled
+                return end
         except TimeoutError:
             # Ours only once `held` was rescheduled; a database that answers late is away.
             if not held.expired():
                 raise
             if chunk.unwanted:
                 await self._store.release(claim)
-            return False
+            return End.NOT_OURS
         finally:
             chunk.end = None
             self._leave_pace(claim)
 
-    async def _attempt_alone(self, chunk: _Chunk, claim: Claim, pace: Pace) -> bool:
+    async def _attempt_alone(self, chunk: _Chunk, claim: Claim, pace: Pace) -> End:
         """An attempt that may end its process."""
         # What waits in a child keeps nothing else from being asked about.
         chunk.asked = True

@@ -15,7 +15,7 @@ from services.campaign.store import Store as CampaignStore
 from services.chassis.postgres import Pool
 from services.sandbox.web_server import NETWORK, SandboxWeb, SandboxWebSettings
 from services.sandbox.web_truth import Web
-from services.validation.attempt import NotPrepared, check_and_settle, stored_items
+from services.validation.attempt import End, NotPrepared, check_and_settle, stored_items
 from services.validation.engines import Engines
 from services.validation.fetchers import Fetchers
 from services.validation.http.verdict import Verdict
@@ -44,11 +44,24 @@ async def web() -> AsyncIterator[SandboxWeb]:
         yield server
 
 
+class WatchedProbe(HttpProbe):
+    """Knows how many preparations are in use."""
+
+    prepared = 0
+
+    @contextlib.asynccontextmanager
+    async def prepare(self, claim: Claim) -> AsyncIterator[Check[Candidate, HttpOutcome]]:
+        async with super().prepare(claim) as check:
+            self.prepared += 1
+            yield check
+            self.prepared -= 1
+
+
 @pytest.fixture
-async def http_probe(store: Store, engines: Engines) -> AsyncIterator[HttpProbe]:
+async def http_probe(store: Store, engines: Engines) -> AsyncIterator[WatchedProbe]:
     async with Fetchers(engines, suppressions=store.suppressions) as fetchers:
         library = KeywordLibrary(store.keyword_sets)
-        yield HttpProbe(engines, fetchers, library, networks=NETWORKS)
+        yield WatchedProbe(engines, fetchers, library, networks=NETWORKS)
 
 
 @pytest.fixture
@@ -79,17 +92,45 @@ def no_descriptor_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+async def warm_up(probe: HttpProbe, claim: Claim) -> None:
+    """What has to be open before the first name is asked for stays open for a while."""
+    async with probe.prepare(claim):
+        pass
+
+
 async def test_a_machine_without_descriptors_blames_no_name(
-    store: Store, http_probe: HttpProbe, claim: Claim
+    store: Store, http_probe: WatchedProbe, claim: Claim
 ) -> None:
     items = await stored_items(store, http_probe, claim)
+    await warm_up(http_probe, claim)
     pace = Pace(0, time.monotonic())
 
     with pytest.raises(NotPrepared, match="Too many open files"), no_descriptor_left():
         await check_and_settle(store, http_probe, claim, items, pace)
 
     assert (http_probe.waiting(), http_probe.in_flight) == (0, 0)
-    assert await check_and_settle(store, http_probe, claim, items, pace)
+    assert await check_and_settle(store, http_probe, claim, items, pace) is End.SETTLED
+
+
+async def test_names_wait_until_the_machine_has_descriptors_again(
+    store: Store, pool: Pool, http_probe: WatchedProbe, claim: Claim
+) -> None:
+    items = await stored_items(store, http_probe, claim)
+    await warm_up(http_probe, claim)
+
+    async def nobody_is_asked() -> None:
+        assert (http_probe.prepared, http_probe.waiting(), http_probe.in_flight) == (1, 0, 0)
+
+    with no_descriptor_left():
+        attempt = asyncio.create_task(
+            check_and_settle(store, http_probe, claim, items, Pace(0, time.monotonic()))
+        )
+        await eventually(nobody_is_asked)
+        assert not attempt.done()
+    await attempt
+
+    rows = await pool.fetch("SELECT verdict, attempt_count FROM http_results")
+    assert [tuple(row) for row in rows] == [(Verdict.OK, 1)] * 3
 
 
 async def test_a_chunk_of_some_names_is_settled_by_a_process_of_its_own(
@@ -99,23 +140,10 @@ async def test_a_chunk_of_some_names_is_settled_by_a_process_of_its_own(
     monkeypatch.setenv("HTTP_ALLOWED_NETWORKS", NETWORK)
     command = (sys.executable, "-m", "services.validation.alone", "http")
 
-    assert await Isolation(command).attempt(claim, lambda: 60)
+    assert await Isolation(command).attempt(claim, lambda: 60) is End.SETTLED
 
     rows = await pool.fetch("SELECT position, verdict FROM http_results ORDER BY position")
     assert [tuple(row) for row in rows] == [(0, Verdict.OK), (2, Verdict.OK), (3, Verdict.OK)]
-
-
-class WatchedProbe(HttpProbe):
-    """Knows how many preparations are in use."""
-
-    prepared = 0
-
-    @contextlib.asynccontextmanager
-    async def prepare(self, claim: Claim) -> AsyncIterator[Check[Candidate, HttpOutcome]]:
-        async with super().prepare(claim) as check:
-            self.prepared += 1
-            yield check
-            self.prepared -= 1
 
 
 async def test_what_is_in_memory_counts_until_it_is_stored(
@@ -135,6 +163,6 @@ async def test_what_is_in_memory_counts_until_it_is_stored(
             )
             await eventually(waits)
             assert probe.prepared == 1
-        assert await attempt
+        assert await attempt is End.SETTLED
 
     assert probe.prepared == 0

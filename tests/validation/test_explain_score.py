@@ -14,7 +14,7 @@ from services.campaign.rows import RunningPhase
 from services.campaign.store import Store as CampaignStore
 from services.chassis.postgres import Pool
 from services.validation.analysis_probe import AnalysisProbe
-from services.validation.attempt import check_and_settle, stored_items
+from services.validation.attempt import End, check_and_settle, stored_items
 from services.validation.http.verdict import Verdict
 from services.validation.pacing import Pace
 from services.validation.store import ChunkKey, Store
@@ -32,7 +32,8 @@ async def analyse(campaigns: CampaignStore, store: Store, running: RunningPhase)
         claim = await store.claim(ours, "worker")
         assert claim is not None
         items = await stored_items(store, probe, claim)
-        assert await check_and_settle(store, probe, claim, items, Pace(0, 0.0))
+        end = await check_and_settle(store, probe, claim, items, Pace(0, 0.0))
+        assert end is End.SETTLED
 
 
 async def store_profile(stub: Stub, settings: pb.ScoringSettings) -> pb.ScoringProfile:

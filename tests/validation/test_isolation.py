@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from services.chassis import postgres
-from services.validation.attempt import CheckFailed, NotPrepared
+from services.validation.attempt import CheckFailed, End, NotPrepared
 from services.validation.isolation import Isolation, _from_json, _to_json
 from services.validation.store import ChunkKey, Claim
 from tests.eventually import eventually
 from tests.suite.living import gone
 
-CLAIM = Claim(ChunkKey(1, 2, 3, 4), 5, 6, b"\x00\xff", failure_count=7, name_rate_limit=8)
+CLAIM = Claim(
+    ChunkKey(1, 2, 3, 4), 5, 6, b"\x00\xff", failure_count=7, name_rate_limit=8, park_count=9
+)
 
 
 def running(program: str, *, grace: float = 60, children: int = 8) -> Isolation:
@@ -29,9 +31,9 @@ def test_a_claim_arrives_as_it_was_sent() -> None:
     assert _from_json(_to_json(CLAIM)) == (os.getpid(), CLAIM)
 
 
-@pytest.mark.parametrize(("status", "settled"), [(0, True), (3, False)])
-async def test_the_child_says_whether_it_settled(status: int, settled: bool) -> None:
-    assert await running(f"exit({status})").attempt(CLAIM, no_time) is settled
+@pytest.mark.parametrize(("status", "end"), [(0, End.SETTLED), (3, End.NOT_OURS), (4, End.PARKED)])
+async def test_the_child_says_how_its_attempt_ended(status: int, end: End) -> None:
+    assert await running(f"exit({status})").attempt(CLAIM, no_time) is end
 
 
 @pytest.mark.parametrize(
@@ -107,5 +109,5 @@ async def test_no_more_children_than_allowed_are_there_at_once(tmp_path: Path) -
 
     await eventually(two_begun)
     (tmp_path / "go").touch()
-    assert await asyncio.gather(*attempts) == [True] * 4
+    assert await asyncio.gather(*attempts) == [End.SETTLED] * 4
     assert len(os.listdir(tmp_path)) == 5

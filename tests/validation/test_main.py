@@ -10,7 +10,7 @@ from services.campaign.store import Store as CampaignStore
 from services.chassis.postgres import Pool
 from services.sandbox.dns_server import SandboxDns
 from services.sandbox.truth import truth
-from services.validation.attempt import NotPrepared
+from services.validation.attempt import End, NotPrepared
 from services.validation.isolation import NOT_PREPARED, Isolation
 from services.validation.store import ChunkKey, Store
 from tests.campaigns import validating
@@ -70,8 +70,8 @@ async def test_one_attempt_in_a_process_of_its_own_settles_its_chunk_once(
     claim = await store.claim(ChunkKey(running.campaign_no, 2, 1, 0), "worker")
     assert claim
 
-    assert await alone(database_url).attempt(claim, lambda: 60)
-    assert not await alone(database_url).attempt(claim, lambda: 60)
+    assert await alone(database_url).attempt(claim, lambda: 60) is End.SETTLED
+    assert await alone(database_url).attempt(claim, lambda: 60) is End.NOT_OURS
 
     found = await pool.fetch("SELECT verdict FROM dns_results ORDER BY position")
     settings = sandbox.settings

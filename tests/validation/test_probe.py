@@ -34,6 +34,7 @@ class LengthProbe:
     phases = frozenset({HTTP})
     names_limit = 1000
     names_ahead = 100
+    parking = None
 
     def waiting(self) -> int:
         return 0
