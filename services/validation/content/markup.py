@@ -106,6 +106,14 @@ class Document:
     is_cut: bool
 
 
+# What str.split takes for a space, besides the plain one.
+_SPACES = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
+    "\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
+_RUN = re.compile(" {2,}")
+# Characters of a text to one run of spaces from which on the runs are replaced, each by itself.
+_FEW_RUNS = 64
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff\ufffe\uffff]")
 # Tags inside of words: no space comes from them.
 _INLINE = dict.fromkeys(
@@ -184,15 +192,25 @@ def fold(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[:limit].rstrip()
 
 
-def _fold_long(text: str) -> str:
-    """As `fold`, for a whole page: its common references are decoded a kind at a time."""
+def _blocks(text: str) -> str:
+    """What stands between NULs, each in one line as by `fold`, with one NUL between them. For a
+    whole page: most have few spaces to fold, and no words are cut out for those."""
     if "&" in text:
         for reference, character in _COMMON_REFERENCES:
             text = text.replace(reference, character)
         if "&" in text:
             text = unescape(text)
     # Decoded bytes and references have neither surrogates nor NUL.
-    return " ".join(text.split())
+    text = "\0".join(filter(None, map(str.strip, text.split("\0"))))
+    for space in _SPACES:
+        if space in text:
+            text = text.replace(space, " ")
+    # From the end it is found to be missing sooner.
+    if text.rfind("  ") < 0:
+        return text
+    if text.count("  ") * _FEW_RUNS < len(text):
+        return _RUN.sub(" ", text)
+    return "\0".join([" ".join(it.split()) for it in text.split("\0")])
 
 
 def language_tag(value: str) -> str:
@@ -260,8 +278,8 @@ class _Reader:
         text = "".join(
             chain(tokens.texts[:1], chain.from_iterable(zip(spaces, tokens.texts[1:], strict=True)))
         )
-        blocks = list(filter(None, map(str.strip, _fold_long(text).split("\0"))))
-        text = " ".join(blocks)
+        blocks = _blocks(text)
+        text = blocks.replace("\0", " ")
         metas = self._metas
         outline = " ".join(tokens.names)
         size = len(text)
@@ -273,7 +291,7 @@ class _Reader:
             title=fold(self._title or "", MAX_TITLE),
             language=next(filter(None, map(language_tag, self._languages)), ""),
             text=text[:MAX_TEXT].rstrip(),
-            lines="\n".join(blocks)[:MAX_TEXT].rstrip(),
+            lines=blocks.replace("\0", "\n")[:MAX_TEXT].rstrip(),
             site_name=fold(metas.get("og:site_name", ""), MAX_HEADING),
             description=fold(
                 metas.get("description") or metas.get("og:description") or "", MAX_DESCRIPTION
