@@ -46,6 +46,14 @@ OnStatement: TypeAlias = Callable[[str, Sequence[Any], float, int], None]
 SILENCE = 15
 
 
+# At the head of a statement's text: a connection plans it once, whatever its arguments are, even
+# where it plans others each time, and never as a scan of a whole table that has an index. For
+# statements that have but one good plan, which is not to depend on what is known of the tables.
+PLANNED_ONCE = "/* planned once */ "
+PLANS_ONCE = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
+_PLANS_AS_TOLD = "RESET plan_cache_mode; RESET enable_seqscan"
+
+
 if TYPE_CHECKING:
     _Driver = asyncpg.Connection[asyncpg.Record]
 else:
@@ -59,11 +67,14 @@ class _Connection(_Driver):
     between would leave it to the next one, together with its locks.
     """
 
-    __slots__ = ("_in_disorder", "on_statement")
+    __slots__ = ("_in_disorder", "_plans_once", "on_statement")
 
     def __init__(self, protocol: Any, transport: Any, *arguments: Any, **more: Any) -> None:
         super().__init__(protocol, transport, *arguments, **more)
         self._in_disorder = False
+        # Statements come in flocks: what is set stays until one that wants it otherwise. None: it
+        # is not known.
+        self._plans_once: bool | None = False
         self.on_statement: OnStatement | None = None
         _notice_silence(transport.get_extra_info("socket"))
 
@@ -77,6 +88,8 @@ class _Connection(_Driver):
     async def _execute(
         self, query: str, arguments: Sequence[Any], *others: Any, **more: Any
     ) -> Any:
+        if (once := query.startswith(PLANNED_ONCE)) is not self._plans_once:
+            await self._plan(once)
         if self.on_statement is None:
             return await super()._execute(query, arguments, *others, **more)  # type: ignore[misc]
         rows, begin = 0, time.perf_counter()
@@ -88,12 +101,21 @@ class _Connection(_Driver):
         finally:
             self.on_statement(query, arguments, time.perf_counter() - begin, rows)
 
+    async def _plan(self, once: bool) -> None:
+        self._plans_once = None
+        protocol: Any = self._protocol  # type: ignore[attr-defined]
+        await protocol.query(PLANS_ONCE if once else _PLANS_AS_TOLD, None)
+        # What a transaction has set is taken back when it fails.
+        if not self.is_in_transaction():
+            self._plans_once = once
+
     async def put_in_order(self) -> None:
         """A reset where one is needed. What is open by its own BEGIN was rolled back already."""
         # No statement of ours leaves anything else behind in a session, and a reset at every
         # release costs as much again as a short query.
         if self._in_disorder:
             self._in_disorder = False
+            self._plans_once = False
             await self.reset()
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from services.chassis.postgres import Pool
+from services.chassis.postgres import PLANNED_ONCE, Pool
 
 
 class Runs(NamedTuple):
@@ -49,7 +49,11 @@ async def read_campaigns(pool: Pool, campaign_ids: Sequence[UUID]) -> dict[UUID,
     }
 
 
-_CAMPAIGNS = """
+# Of the campaign with the number $1, as a statement sees it; null of one that is being deleted.
+REVISION = "(SELECT revision FROM campaigns WHERE no = $1 AND delete_time IS NULL)"
+NAME_COUNT = "(SELECT name_count FROM campaigns WHERE no = $1 AND delete_time IS NULL)"
+
+_CAMPAIGNS = f"""{PLANNED_ONCE}
 SELECT c.id, c.no, c.name_count, c.revision, p.*
 FROM campaigns c, LATERAL (
     SELECT coalesce(bool_or(status IN ('COMPLETED', 'SKIPPED')) FILTER (WHERE phase = 1), false)

@@ -11,6 +11,7 @@ from domainflow.query.v1.filter_pb2 import DomainFilter as FilterMessage
 from services.query.campaigns import Campaign, Runs
 from services.query.conditions import conditions_of
 from services.query.derived import PageCopies
+from services.query.domain_rows import DomainRows, Known
 from services.query.messages import copied_name, copied_that_match
 from services.query.page_plan import (
     MOSTLY,
@@ -31,7 +32,7 @@ from services.query.page_plan import (
     tests_of,
     window,
 )
-from services.query.pages import Copied, Known, Pages, Span
+from services.query.pages import Copied, Pages, Span
 from services.query.ranked_pages import Ranked, RankedPages
 from services.query.ranks import ScoreRanks
 from services.query.recent import Recent
@@ -89,13 +90,15 @@ class Stretch:
 class _Window:
     """Candidates in the direction of the walk; `last`: how far they reach, None: to the end.
 
-    `majors` of their keys, where they are not all 0; `copied`: what was read of a copy with them.
+    `majors` of their keys, where they are not all 0; `copied`, `known`: what was read of a copy, or
+    of the tables, with them.
     """
 
     positions: Sequence[int]
     last: Key | None
     majors: Sequence[int] | None = None
     copied: Copied | None = None
+    known: Mapping[int, Known] | None = None
 
     def keys(self, kept: Container[int] | None = None) -> list[Key]:
         """The keys of all candidates, or of those that are kept."""
@@ -125,7 +128,7 @@ class PageReader:
         copies: PageCopies | None,
         directories: Directories,
     ) -> None:
-        self._pages = pages
+        self._pages, self._rows = pages, DomainRows(pages.pool)
         self._settled_chunks = settled_chunks
         self._changed = campaign.revision
         self._copy_id = None if copies is None else copies.id
@@ -206,13 +209,18 @@ class PageReader:
         at: Key | None = start
         for _ in range(_WINDOWS):
             limit = window(need - len(found), share, allowed - examined)
-            seen = await self._window(at, inclusive, ascending, limit)
+            # Of nearly all of them everything is to be known.
+            whole = self._copy_id is None and (not self._conditions or share >= MOSTLY)
+            seen = await self._window(at, inclusive, ascending, limit, whole=whole)
             inclusive = False
             examined += len(seen.positions)
             at = seen.last
             few = self._copy_id is not None and len(seen.positions) <= _FEW
             if seen.copied is not None:
                 more = self._of_copy(seen, seen.copied, need - len(found))
+                found, hits = found + more, len(more)
+            elif seen.known is not None:
+                more = self._passing(seen.keys(), seen.known)
                 found, hits = found + more, len(more)
             elif self._conditions and not few and (self._copy_id is not None or share < MOSTLY):
                 wanted = need - len(found)
@@ -317,7 +325,12 @@ class PageReader:
                 return [pairs[place] for place in copied_that_match(self._chosen, domains, wanted)]
             # It is being removed.
             self._copy_id = self._ranked_id = None
-        rows = await self._pages.domains(self._no, self._runs, [key.position for key in keys])
+        rows = await self._rows.at(self._no, self._runs, [key.position for key in keys])
+        return self._passing(keys, rows)
+
+    def _passing(self, keys: Sequence[Key], rows: Mapping[int, Known]) -> list[tuple[Key, Found]]:
+        revision, name_count = next((row.campaign for row in rows.values()), (None, None))
+        self._revision = revision if name_count == self._name_count else None
         known = ((key, rows.get(key.position)) for key in keys)
         tests = self._tests
         return [(key, e) for key, e in known if e and all(test(*e) for test in tests)]
@@ -346,11 +359,18 @@ class PageReader:
                 continue
             if source.size > most and source.counted:
                 continue
+            conditions = conditions_of(_rest(self._message, source, Order.POSITION))
+            if not conditions and self._order in (Order.NAME, Order.SCORE):
+                majors = await self._pages.small_set(
+                    self._no, self._runs, source, self._order, self._name_count, most=most
+                )
+                if majors is not None:
+                    return self._small(majors)
+                continue
             found = await self._pages.from_source(
                 self._no, self._runs, source, everywhere, limit=most + 1
             )
             if found.all_there:
-                conditions = conditions_of(_rest(self._message, source, Order.POSITION))
                 kept = await self._pages.matching(self._no, self._runs, conditions, found.positions)
                 return await self._in_order(kept)
         return None
@@ -362,12 +382,18 @@ class PageReader:
             if chunks is not None:
                 return SmallSet(sorted(_keys_in(chunks, positions)))
         if self._order is not Order.NAME:
-            majors = await self._pages.majors(self._no, self._runs, self._order, positions)
-            found = (Key(major, p) for p, major in majors.items() if major is not None)
-            return SmallSet(sorted(found))
-        names = await self._pages.names(self._no, positions)
-        ordered = sorted(names, key=names.__getitem__)
-        return SmallSet([Key(0, p) for p in ordered], [names[p] for p in ordered], names)
+            return self._small(
+                await self._pages.majors(self._no, self._runs, self._order, positions)
+            )
+        return self._small(await self._pages.names(self._no, positions))
+
+    def _small(self, found: Mapping[int, Any]) -> SmallSet:
+        """Of names by position, or what stands for them in another order."""
+        if self._order is Order.NAME:
+            ordered = sorted(found, key=found.__getitem__)
+            return SmallSet([Key(0, p) for p in ordered], [found[p] for p in ordered], found)
+        keys = (Key(major, p) for p, major in found.items() if major is not None)
+        return SmallSet(sorted(keys))
 
     async def _read_small(
         self, small: SmallSet, start: Key | None, inclusive: bool, ascending: bool, size: int
@@ -400,8 +426,10 @@ class PageReader:
         return Stretch(found, stopped, len(looked_at))
 
     async def _window(
-        self, at: Key | None, inclusive: bool, ascending: bool, limit: int
+        self, at: Key | None, inclusive: bool, ascending: bool, limit: int, *, whole: bool
     ) -> _Window:
+        """The next candidates; `whole`: what the tables have of them too, if that is no other way
+        to the server."""
         self._revision = None
         if self._order is Order.NAME:
             if self._ranked_id is not None:
@@ -410,7 +438,7 @@ class PageReader:
                     return ranked
                 # It is being removed, or is not in the order that was supposed.
                 self._ranked_id = None
-            return await self._by_name(at, inclusive, ascending, limit)
+            return await self._by_name(at, inclusive, ascending, limit, whole=whole)
         if at is not None and inclusive:
             # Behind the one ahead of it.
             at = Key(at.major, at.position + (-1 if ascending else 1))
@@ -428,8 +456,11 @@ class PageReader:
                 limit=limit,
                 ascending=ascending,
                 copy_id=self._read_together(limit),
+                runs=self._runs if whole else None,
             )
-            return _Window(scored.positions, scored.last, scored.majors, scored.copied)
+            return _Window(
+                scored.positions, scored.last, scored.majors, scored.copied, scored.known
+            )
         if self._order is Order.SETTLE_TIME:
             return await self._by_settlement(at, ascending, limit)
         first, past = 0, self._name_count
@@ -512,7 +543,7 @@ class PageReader:
         return run, passed or span
 
     async def _by_name(
-        self, at: Key | None, inclusive: bool, ascending: bool, limit: int
+        self, at: Key | None, inclusive: bool, ascending: bool, limit: int, *, whole: bool
     ) -> _Window:
         found, block = await self._pages.by_name(
             self._no,
@@ -523,6 +554,7 @@ class PageReader:
             blocks=2 + limit // self._block,
             ascending=ascending,
             copy_id=self._read_together(limit),
+            runs=self._runs if whole else None,
         )
         self._block = block or self._block
         positions, majors = found.positions, found.majors or ()
@@ -530,13 +562,14 @@ class PageReader:
             if positions[:1] != [at.position]:
                 if at.major:
                     # Names were sorted anew, into other blocks.
-                    return await self._by_name(Key(0, at.position), inclusive, ascending, limit)
+                    at = Key(0, at.position)
+                    return await self._by_name(at, inclusive, ascending, limit, whole=whole)
                 raise KeyGone
             positions, majors = positions[not inclusive :], majors[not inclusive :]
         end = found.all_there and len(positions) <= limit
         positions, majors = positions[:limit], majors[:limit]
         last = None if end or not positions else Key(majors[-1], positions[-1])
-        return _Window(positions, last, majors, found.copied)
+        return _Window(positions, last, majors, found.copied, found.known)
 
     async def _along_ranks_of_names(
         self, at: Key | None, inclusive: bool, ascending: bool, limit: int

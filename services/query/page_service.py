@@ -21,7 +21,9 @@ from services.chassis.seal import Seal, binding
 from services.query.campaigns import Campaign, Runs
 from services.query.conditions import check_filter
 from services.query.derived import PageCopies
-from services.query.messages import domain_fields, domain_wire, fill_evidence, filter_of
+from services.query.domain_rows import DomainRows
+from services.query.domain_wire import domain_bytes, domain_wire
+from services.query.messages import fill_evidence, filter_of
 from services.query.page_plan import DomainFilter, Key, Order, Sizes, exact_total
 from services.query.page_reader import (
     Directories,
@@ -107,10 +109,10 @@ class PageService(Part):
     ) -> tuple[Read, Campaign, _Page]:
         """The page, of the campaign as it is.
 
-        A campaign that was the same the last two times is read as it was then. How it is, a page of
-        a copy tells by itself, and any other is read beside asking; if it is not the same any more,
-        that was for nothing. It spares pages a tenth. No page of a copy is answered unless the
-        campaign was still the same behind its last statement.
+        A campaign that was the same the last two times is read as it was then. Its last statement
+        tells how it is; if it is not the same any more, that was for nothing. It spares pages a
+        tenth. No page of a copy is answered unless the campaign was still the same behind its last
+        statement.
         """
         campaign_id = UUID(request.campaign_id)
         least = place.revision if place else 0
@@ -121,20 +123,13 @@ class PageService(Part):
         if recent is None or not steady or request.HasField("consistency"):
             read = await begin()
         else:
-            reading = self._read_page(request, place, Pages(self._reads.primary), recent)
-            if self._recent_copies.get(recent) not in (None, (None,)):
-                try:
-                    page = await reading
-                except Exception as error:  # raised again unless the campaign has changed
-                    page = error
-                if isinstance(page, _Page) and page.revision == recent.revision >= least:
-                    return self._reads.begun(recent), recent, page
-                read, asked_behind = await begin(), True
-            else:
-                page, begun = await asyncio.gather(reading, begin(), return_exceptions=True)
-                if isinstance(begun, BaseException):
-                    raise begun
-                read = begun
+            try:
+                page = await self._read_page(request, place, Pages(self._reads.primary), recent)
+            except Exception as error:  # raised again unless the campaign has changed
+                page = error
+            if isinstance(page, _Page) and page.revision == recent.revision >= least:
+                return self._reads.begun(recent), recent, page
+            read, asked_behind = await begin(), True
         campaign = await the_campaign(read, request.campaign_id)
         self._recent_campaigns.keep(campaign_id, (campaign, campaign == recent))
         if campaign != recent or not isinstance(page, _Page):
@@ -321,10 +316,10 @@ class PageService(Part):
     ) -> pb.GetDomainResponse:
         read = await self._reads.begin(request.consistency, UUID(request.campaign_id))
         campaign = await the_campaign(read, request.campaign_id)
-        row = await Pages(read.pool).domain(campaign.no, campaign.runs, request.position)
+        row = await DomainRows(read.pool).one(campaign.no, campaign.runs, request.position)
         if row is None:
             raise DomainNotFound(request.campaign_id, request.position)
-        found = pb.Domain(**domain_fields(row, row))
+        found = pb.Domain.FromString(domain_bytes(row, row))
         fill_evidence(found, row)
         return pb.GetDomainResponse(domain=found, freshness=read.freshness)
 

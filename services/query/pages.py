@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -21,10 +22,11 @@ from domainflow.campaign.v1.campaign_pb2 import (
     PHASE_HTTP_VALIDATION,
     PHASE_LEAD_EXTRACTION,
 )
-from services.chassis.postgres import Pool
-from services.query.campaigns import Campaign, Runs
+from services.chassis.postgres import PLANNED_ONCE, Pool
+from services.query.campaigns import REVISION, Campaign, Runs
 from services.query.conditions import Arguments, Conditions, matching
 from services.query.derived import PageCopies, page_copies
+from services.query.domain_rows import DomainRows, Known
 from services.query.packed import PACK_SIZE, opened
 from services.query.page_plan import Key, Kind, Order, Sizes, Source, after_prefix
 
@@ -40,14 +42,6 @@ class Span:
     outcome_counts: Sequence[int] = ()
 
 
-class Known(NamedTuple):
-    """What is known of a domain: columns of its name and DNS, and those of the later phases, which
-    may be the same row, and none if there are none."""
-
-    first: asyncpg.Record
-    later: asyncpg.Record | None
-
-
 class Copied(NamedTuple):
     """Domains as a copy for pages has them on the wire, by position, and the campaign's revision at
     that moment, None where it is being deleted."""
@@ -59,12 +53,14 @@ class Copied(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """Domains in order. `all_there`: there are no more. `copied`: what the copy that was asked for
-    has of them, None unless it has all. `majors` of their keys, where they are not all 0."""
+    has of them, None unless it has all. `majors` of their keys, where they are not all 0. `known`:
+    what the tables have of them, where that was asked for."""
 
     positions: Sequence[int]
     all_there: bool
     copied: Copied | None = None
     majors: Sequence[int] | None = None
+    known: Mapping[int, Known] | None = None
 
     @property
     def last(self) -> Key | None:
@@ -79,6 +75,7 @@ class Pages:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._rows = DomainRows(pool)
 
     @property
     def pool(self) -> Pool:
@@ -169,7 +166,8 @@ class Pages:
             arguments += [key.major, key.position]
         way = _WAY[ascending]
         rows = await self._pool.fetch(
-            f"""SELECT revision, first_position, name_count, outcome_counts FROM chunks
+            f"""{PLANNED_ONCE}
+            SELECT revision, first_position, name_count, outcome_counts FROM chunks
             WHERE campaign_no = $1 AND phase = {_PHASE_DNS} AND run = $2 AND revision IS NOT NULL
                 AND outcome_counts IS NOT NULL {bound}
             ORDER BY revision {way}, first_position {way} LIMIT $3""",
@@ -196,8 +194,10 @@ class Pages:
         limit: int,
         ascending: bool,
         copy_id: int | None = None,
+        runs: Runs | None = None,
     ) -> Candidates:
-        """Domains with such a score behind `key`, in order of score and position."""
+        """Domains with such a score behind `key`, in order of score and position. With `runs` and
+        what the tables have of them, by one way to the server."""
         arguments = Arguments(no)
         run_number, lowest, highest = map(arguments.number, (run, *scores))
         bound = ""
@@ -205,12 +205,18 @@ class Pages:
             major, position = map(arguments.number, key)
             sign = ">" if ascending else "<"
             bound = f"AND (score, position) {sign} ({major}::smallint, {position}::int)"
-        statement = f"""SELECT score, position FROM page_analyses
+        statement = f"""SELECT score AS major, position FROM page_analyses
             WHERE campaign_no = $1 AND run = {run_number} AND score >= {lowest}
                 AND score <= {highest} {bound}
             ORDER BY score {_WAY[ascending]}, position {_WAY[ascending]}
             LIMIT {arguments.number(limit)}"""
-        columns = "array_agg(position), array_agg(score)"
+        if runs is not None:
+            rows, known = await self._rows.found(
+                no, runs, statement, ("major",), arguments, limit=limit
+            )
+            positions, majors = [row["position"] for row in rows], [row["major"] for row in rows]
+            return Candidates(positions, len(positions) < limit, None, majors, known)
+        columns = "array_agg(position), array_agg(major)"
         row, copied = await self._page(no, copy_id, statement, columns, arguments)
         positions, majors = row[0] or [], row[1] or []
         return Candidates(positions, len(positions) < limit, copied, majors)
@@ -225,10 +231,13 @@ class Pages:
         blocks: int,
         ascending: bool,
         copy_id: int | None = None,
+        runs: Runs | None = None,
     ) -> tuple[Candidates, int]:
         """Domains in order of name, from a key on, with it, or from one end: as many of them as
         these many blocks have. Only blocks that may have names that begin with `prefix`. And how
         many domains a block has, if it was seen.
+
+        With `runs` and what the tables have of them, by one way to the server.
 
         Majors are 1 + the block that the domain is in. The major of `start` is believed; 0: it is
         found out by the name. Where the position is not in that block, it is not the first one.
@@ -263,12 +272,20 @@ class Pages:
                 ORDER BY block {way} LIMIT {arguments.number(blocks)}
             ) b, LATERAL unnest(positions[{part}]) WITH ORDINALITY u (position, n)
             ORDER BY block {way}, n {way} LIMIT {size}"""
-        columns = "array_agg(position), array_agg(block), max(size)"
-        row, copied = await self._page(no, copy_id, statement, columns, arguments)
-        positions, its = row[0] or [], row[1] or []
+        copied, known = None, None
+        if runs is not None:
+            rows, known = await self._rows.found(
+                no, runs, statement, ("block", "size"), arguments, limit=limit
+            )
+            positions, its = [row["position"] for row in rows], [row["block"] for row in rows]
+            longest = max((row["size"] for row in rows), default=0)
+        else:
+            columns = "array_agg(position), array_agg(block), max(size)"
+            row, copied = await self._page(no, copy_id, statement, columns, arguments)
+            positions, its, longest = row[0] or [], row[1] or [], row[2] or 0
         all_there = len(positions) < limit and len(set(its)) < blocks
         majors = [1 + block for block in its]
-        return Candidates(positions, all_there, copied, majors), row[2] or 0
+        return Candidates(positions, all_there, copied, majors, known), longest
 
     async def _page(
         self, no: int, copy_id: int | None, statement: str, columns: str, arguments: Arguments
@@ -288,7 +305,7 @@ class Pages:
             return row, None
         row = await self._pool.fetchrow(
             f"""WITH page AS MATERIALIZED ({statement})
-            SELECT page.*, copy.*, {REVISION.format("$1")} AS revision
+            SELECT page.*, copy.*, {REVISION} AS revision
             FROM (SELECT {columns} FROM page) page, (
                 SELECT array_agg(first_position) AS starts, array_agg(payload) AS payloads
                 FROM segments WHERE derivation_id = {arguments.number(copy_id)}
@@ -351,6 +368,53 @@ class Pages:
             statement, run = _REVISIONS, runs.dns
         return await self._by_position(statement, positions, no, run)
 
+    async def small_set(
+        self, no: int, runs: Runs, source: Source, order: Order, count: int, *, most: int
+    ) -> dict[int, Any] | None:
+        """Name, or score, of all domains of `source` among `count` positions, if they are not more
+        than `most`. Of NAME and SCORE; of domains without a score nothing.
+
+        Each half of the positions is one statement of a connection of its own.
+        """
+        edges = [0, count // 2, count] if count >= _MANY else [0, count]
+        rows = await asyncio.gather(
+            *(
+                self._small_part(no, runs, source, order, first, past, most)
+                for first, past in pairwise(edges)
+            )
+        )
+        if sum(row["size"] for row in rows) > most:
+            return None
+        found: dict[int, Any] = {}
+        for row in rows:
+            found.update(zip(row["positions"] or (), row["majors"] or (), strict=True))
+        return found
+
+    async def _small_part(
+        self, no: int, runs: Runs, source: Source, order: Order, first: int, past: int, most: int
+    ) -> asyncpg.Record:
+        arguments = Arguments(no)
+        run, limit = arguments.number(runs[_RUN_OF[source.kind]]), arguments.number(most + 1)
+        bounds = arguments.number(first), arguments.number(past)
+        found = _merged(source, run, *bounds, limit, True, arguments)
+        size = "(SELECT count(*) FROM found)"
+        # Of too many nothing is looked up.
+        few = f"""position = ANY(CASE WHEN {size} < {limit}
+            THEN ARRAY(SELECT position FROM found) END)"""
+        columns = f"{size} AS size, array_agg(position) AS positions, array_agg({{}}) AS majors"
+        if order is Order.NAME:
+            wanted = f"""SELECT {columns.format("name")} FROM domains
+            WHERE campaign_no = $1 AND {few}"""
+        else:
+            analysed = arguments.number(runs.analysis)
+            wanted = f"""SELECT {columns.format("score")} FROM page_analyses
+            WHERE campaign_no = $1 AND run = {analysed} AND {few} AND {_NOT_INDEXED}"""
+        row = await self._pool.fetchrow(
+            f"WITH found AS MATERIALIZED ({found}) {wanted}", *arguments.values
+        )
+        assert row is not None
+        return row
+
     async def names(self, no: int, positions: Sequence[int]) -> dict[int, str]:
         return await self._by_position(_NAMES, positions, no)
 
@@ -373,30 +437,6 @@ class Pages:
             found.update(zip(row[0] or (), row[1] or (), strict=True))
         return found
 
-    async def domains(self, no: int, runs: Runs, positions: Sequence[int]) -> dict[int, Known]:
-        """What is known of the domains at these positions, without evidence and contacts.
-
-        Of a phase that has no run yet all columns are null. Far apart, domains cost a cold lookup a
-        table: then two connections share the tables, and each phase is as one statement saw it.
-        """
-        if not positions:
-            return {}
-        later = _later(runs)
-        few = len(positions) < _FEW or max(positions) - min(positions) < _NEAR * len(positions)
-        if few or not any(later):
-            rows = await self._pool.fetch(_domains(*later), no, positions, *runs)
-            return {row["position"]: Known(row, row) for row in rows if row["name"] is not None}
-        rows, others = await asyncio.gather(
-            self._pool.fetch(_FIRST_PHASES, no, positions, runs.dns),
-            self._pool.fetch(_later_phases(*later), no, positions, *runs[1:]),
-        )
-        found = {row["position"]: row for row in others}
-        return {
-            row["position"]: Known(row, found.get(row["position"]))
-            for row in rows
-            if row["name"] is not None
-        }
-
     async def copies(self, no: int) -> PageCopies | None:
         """The copies for pages that are true now."""
         return await page_copies(self._pool, no)
@@ -407,12 +447,6 @@ class Pages:
         row = await self._pool.fetchrow(_PACKS, no, copy_id, list(starts))
         assert row is not None
         return _copied(positions, row)
-
-    async def domain(self, no: int, runs: Runs, position: int) -> asyncpg.Record | None:
-        """All that is known of one domain."""
-        statement = _domains(*_later(runs), whole=True)
-        row = await self._pool.fetchrow(statement, no, [position], *runs)
-        return row if row and row["name"] is not None else None
 
 
 def _matching(
@@ -447,10 +481,6 @@ def _copied(positions: Sequence[int], row: asyncpg.Record) -> Copied | None:
 
 # So many positions are enough to be shared by two connections.
 _MANY = 300
-# Positions a domain up to which domains are near each other.
-_NEAR = 100
-# Up to so many, a second statement costs more than it spares.
-_FEW = 50
 _WAY = {True: "ASC", False: "DESC"}
 _PHASE_GENERATION, _PHASE_DNS = int(PHASE_DOMAIN_GENERATION), int(PHASE_DNS_VALIDATION)
 # In the order of Runs.
@@ -462,7 +492,7 @@ _PHASES = (
 )
 
 # The order of names is made of all names there are; names alone make its version.
-_SIZES = """
+_SIZES = f"""{PLANNED_ONCE}
 SELECT coalesce((
         SELECT json_agg(json_build_array(phase, run, outcome_counts, revision)) FROM ledger_totals
         WHERE campaign_no = $1 AND phase > 1
@@ -471,7 +501,7 @@ SELECT coalesce((
         SELECT FROM derivations WHERE campaign_no = $1 AND kind = 'name_order'
             AND source_version = $2 AND finish_time IS NOT NULL
     ) AS ordered,
-    CASE WHEN $3::text[] <> '{}' THEN (
+    CASE WHEN cardinality($3::text[]) > 0 THEN (
         SELECT sum(settled_count) FROM tld_totals WHERE campaign_no = $1 AND phase = $4
     ) END::bigint AS tld_all,
     coalesce((
@@ -597,9 +627,10 @@ SELECT greatest(first, $2) AS first, least(past, $3) AS past, possible FROM (
 
 # What is always true is in no index: for a thousand positions the planner would rather read the
 # whole index of scores, which has all else that is asked for (106 instead of 10 ms).
-_SCORES = """
+_NOT_INDEXED = "check_time_us >= 0"
+_SCORES = f"""
 SELECT array_agg(position), array_agg(score) FROM page_analyses
-WHERE campaign_no = $1 AND run = $2 AND position = ANY($3::int[]) AND check_time_us >= 0"""
+WHERE campaign_no = $1 AND run = $2 AND position = ANY($3::int[]) AND {_NOT_INDEXED}"""
 
 
 _REVISIONS = f"""
@@ -609,88 +640,12 @@ SELECT array_agg(position), array_agg((
     ORDER BY first_position DESC LIMIT 1
 )) FROM dns_results
 WHERE campaign_no = $1 AND run = $2 AND position = ANY($3::int[])"""
-# Null of a campaign that is being deleted.
-REVISION = "(SELECT revision FROM campaigns WHERE no = {} AND delete_time IS NULL)"
 # Where the segment begins that has a position.
 _START = f"{{0}} - {{0}} % {PACK_SIZE}"
 _PACKS = f"""
 SELECT array_agg(first_position) AS starts, array_agg(payload) AS payloads,
-    {REVISION.format("$1")} AS revision
+    {REVISION} AS revision
 FROM segments WHERE derivation_id = $2 AND first_position = ANY($3::int[])"""
 _NAMES = """
 SELECT array_agg(position), array_agg(name) FROM domains
 WHERE campaign_no = $1 AND position = ANY($2::int[])"""
-
-
-# The results of each phase: table, which argument its run is, columns, their names in the answer.
-_DNS = """verdict, rcode, attempt_count, tcp, duration_us, check_time_us, ttl, resolver,
-    addresses, cname_chain, authority, agreement, registered, delegated"""
-_HTTP = """verdict AS http_verdict, status_code, final_url, title, language, content_size,
-    content_sha256, truncated, attempt_count AS http_attempt_count,
-    duration_us AS http_duration_us, check_time_us AS http_check_time_us"""
-_ANALYSIS = "score, warnings, keywords, hit_counts, check_time_us AS analysis_check_time_us"
-_LEAD = "status AS lead_status, reason AS lead_reason, check_time_us AS lead_check_time_us"
-
-
-def _later(runs: Runs) -> tuple[bool, bool, bool]:
-    return runs.http > 0, runs.analysis > 0, runs.leads > 0
-
-
-def _part(table: str, run: str, columns: str, *, there: bool = True) -> str:
-    bound = "campaign_no = $1 AND position = ANY($2::int[])"
-    if run:
-        # Mentioned in any case: an argument has to have a type.
-        bound += f" AND run = {run}::int"
-    if not there:
-        bound += " AND false"
-    return f"(SELECT position, {columns} FROM {table} WHERE {bound}) {table}_"
-
-
-def _joined(parts: Sequence[str]) -> str:
-    """Each table once, along its key, and the rows put together by hashing.
-
-    FULL JOIN, although every result has its name: no nested loop can carry it out. While a campaign
-    is too young for statistics one row is expected of either side, and a loop over both compares
-    1,000 names with 1,000 results one by one.
-    """
-    first, *others = parts
-    joined = "".join(f" FULL JOIN {each} USING (position)" for each in others)
-    return f"SELECT * FROM {first}{joined}"
-
-
-def _first(evidence: str = "") -> list[str]:
-    return [_part("domains", "", "name"), _part("dns_results", "$3", _DNS + evidence)]
-
-
-def _others(
-    numbers: Sequence[str],
-    http: bool,
-    analysis: bool,
-    leads: bool,
-    http_evidence: str = "",
-    contacts: str = "",
-) -> list[str]:
-    return [
-        _part("http_results", numbers[0], _HTTP + http_evidence, there=http),
-        _part("page_analyses", numbers[1], _ANALYSIS, there=analysis),
-        _part("leads", numbers[2], _LEAD + contacts, there=leads),
-    ]
-
-
-_FIRST_PHASES = _joined(_first())
-
-
-@cache
-def _later_phases(http: bool, analysis: bool, leads: bool) -> str:
-    return _joined(_others(("$3", "$4", "$5"), http, analysis, leads))
-
-
-@cache
-def _domains(http: bool, analysis: bool, leads: bool, *, whole: bool = False) -> str:
-    numbers = "$4", "$5", "$6"
-    if whole:
-        first = _first(", evidence AS dns_evidence")
-        extra = ", evidence AS http_evidence", ", contacts"
-        page = _part("pages", numbers[0], "kind AS page_kind, evidence AS page", there=http)
-        return _joined([*first, *_others(numbers, http, analysis, leads, *extra), page])
-    return _joined([*_first(), *_others(numbers, http, analysis, leads)])

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from services.chassis.postgres import Pool
+from services.query.campaigns import REVISION
 from services.query.conditions import Arguments
 from services.query.packed import PACK_SIZE, unpack_ranked
 from services.query.page_plan import Key, after_prefix
-from services.query.pages import REVISION, block_of
+from services.query.pages import block_of
 from services.query.ranks import STEP, ScoreRanks
 
 # Where the directory of a copy by score stands, ahead of its segments. As many names as they have:
@@ -48,7 +49,7 @@ class RankedPages:
     async def by_score(self, no: int, copy_id: int, ranks: range) -> Ranked | None:
         """What the copy has at these ranks; None: nothing, or not without a gap."""
         row = await self._pool.fetchrow(
-            f"""SELECT copy.*, {REVISION.format("$1")} AS revision
+            f"""SELECT copy.*, {REVISION} AS revision
             FROM ({_SEGMENTS.format("$2", "$3::int", "$4::int")}) copy""",
             no,
             copy_id,
@@ -107,7 +108,7 @@ class RankedPages:
                     WHERE campaign_no = $1 AND block = 0
                 ) block
             )
-            SELECT copy.*, {REVISION.format("$1")} AS revision, place.*
+            SELECT copy.*, {REVISION} AS revision, place.*
             FROM ({_SEGMENTS.format(arguments.number(copy_id), first, past)}) copy, place""",
             *arguments.values,
         )

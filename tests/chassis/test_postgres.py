@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 
-from services.chassis.postgres import AWAY, Pulse, open_pool
+import asyncpg
+
+from services.chassis.postgres import AWAY, PLANNED_ONCE, Pulse, open_pool
 from tests.eventually import eventually
 
 
@@ -50,3 +52,50 @@ async def test_a_lost_connection_is_made_again(database_url: str) -> None:
             raise AssertionError("the lost connection was told")
 
         await eventually(answers)
+
+
+_PLANNING = "SELECT current_setting('plan_cache_mode') || current_setting('enable_seqscan')"
+_ONCE, _EACH_TIME = "force_generic_planoff", "force_custom_planon"
+
+
+async def test_each_statement_is_planned_as_it_says(database_url: str) -> None:
+    async with await open_pool(
+        database_url, application_name="test", max_size=1, read_only=True
+    ) as pool:
+        for _ in range(2):
+            assert await pool.fetchval(PLANNED_ONCE + _PLANNING) == _ONCE
+            assert await pool.fetchval(PLANNED_ONCE + _PLANNING) == _ONCE
+            assert await pool.fetchval(_PLANNING) == _EACH_TIME
+
+
+async def test_a_failed_transaction_takes_back_how_statements_are_planned(
+    database_url: str,
+) -> None:
+    async with await open_pool(
+        database_url, application_name="test", max_size=1, read_only=True
+    ) as pool:
+        for inside, outside, expected in (
+            (PLANNED_ONCE, "", _EACH_TIME),
+            ("", PLANNED_ONCE, _ONCE),
+        ):
+            await pool.fetchval(outside + _PLANNING)
+            async with pool.acquire() as connection:
+                with contextlib.suppress(asyncpg.DivisionByZeroError):
+                    async with connection.transaction():
+                        assert await connection.fetchval(inside + _PLANNING) != expected
+                        await connection.fetchval(inside + "SELECT 1 / 0")
+
+            assert await pool.fetchval(outside + _PLANNING) == expected
+            assert await pool.fetchval(inside + _PLANNING) != expected
+
+
+async def test_a_connection_that_was_put_in_order_plans_as_told(database_url: str) -> None:
+    async with await open_pool(
+        database_url, application_name="test", max_size=1, read_only=True
+    ) as pool:
+        await pool.fetchval(PLANNED_ONCE + _PLANNING)
+        with contextlib.suppress(asyncpg.PostgresSyntaxError):
+            await pool.fetchval(PLANNED_ONCE + "SELECT FROM WHERE")
+
+        assert await pool.fetchval(_PLANNING) == _EACH_TIME
+        assert await pool.fetchval(PLANNED_ONCE + _PLANNING) == _ONCE

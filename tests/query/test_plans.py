@@ -1,32 +1,172 @@
-"""What the planner makes of the statements while it knows nothing of the tables."""
+"""What the planner makes of the statements while it knows nothing of the tables, or is wrong."""
+
+import re
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import asyncpg
 import pytest
 
-from services.query import pages
+from services.chassis.postgres import PLANNED_ONCE, PLANS_ONCE
+from services.query import domain_rows
+from services.query.campaigns import Runs, read_campaigns
+from services.query.domain_rows import DomainRows
+from services.query.page_plan import Key
+from services.query.pages import Pages
+from tests.query.test_list_domains_walks import literal
+
+RUNS, DNS_ALONE = Runs(1, 1, 1, 1), Runs(1)
+RESULTS = ("domains", "dns_results", "http_results", "page_analyses", "leads")
+ORDERED = ("name_orders", "chunks")
 
 
-@pytest.mark.parametrize(
-    ("statement", "arguments"),
-    [
-        (pages._domains(True, True, True), "1, '{1,2,3}', 1, 1, 1, 1"),
-        (pages._domains(False, False, False), "1, '{1,2,3}', 1, 0, 0, 0"),
-        (pages._domains(True, True, True, whole=True), "1, '{1}', 1, 1, 1, 1"),
-        (pages._FIRST_PHASES, "1, '{1,2,3}', 1"),
-        (pages._later_phases(True, True, True), "1, '{1,2,3}', 1, 1, 1"),
-    ],
-    ids=["page", "page of DNS", "one domain", "first phases", "later phases"],
-)
-async def test_young_campaign_is_not_joined_by_a_loop(
-    database_url: str, statement: str, arguments: str
-) -> None:
-    """A loop over two ranges takes the square of their length."""
+class Asked:
+    """Stands for a pool: takes down what it is asked, and has no rows."""
+
+    def __init__(self) -> None:
+        self.statements: dict[str, tuple[object, ...]] = {}
+
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        self.statements[statement] = arguments
+        return []
+
+    async def fetchrow(self, statement: str, *arguments: object) -> None:
+        self.statements[statement] = arguments
+
+
+Walk = Callable[[Any], Coroutine[Any, Any, Any]]
+
+
+def by_name(
+    start: Key | None, *, prefix: str = "", ascending: bool = True, limit: int = 99
+) -> Walk:
+    return lambda pool: Pages(pool).by_name(
+        1, prefix, start, limit=limit, blocks=2, ascending=ascending, runs=RUNS
+    )
+
+
+def by_score(key: Key | None, *, ascending: bool = True, limit: int = 99) -> Walk:
+    return lambda pool: Pages(pool).by_score(
+        1, 1, (200, 800), key, limit=limit, ascending=ascending, runs=RUNS
+    )
+
+
+def settled(key: Key | None, *, ascending: bool = True) -> Walk:
+    return lambda pool: Pages(pool).settled_spans(1, 1, key, limit=4, ascending=ascending)
+
+
+READS: dict[str, Walk] = {
+    "near": lambda pool: DomainRows(pool).at(1, RUNS, list(range(100))),
+    "near, DNS alone": lambda pool: DomainRows(pool).at(1, DNS_ALONE, list(range(100))),
+    "far": lambda pool: DomainRows(pool).at(1, RUNS, list(range(0, 10**6, 10**4))),
+    "one": lambda pool: DomainRows(pool).one(1, RUNS, 5),
+    "names": by_name(None),
+    "names behind one": by_name(Key(3, 5)),
+    "names ahead of one": by_name(Key(3, 5), ascending=False),
+    "names behind a name": by_name(Key(0, 5)),
+    "names with a prefix": by_name(None, prefix="a"),
+    "names with a prefix, from the end": by_name(None, prefix="a", ascending=False),
+    "a few names": by_name(Key(3, 5), limit=9),
+    "scores": by_score(None),
+    "scores behind one": by_score(Key(500, 5)),
+    "scores ahead of one": by_score(Key(500, 5), ascending=False),
+    "a few scores": by_score(Key(500, 5), limit=9),
+    "settled": settled(None),
+    "settled behind one": settled(Key(7, 5)),
+    "settled ahead of one": settled(Key(7, 5), ascending=False),
+}
+
+
+async def _never_filled(connection: Any) -> None:
+    """Nobody has looked at the tables yet."""
+
+
+async def _emptied(connection: Any) -> None:
+    """The planner knows for sure that there is nothing."""
+    await connection.execute(f"VACUUM ANALYZE {', '.join((*RESULTS, *ORDERED))}")
+
+
+async def _known(connection: Any) -> None:
+    """Another campaign's rows are known, three in a thousand with a score."""
+    for table, columns, values in (
+        ("domains", "name", "g::text"),
+        ("dns_results", "run, verdict, rcode, attempt_count, tcp, duration_us, check_time_us",
+         "1, 1 + g % 2, 0, 1, false, 1, 1"),
+        ("http_results", "run, verdict, attempt_count, duration_us, check_time_us",
+         "1, 1 + g % 9, 1, 1, 1"),
+        ("page_analyses", "run, score, check_time_us", "1, g % 1000, 0"),
+        ("leads", "run, status, reason, check_time_us", "1, 1, 1, 0"),
+    ):  # fmt: skip
+        await connection.execute(
+            f"""INSERT INTO {table} (campaign_no, position, {columns})
+            SELECT 2, g, {values} FROM generate_series(0, 2999) g"""
+        )
+    await _emptied(connection)
+
+
+@pytest.mark.parametrize("prepared", [_never_filled, _emptied, _known])
+async def test_what_is_planned_once_is_planned_well(database_url: str, prepared: Walk) -> None:
+    """The plan is for all arguments, and may outlive what the planner knew when it made it."""
     connection = await asyncpg.connect(database_url)
     try:
-        await connection.execute(f"PREPARE read AS {statement}")
-        plan = "\n".join(r[0] for r in await connection.fetch(f"EXPLAIN EXECUTE read({arguments})"))
+        await prepared(connection)
+        await connection.execute(PLANS_ONCE)
+        for what, read in READS.items():
+            asked = Asked()
+            await read(asked)
+            for number, (statement, arguments) in enumerate(asked.statements.items()):
+                assert statement.startswith(PLANNED_ONCE)
+                name = f'"{what} {number}"'
+                await connection.execute(f"PREPARE {name} AS {statement}")
+                values = ", ".join(map(literal, arguments))
+                rows = await connection.fetch(f"EXPLAIN EXECUTE {name}({values})")
+                _check("\n".join(row[0] for row in rows), what)
     finally:
         await connection.close()
 
-    assert "Join" in plan
-    assert "Nested Loop" not in plan
+
+def _check(plan: str, what: str) -> None:
+    reads = list(_reads(plan))
+    assert {read for read, _, _ in reads}, plan
+    for table, index, condition in reads:
+        if "position = ANY" in condition or table == "domains":
+            assert index.endswith("_pkey"), plan
+            assert "position = " in condition, plan
+        elif table == "page_analyses":
+            assert "score_position" in index, plan
+            assert "score" in condition, plan
+        elif table == "name_orders":
+            assert "block" in condition or "first_name" in condition or what.endswith("names"), plan
+    assert "Seq Scan" not in plan, plan
+    # Whatever is put together by hashing; a block and its names are put together by a loop.
+    if "Full Join" not in plan:
+        assert "settled" in what, plan
+    if "name" not in what:
+        assert "Nested Loop" not in plan, plan
+
+
+def _reads(plan: str) -> Iterator[tuple[str, str, str]]:
+    """Table, index and its condition, of every look into an index."""
+    table = index = ""
+    for line in plan.replace('"position"', "position").splitlines():
+        if found := re.search(r"Bitmap Heap Scan on (\w+?)(_\d+)? ", line):
+            table = found[1]
+        if found := re.search(
+            r"Index (?:Only )?Scan (?:Backward )?using (\w+) on (\w+?)(_\d+)? ", line
+        ):
+            index, table = found[1], found[2]
+        if found := re.search(r"Bitmap Index Scan on (\w+) ", line):
+            index = found[1]
+        if found := re.search(r"Index Cond: (.*)", line):
+            yield table, index, found[1]
+
+
+async def test_campaigns_are_looked_up(database_url: str) -> None:
+    asked = Asked()
+    await read_campaigns(asked, [])  # type: ignore[arg-type]
+    (statement,) = asked.statements
+    assert statement.startswith(PLANNED_ONCE)
+
+
+def test_a_page_of_dns_alone_reads_nothing_of_later_phases() -> None:
+    assert "AND false" in domain_rows._domains(False, False, False)

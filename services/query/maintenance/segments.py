@@ -5,8 +5,9 @@ from services.query.batches import ALL, NAMES_ONLY, domain_payload, enriched_pay
 from services.query.campaigns import Campaign, read_campaigns
 from services.query.columns import ColumnStore
 from services.query.derived import page_copies
+from services.query.domain_rows import DomainRows
+from services.query.domain_wire import domain_wire
 from services.query.maintenance.job import CampaignGone
-from services.query.messages import domain_wire
 from services.query.packed import PACK_SIZE, pack, pack_ranked
 from services.query.pages import Pages
 from services.query.ranked_pages import RankedPages
@@ -52,7 +53,7 @@ async def read_segments(
 
 
 async def _packed(pool: Pool, campaign: Campaign, first: int, end: int) -> list[Segment]:
-    found = await Pages(pool).domains(campaign.no, campaign.runs, range(first, end))
+    found = await DomainRows(pool).at(campaign.no, campaign.runs, range(first, end))
     if len(found) != end - first:
         await read_campaign(pool, campaign.no)
         raise NamesMissing(f"only {len(found)} of positions {first} to {end - 1}")
