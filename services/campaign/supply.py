@@ -46,6 +46,9 @@ LEAST_DEPTH = {"dns": 4_000, "http": 1_000, "analysis": 10_000}
 LIMITS = {"dns": chunking.DNS, "http": chunking.HTTP, "analysis": chunking.STORED}
 # How often everything that is handed out is looked at, and the queue is counted, s.
 LOOK_PERIOD = 1.0
+# Chunks that wait for their time are looked at in every round, or as often as it takes a twentieth
+# of the time: thousands may have been set aside.
+DELAYS_REST = 20
 # A worker that reports every 5 s and has not for this long does not count, s.
 WORKER_SILENCE = 15.0
 # Chunks that are read from the ledger in one round, and the most campaigns they are of: those that
@@ -114,7 +117,7 @@ class Supply:
         self._reports: Stillness[str] = Stillness()
         self._buckets: dict[tuple[int, int, int], Bucket] = {}
         self._turns: Turns[tuple[int, int, int]] = Turns()
-        self._looked = float("-inf")
+        self._looked = self._delays_due = float("-inf")
 
     async def supply(self, works: Sequence[Work]) -> bool:
         """One round over all phases that workers work on. True when the next should come soon."""
@@ -195,10 +198,15 @@ class Supply:
             pool.latency = sum(load.latency_us * weight for load, weight in weights) / total / 1e6
 
     async def _end_delays(self) -> None:
+        begun = time.monotonic()
+        if begun < self._delays_due:
+            return
         delayed = await self._ledger.delayed()
         due = self._delays.look(time.monotonic(), delayed)
         if due:
             await self._ledger.end_delays({key: delayed[key][0] for key in due})
+        took = time.monotonic() - begun
+        self._delays_due = begun + min(DELAYS_REST * took, LOOK_PERIOD)
 
     # What is ready goes out.
 
