@@ -13,15 +13,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import aiohttp
-from aiohttp import (
-    ClientRequest,
-    ClientResponse,
-    ClientSession,
-    ClientTimeout,
-    CookieJar,
-    DummyCookieJar,
-)
-from multidict import CIMultiDict, CIMultiDictProxy
+from aiohttp import CookieJar
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 from services.chassis.http_settings import HttpSettings
@@ -35,12 +28,12 @@ from services.validation.http.dialing import (
     Clock,
     Dial,
     PinnedConnector,
-    ProxiedRequest,
     Trust,
     dialled,
 )
 from services.validation.http.failures import ERRORS, classify, distrust_of
 from services.validation.http.proxy_pool import Result, Use
+from services.validation.http.requests import Client, Response, head_of, is_one_line
 from services.validation.http.retry import retry_after_of
 from services.validation.http.robots import (
     ALLOW_ALL,
@@ -75,7 +68,6 @@ MAX_PROXIES = 3
 _WIRE_SLACK = 64 * 1024
 # Of a robots.txt that lies elsewhere: it is none.
 _NOT_TO_BE_ASKED = (Verdict.ADDRESS_NOT_ALLOWED, Verdict.EXCLUDED)
-_NO_CLOCKS = ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
 
 class HostExcluded(Exception):
@@ -186,20 +178,20 @@ class _Exchange:
 
 
 class _Persona:
-    """What settings come to for aiohttp, made once."""
+    """What settings come to for requests, made once."""
 
-    __slots__ = ("headers", "ports", "settings")
+    __slots__ = ("head", "ports", "settings")
 
     def __init__(self, settings: HttpSettings) -> None:
         self.settings = settings
         self.ports = settings.ports
-        self.headers: CIMultiDict[str] = CIMultiDict(settings.headers)
-        self.headers["User-Agent"] = settings.user_agent
-        self.headers["Accept-Encoding"] = ACCEPTED
+        headers = [*settings.headers, ("User-Agent", settings.user_agent)]
+        headers.append(("Accept-Encoding", ACCEPTED))
         if settings.accept_language:
-            self.headers["Accept-Language"] = settings.accept_language
+            headers.append(("Accept-Language", settings.accept_language))
         if not settings.keep_alive:
-            self.headers["Connection"] = "close"
+            headers.append(("Connection", "close"))
+        self.head = head_of(headers)
 
 
 class _Run:
@@ -303,24 +295,11 @@ class Fetcher:
         # those who were waiting for it. One after the other they would ask in vain.
         self._silent: dict[tuple[str, str, int, str], tuple[float, _Exchange, Target]] = {}
         self._personas: dict[int, _Persona] = {}
-        self._session: ClientSession
+        self._client: Client
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._session = ClientSession(
-            connector=PinnedConnector(self._judge, self._tunnels),
-            request_class=ClientRequest if self._proxies is None else ProxiedRequest,
-            cookie_jar=DummyCookieJar(),
-            timeout=_NO_CLOCKS,
-            # Decoded here: aiohttp's limits the memory, not how much comes out.
-            auto_decompress=False,
-            max_headers=512,
-            # A persona that says none sends none.
-            skip_auto_headers=("Accept",),
-        )
-        # It would ask again by itself, also over a connection it just made: not counted, and twice
-        # the load on a server that hangs up.
-        self._session._retry_connection = False
+        self._client = Client(PinnedConnector(self._judge, self._tunnels))
         return self
 
     async def __aexit__(
@@ -329,7 +308,7 @@ class Fetcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._session.close()
+        await self._client.close()
 
     async def fetch(
         self,
@@ -468,7 +447,7 @@ class Fetcher:
     async def _ask_robots(self, run: _Run, page: Target) -> Robots | tuple[Verdict, str]:
         """The rules of a page's origin, or why it is not known whether there are any: then the page
         must not be asked for either."""
-        target = urls.parse(str(page.url.with_path("/robots.txt")))
+        target = urls.robots_of(page)
         origin = page.scheme, page.host, page.port, run.settings.robots_token
         for _ in range(_ROBOTS_REDIRECTS + 1):
             exchange = await self._exchange(run, target, limit=MAX_ROBOTS, read=range(200, 300))
@@ -625,10 +604,9 @@ class Fetcher:
                 named=settings.enforce_certificates,
             )
         )
-        headers = run.persona.headers
+        head = run.persona.head
         if cookie:
-            headers = headers.copy()
-            headers["Cookie"] = cookie
+            head += head_of((("Cookie", cookie),))
         token = None
         exchange.began = time.perf_counter()
         try:
@@ -644,14 +622,7 @@ class Fetcher:
                     arrived=None if len(addresses) == 1 else partial(self._arrived, run),
                 )
                 token = dialled.set(dial)
-                response = await self._session.get(
-                    target.url,
-                    headers=headers,
-                    allow_redirects=False,
-                    ssl=context,
-                    max_line_size=settings.header_limit,
-                    max_field_size=settings.header_limit,
-                )
+                response = await self._client.get(target.url, dial, context, head)
                 try:
                     clock.move(run.deadline)
                     run.use_worked = True
@@ -851,7 +822,7 @@ def nothing_asked(name: str, verdict: Verdict, reason: str) -> Fetch:
     )
 
 
-async def _read(response: ClientResponse, exchange: _Exchange, limit: int) -> None:
+async def _read(response: Response, exchange: _Exchange, limit: int) -> None:
     """Read the body up to a limit of decoded bytes, one more to know whether it was all."""
     decoder = decoder_for(exchange.header("Content-Encoding"))
     wire = 0
@@ -872,7 +843,7 @@ async def _read(response: ClientResponse, exchange: _Exchange, limit: int) -> No
             return
 
 
-def _head_size(response: ClientResponse, dial: Dial) -> int:
+def _head_size(response: Response, dial: Dial) -> int:
     """Bytes of the headers, or of all that came with them if that is little enough."""
     if dial.head_size <= dial.head_limit:
         return dial.head_size
@@ -883,7 +854,9 @@ def _cookie(jar: CookieJar | None, url: URL) -> str:
     """The Cookie header for a URL; empty without one."""
     if jar is None:
         return ""
-    return "; ".join(f"{name}={morsel.value}" for name, morsel in jar.filter_cookies(url).items())
+    cookies = (f"{name}={it.value}" for name, it in jar.filter_cookies(url).items())
+    # A quoted value may hold line ends in disguise.
+    return "; ".join(filter(is_one_line, cookies))
 
 
 def _late(exchange: _Exchange, over: bool) -> str:

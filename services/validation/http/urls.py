@@ -8,6 +8,8 @@ from ipaddress import ip_address
 from yarl import URL
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+ROBOTS = "/robots.txt"
+_PLAIN = frozenset(("/", ROBOTS))
 # Bytes of path and query of a redirect.
 MAX_REDIRECT_PATH = 2000
 # Characters of a URL before it is parsed: parsing and IDNA take time that grows with it.
@@ -40,11 +42,18 @@ def of_name(scheme: str, name: str, port: int, path: str = "/") -> Target:
     """The page of a name, as stored (see services.chassis.domain_name). Raises BadUrl."""
     shown = name if port == DEFAULT_PORTS[scheme] else f"{name}:{port}"
     text = f"{scheme}://{shown}{path}"
-    if path != "/" or len(name) > 253 or not _LABELS.match(name) or _NUMERIC.match(name):
+    if path not in _PLAIN or len(name) > 253 or not _LABELS.match(name) or _NUMERIC.match(name):
         return parse(text)
     # What every fetch begins with: nothing of it is left to escape or to check.
     url = URL.build(scheme=scheme, host=name, port=port, path=path, encoded=True)
     return Target(url, text, scheme, name, port, False)
+
+
+def robots_of(page: Target) -> Target:
+    """The robots.txt of a page's origin."""
+    if page.literal or page.url.raw_host != page.host:
+        return parse(str(page.url.with_path(ROBOTS)))
+    return of_name(page.scheme, page.host, page.port, ROBOTS)
 
 
 def parse(text: str) -> Target:

@@ -257,6 +257,20 @@ async def test_a_cookie_lives_along_the_redirects_of_one_fetch(fetcher, cookies)
     assert "Cookie" not in site.requests[2 if cookies else 1]
 
 
+async def test_a_cookie_with_a_line_end_in_disguise_is_not_sent(fetcher):
+    async def answer(head, writer):
+        if b"Cookie: seen=1" in head:
+            return page(b"in")
+        disguised = r'Set-Cookie: made="1\015\012X-Made: up"; Path=/'
+        return redirect("/", headers=(disguised, "Set-Cookie: seen=1; Path=/"))
+
+    async with serving(answer) as site:
+        fetch = await fetcher.fetch(NAME, plain(site.port))
+
+    assert fetch.verdict is Verdict.OK
+    assert all("X-Made" not in request for request in site.requests)
+
+
 # Addresses
 
 

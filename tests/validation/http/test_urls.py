@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from services.validation.http.urls import BadUrl, of_name, parse, redirected
+from services.validation.http.urls import BadUrl, of_name, parse, redirected, robots_of
 
 BASE = URL("https://site.example/a/b?c=d")
 
@@ -85,3 +85,17 @@ def test_no_location_is_an_error_other_than_a_bad_url(text, prefix):
     assert target.host
     assert target.url.raw_user is None
     assert target.scheme in ("http", "https")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        of_name("https", "site.example", 443),
+        of_name("http", "site.example", 8080),
+        parse("https://site.example./a/b?c=d"),
+        parse("http://192.0.2.1:8080/a"),
+        parse("http://[2606:4700::1111]/"),
+    ],
+)
+def test_the_robots_txt_of_a_page_is_that_of_its_origin(page):
+    assert robots_of(page) == parse(str(page.url.with_path("/robots.txt")))
