@@ -101,7 +101,7 @@ async def completed(campaigns: CampaignStore, queue: Client, running: RunningPha
         again = await planned(campaigns, running)
         await publish(queue, *again, pool="analysis")
         await campaigns.ledger.end_delays(
-            {key: time for key, (time, _) in (await campaigns.ledger.delayed()).items()}
+            {key: time for key, (time, *_) in (await campaigns.ledger.delayed()).items()}
         )
         assert await campaigns.ledger.complete(running)
 
