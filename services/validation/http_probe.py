@@ -60,6 +60,8 @@ HELD_LIMIT = 384 * 1024 * 1024
 # of it.
 EXHAUSTED_DELAY = (0.5, 2.0)
 EXHAUSTED_TRIES = 3
+# Seconds until a name is asked for again whose check failed, when the others of its chunk are kept.
+FAILED_DELAY = 0.5
 # Seconds of an attempt in which nobody is asked, all in all, since the names that are left are to
 # be asked for again: beyond that the chunk is set aside. Less is not worth its two transactions,
 # and more would be lost in a pause or with the worker.
@@ -316,6 +318,9 @@ class _Line:
         self._left = 0
         # Names in a lane.
         self._late: dict[int, _Late] = {}
+        # Names whose check failed, and how.
+        self._failed: list[tuple[_Asked, Exception]] = []
+        self._is_any_done = False
         self._moved = asyncio.Event()
         # Seconds in which nobody was asked.
         self._idle = 0.0
@@ -350,7 +355,20 @@ class _Line:
                 late.timer.cancel()
         for index, late in self._late.items():
             self._found[index] = _AskedLater(late.due, _waiting(late.asked))
+        if self._failed:
+            self._set_failed_aside()
         return [it for it in self._found if it is not None]
+
+    def _set_failed_aside(self) -> None:
+        """What came of the others must not be lost with them: the chunk is set aside, and fails
+        when nothing comes of it any more. Raises the first failure when it is so already."""
+        if not (self._is_any_done or self._late):
+            raise self._failed[0][1]
+        for asked, error in self._failed:
+            told = "%s is asked for again when the others of its chunk are kept"
+            log.warning(told, asked.candidate.name, exc_info=error)
+            due = time.monotonic() + FAILED_DELAY
+            self._found[asked.index] = _AskedLater(due, _waiting(asked))
 
     async def _wait(self) -> bool:
         """Wait for a name to move on; False when it is not worth it."""
@@ -367,12 +385,22 @@ class _Line:
         return True
 
     async def _ask(self, asked: _Asked, place: Place) -> None:
+        came: HttpOutcome | float | Exception
         try:
             came = await self._round.ask(asked, place)
+        except Unable:
+            raise
+        except Exception as error:
+            # Of its own page, as far as anybody can tell: the others go on.
+            came = error
         finally:
             place.leave()
-        if isinstance(came, HttpOutcome):
+        if isinstance(came, Exception):
+            self._failed.append((asked, came))
+            self._left -= 1
+        elif isinstance(came, HttpOutcome):
             self._found[asked.index] = came
+            self._is_any_done = True
             self._left -= 1
         else:
             loop = asyncio.get_running_loop()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
@@ -380,6 +381,8 @@ async def test_names_in_a_lane_hold_no_place_and_come_again(
         assert not await pool.fetchval("SELECT bool_and(state = 'done') FROM chunks WHERE phase=3")
         await all_done(pool, queue)
 
+    # Waits as short as these are not worth setting a chunk aside.
+    assert await pool.fetchval("SELECT park_count FROM chunks WHERE phase = 3") == 0
     for name, it in (await fetched(pool)).items():
         truth = truth_of(web.world, name)
         assert it.verdict == truth.verdict()
@@ -458,8 +461,11 @@ class Fragile:
 
     def __init__(self, poison: str) -> None:
         self._poison = poison
+        # How often each page was looked at, by its title.
+        self.looks: Counter[str] = Counter()
 
     def scan(self, text: str, title: str) -> PageHits:
+        self.looks[title] += 1
         if self._poison in title:
             raise ValueError("the page is poison")
         return PageHits((), True)
@@ -471,10 +477,10 @@ class Fragile:
 class FragileLibrary(KeywordLibrary):
     def __init__(self, store: Store, poison: str) -> None:
         super().__init__(store.keyword_sets)
-        self._fragile = Fragile(poison)
+        self.fragile = Fragile(poison)
 
     async def of_versions(self, *_: object) -> Fragile:
-        return self._fragile
+        return self.fragile
 
 
 async def test_a_page_that_cannot_be_looked_at_becomes_a_dead_letter_alone(
@@ -510,5 +516,8 @@ async def test_a_page_that_cannot_be_looked_at_becomes_a_dead_letter_alone(
     assert {name: it.verdict for name, it in found.items()} == {
         name: Verdict.DEAD_LETTER if name == poison else Verdict.OK for name in names
     }
+    # Those that keep out of its way when the chunk is split are asked for once.
+    titles = [truth_of(web.world, name).page.title for name in names]
+    assert [library.fragile.looks[title] for title in titles[:2]] == [1, 1]
     letters = await pool.fetch("SELECT name, position, cause FROM dead_letters")
     assert [tuple(it) for it in letters] == [(poison, 2, "ValueError: the page is poison")]
