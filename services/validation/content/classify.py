@@ -184,9 +184,12 @@ def _finding(kind: PageKind, signals: Sequence[Signal]) -> Finding:
 
 def _first(phrases: Iterable[str], text: str, name: str = "") -> str:
     """The first phrase that the text has; empty without one."""
+    if not text:
+        return ""
+    is_named = name and name in text
     for phrase in phrases:
         if "{" in phrase:
-            if not name:
+            if not is_named:
                 continue
             phrase = phrase.replace("{name}", name)
         if phrase in text:

@@ -285,7 +285,8 @@ class _Reader:
         size = len(text)
         self._languages[1] = metas.get("content-language", "")
         self._languages[3] = metas.get("og:locale", "")
-        has_items = "itemscope" in html or "ITEMSCOPE" in html
+        sources = " ".join(filter(None, tokens.attributes))
+        has_items = "itemscope" in sources or "ITEMSCOPE" in sources
         microdata = items_of_microdata(tokens, self._absolute, MAX_ITEMS) if has_items else ()
         return Document(
             title=fold(self._title or "", MAX_TITLE),
