@@ -221,19 +221,18 @@ class HttpProbe:
         plan = http_plan_of(_configuration(claim).http.settings, self._networks)
         settings, retry = plan.settings, plan.retry
         pages = 1 if plan.crawl_policy is CrawlPolicy.NEVER else 1 + plan.budget.max_pages
-        # Of one attempt, with its further pages, each of which may have its time for nothing.
-        once = settings.total_timeout * pages
         # One window after the other, every name of it mute as often as a lane bears it, or all of
-        # them in line at one address; and one name that goes through all lanes. Waits in lanes are
-        # in these times, or else the chunk is set aside.
+        # them in line at one address; and one name that goes through all lanes. The last attempt
+        # has further pages, each of which may have its time for nothing. Waits in lanes are in
+        # these times, or else the chunk is set aside.
         windows = ceil(claim.name_count / min(plan.window, settings.address_concurrency))
         rates = [it for it in (settings.address_rate, settings.host_rate) if it]
         # robots.txt, https, http, and one more for each redirect.
         requests = claim.name_count * pages * (3 + settings.max_redirects)
         in_line = requests / min(rates) if rates else 0.0
         tries = min(max((it.tries for it in retry.lanes.values()), default=1), retry.total_tries)
-        asking = (once * windows + in_line) * tries + once * (retry.total_tries - 1)
-        return asking + self.park_after
+        asking = settings.total_timeout * (windows * (tries - 1 + pages) + retry.total_tries - 1)
+        return asking + in_line * tries + self.park_after
 
 
 class _Round:

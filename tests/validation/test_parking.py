@@ -406,6 +406,20 @@ async def test_a_chunk_at_its_campaign_s_pace_is_set_aside_when_all_its_slices_a
     check_the_end(await fetched(pool), names, web)
 
 
+async def test_a_process_of_its_own_has_no_time_for_waits(
+    probe: HttpProbe, web: SandboxWeb
+) -> None:
+    def limit(**settings: object) -> float:
+        http = http_configuration(web, **settings)
+        body = pb.CampaignConfiguration(http=http).SerializeToString()
+        return probe.time_limit(Claim(ChunkKey(1, 3, 1, 0), 1, 500, body))
+
+    day = seconds(86_400)
+    waits = LANE(reason=LANE.REASON_TLS, attempt_limit=1, delay=day, max_delay=day)
+
+    assert limit(max_retry_after=day, retry_lanes=[waits]) == limit()
+
+
 # What is kept, and for how long.
 
 
