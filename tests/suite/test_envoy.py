@@ -624,3 +624,16 @@ async def test_door_starts_without_complaints(door: Door, tmp_path: Path) -> Non
 
     assert "warning" not in log
     assert "deprecated" not in log.lower()
+
+
+async def test_doors_that_start_at_once_share_no_port(data_folder: Path) -> None:
+    nobody = Upstreams("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1")
+    doors = [EmbeddedEnvoy(data_folder / name, nobody) for name in ("one", "other")]
+    async with AsyncExitStack() as stack:
+        for door in doors:
+            stack.push_async_callback(door.stop)
+
+        # Both look at the same port before one of them listens there.
+        await asyncio.gather(*(door.start() for door in doors))
+
+        assert doors[0].port != doors[1].port
