@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -22,11 +21,36 @@ _MARKED_BY = {
     "postgres": {"postgres_server", "database_url"},
     "nats": {"nats_server", "nats_url"},
 }
+# By how long their files take.
+_LONGEST_FIRST = (
+    "tests/system/test_kills.py",
+    "tests/system/",
+    "tests/suite/",
+    "tests/validation/",
+    "tests/query/",
+    "tests/campaign/",
+)
 _TEMPLATE = "migrated"
 _numbers = itertools.count(1)
+# Where files are memory, and how much of it there has to be to spare, in bytes.
+_MEMORY = Path("/dev/shm")
+_MEMORY_NEEDED = 10 * 2**30
+_IN_MEMORY = "domainflow-tests-"
+# What is in the shared server need not outlive the machine, and thousands of databases are made
+# and dropped: each would wait for the disk, and go through all of a large buffer.
+_THROWAWAY = """\
+fsync = off
+full_page_writes = off
+shared_buffers = 128MB
+min_wal_size = 64MB
+max_wal_size = 512MB
+scram_iterations = 1
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        _put_temporary_files_in_memory(config)
     for marker in _MARKED_BY:
         config.addinivalue_line("markers", f"{marker}: needs a real {marker} server")
     # On a busy machine any example may be slow; the time limit of the whole test remains.
@@ -34,10 +58,50 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("untimed")
 
 
+def _put_temporary_files_in_memory(config: pytest.Config) -> None:
+    """Those of this session and of all that it starts, where there is plenty of memory.
+
+    A clone of the migrated database is more than a thousand files: on a disk's file system, most of
+    the time of the tests that use one goes into making and removing them.
+    """
+    if "TMPDIR" in os.environ or not _MEMORY.is_dir():
+        return
+    _remove_leftovers()
+    if min(shutil.disk_usage(_MEMORY).free, _memory_available()) < _MEMORY_NEEDED:
+        return
+    folder = tempfile.mkdtemp(prefix=f"{_IN_MEMORY}{os.getpid()}-", dir=_MEMORY)
+    os.environ["TMPDIR"], tempfile.tempdir = folder, None
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def _memory_available() -> int:
+    """Bytes that can be had without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _remove_leftovers() -> None:
+    """What sessions that were killed could not take away."""
+    for folder in _MEMORY.glob(f"{_IN_MEMORY}*"):
+        owner = folder.name.removeprefix(_IN_MEMORY).partition("-")[0]
+        if not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _place(item: pytest.Item) -> int:
+    """Where the item's file stands in the order of _LONGEST_FIRST."""
+    for place, beginning in enumerate(_LONGEST_FIRST):
+        if item.nodeid.startswith(beginning):
+            return place
+    return len(_LONGEST_FIRST)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whoever uses a server's fixture carries its marker. The longest files come first."""
-    # Of two processes that run files side by side, one would end with them alone.
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/system/"))
+    # Of processes that run files side by side, one would end with a long one alone.
+    items.sort(key=_place)
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         for marker, fixtures in _MARKED_BY.items():
@@ -53,16 +117,15 @@ def server_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+class _ThrowawayPostgres(EmbeddedPostgres):
+    def _configuration(self) -> str:
+        return super()._configuration() + _THROWAWAY
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def postgres_server(server_folder: Path) -> AsyncIterator[EmbeddedPostgres]:
     """Shared by all tests: whoever wants to kill a server starts his own."""
-    folder = server_folder / "postgres"
-    async with EmbeddedPostgres(folder) as server:
-        # What is in here need not outlive the machine, and hundreds of databases are made and
-        # dropped: each would wait for the disk.
-        with (folder / "data" / "postgresql.conf").open("a") as configuration:
-            configuration.write("\nfsync = off\nfull_page_writes = off\n")
-        os.kill(int((folder / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGHUP)
+    async with _ThrowawayPostgres(server_folder / "postgres") as server:
         yield server
 
 
@@ -79,7 +142,10 @@ async def migrated_template(postgres_server: EmbeddedPostgres) -> str:
     from services.schema import migrate
 
     await _execute(postgres_server.url, f"CREATE DATABASE {_TEMPLATE}")
-    await migrate(_of_database(postgres_server.url, _TEMPLATE))
+    template = _of_database(postgres_server.url, _TEMPLATE)
+    await migrate(template)
+    # Whoever connects first makes the cache of the catalogue: clones come with it.
+    await _execute(template, "SELECT 1")
     return _TEMPLATE
 
 
