@@ -25,6 +25,9 @@ SEED = 7
 CHARACTERS = string.ascii_lowercase
 TLDS = (".com", ".example")
 CHUNK_SIZE = 100
+# Names per second of a campaign that must not end by itself while parts of the suite die and come
+# back: 40,000 names last 40 s, however slowly that goes on a busy machine.
+UNHURRIED = 1_000
 # What a client meets when a part dies under its call; anything else is an error of the call.
 PASSING = {
     grpc.StatusCode.UNAVAILABLE,
@@ -150,9 +153,16 @@ class Trial:
 
     @classmethod
     async def begin(
-        cls, world: World, name_count: int, *, dns: bool = True, constant: str | None = None
+        cls,
+        world: World,
+        name_count: int,
+        *,
+        dns: bool = True,
+        rate: int = 0,
+        constant: str | None = None,
     ) -> "Trial":
-        """Create and start a campaign of that many names."""
+        """Create and start a campaign of that many names, of which `rate` a second are checked at
+        most; 0: as many as can be."""
         constant = constant or f"x{uuid.uuid4().hex[:8]}"
         configuration = campaign_pb2.CampaignConfiguration(
             generation=campaign_pb2.GenerationConfiguration(pattern=pattern(name_count, constant))
@@ -170,6 +180,7 @@ class Trial:
                 name=constant,
                 mode=campaign_pb2.CAMPAIGN_MODE_FULL_SEQUENCE,
                 configuration=configuration,
+                name_rate_limit=rate,
                 request_id=str(uuid.uuid4()),
             ),
         )
@@ -192,6 +203,13 @@ class Trial:
         answer = await insist(getattr(self.world.campaigns, f"{action}Campaign"), request)
         campaign: campaign_pb2.Campaign = answer.campaign
         return campaign
+
+    async def hurry(self) -> None:
+        """Take the limit of the rate away: what had to happen in the middle has happened."""
+        request = campaign_service_pb2.UpdateCampaignRequest(
+            campaign_id=self.campaign_id, name_rate_limit=0, request_id=str(uuid.uuid4())
+        )
+        await insist(self.world.campaigns.UpdateCampaign, request)
 
     def share(self, phase: int = DNS) -> float:
         """The part of the names that the watch has seen settled."""
@@ -224,9 +242,9 @@ class Trial:
         )
 
     async def is_in_the_middle(self, phase: int = DNS) -> int:
-        """Assert, from the tables, that some names are settled now and some are not."""
+        """Assert, from the tables, that between 5% and 90% of the names are settled now."""
         settled = await self.settled_in_tables(phase)
-        assert 0.02 <= settled / self.name_count <= 0.98, f"{settled} of {self.name_count}"
+        assert 0.05 <= settled / self.name_count <= 0.9, f"{settled} of {self.name_count}"
         return settled
 
     async def stop_watching(self) -> None:

@@ -30,7 +30,7 @@ STALLED = 8
 async def generated(world: World) -> Trial:
     """A campaign whose generation was cut by the death of its service, then of the database."""
     trial = await Trial.begin(world, NAMES, dns=False)
-    for share, part in ((0.1, "campaign"), (0.4, "postgres"), (0.7, "campaign")):
+    for share, part in ((0.1, "campaign"), (0.3, "postgres"), (0.5, "campaign")):
         await trial.until(partial(_generated, share))
         await trial.is_in_the_middle(GENERATION)
         await world.kill(part).is_back()

@@ -18,7 +18,7 @@ from services.suite.envoy import REPOSITORY
 from services.suite.postgres import EmbeddedPostgres
 from services.suite.process import Process, Spec
 from services.suite.suite import Options, Suite
-from tests.system.campaigns import DNS, SEED, Trial, World, check_every_verdict
+from tests.system.campaigns import DNS, SEED, UNHURRIED, Trial, World, check_every_verdict
 from tests.system.conftest import reached
 from tests.system.machines import Lan, Machine, lan, why_not
 from tests.system.nats_cluster import NAMES as NATS_SERVERS
@@ -67,11 +67,10 @@ def network() -> Iterator[Lan]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def resolver(network: Lan) -> AsyncIterator[str]:
-    """As in conftest, where the workers' machines reach it, and slower: a campaign must outlast
-    the return of a server."""
+    """As in conftest, where the workers' machines reach it."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.sandbox", "--die-with-parent", "--host", network.host),
-        *("--seed", str(SEED), "--delay", "0.08"),
+        *("--seed", str(SEED), "--delay", "0.02"),
         stdout=asyncio.subprocess.PIPE,
     )
     try:
@@ -158,7 +157,8 @@ def more_than(share: float) -> Callable[[Trial], bool]:
 async def test_leaders_of_the_queue_die_under_load(site: Site) -> None:
     """The stream's with its disk, the consumer's without; each comes back by itself."""
     cluster = site.cluster
-    trial = await Trial.begin(site.world, NAMES)
+    # It must outlast the return of a server.
+    trial = await Trial.begin(site.world, NAMES, rate=UNHURRIED)
     await trial.until(more_than(0.08))
     info = await cluster.stream()
     assert info.config.num_replicas == 3
@@ -178,6 +178,7 @@ async def test_leaders_of_the_queue_die_under_load(site: Site) -> None:
     assert await cluster.consumer_leader() != leader
     await trial.until(more_than(trial.share() + 0.1))
     await cluster.start(leader)
+    await trial.hurry()
     await trial.finished()
 
     await cluster.is_whole()
@@ -188,7 +189,7 @@ async def test_leaders_of_the_queue_die_under_load(site: Site) -> None:
 @pytest.mark.skipif(bool(NO_NAMESPACES), reason=NO_NAMESPACES)
 async def test_machine_vanishes_with_its_worker_and_server_and_comes_back(site: Site) -> None:
     """Unplugged: nobody is told that a connection is over. It is the campaign service's server."""
-    trial = await Trial.begin(site.world, 12_000)
+    trial = await Trial.begin(site.world, 20_000, rate=2 * UNHURRIED)
     await trial.until(more_than(0.08))
     number = NATS_SERVERS.index(await site.cluster.server_of("campaign"))
     gone, pid = site.machines[number], site.workers[number].pid

@@ -13,7 +13,7 @@ import pytest
 
 from services.campaign.leases import LEASE
 from tests.eventually import eventually
-from tests.system.campaigns import DNS, Trial, World, check_every_verdict
+from tests.system.campaigns import DNS, UNHURRIED, Trial, World, check_every_verdict
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -23,7 +23,7 @@ LONGER = 30.0
 
 
 async def test_a_worker_that_wakes_up_too_late_changes_nothing(world: World) -> None:
-    trial = await Trial.begin(world, NAMES)
+    trial = await Trial.begin(world, NAMES, rate=UNHURRIED)
     await trial.until(lambda t: t.share() >= 0.1)
     await trial.is_in_the_middle()
     pid = world.suite.processes["worker-1"].pid

@@ -13,7 +13,7 @@ import pytest
 from domainflow.campaign.v1 import campaign_pb2
 from services.chassis.postgres import open_pool
 from tests.suite.living import gone
-from tests.system.campaigns import Trial, World, check_every_verdict
+from tests.system.campaigns import UNHURRIED, Trial, World, check_every_verdict
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,11 +32,12 @@ async def kill_at(trial: Trial, share: float, part: str) -> None:
 
 
 async def test_workers_die_again_and_again(world: World) -> None:
-    trial = await Trial.begin(world, NAMES)
+    trial = await Trial.begin(world, NAMES, rate=UNHURRIED)
     dice = random.Random(1)
 
-    for share in (0.06, 0.2, 0.35, 0.5):
+    for share in (0.06, 0.12, 0.18, 0.24):
         await kill_at(trial, share, dice.choice(["worker-1", "worker-2"]))
+    await trial.hurry()
     await trial.finished()
 
     # What the dead had claimed was not forgotten but done by another attempt.
@@ -45,13 +46,14 @@ async def test_workers_die_again_and_again(world: World) -> None:
 
 
 async def test_services_and_the_door_die(world: World) -> None:
-    trial = await Trial.begin(world, NAMES)
+    trial = await Trial.begin(world, NAMES, rate=UNHURRIED)
 
     await kill_at(trial, 0.06, "campaign")
-    await kill_at(trial, 0.2, "validation")
-    await kill_at(trial, 0.3, "envoy")
-    await kill_at(trial, 0.4, "query")
-    await kill_at(trial, 0.5, "campaign")
+    await kill_at(trial, 0.1, "validation")
+    await kill_at(trial, 0.14, "envoy")
+    await kill_at(trial, 0.18, "query")
+    await kill_at(trial, 0.22, "campaign")
+    await trial.hurry()
     await trial.finished()
 
     assert trial.reconnects
@@ -59,20 +61,21 @@ async def test_services_and_the_door_die(world: World) -> None:
 
 
 async def test_database_dies(world: World) -> None:
-    trial = await Trial.begin(world, NAMES)
+    trial = await Trial.begin(world, NAMES, rate=UNHURRIED)
 
     await kill_at(trial, 0.1, "postgres")
-    await kill_at(trial, 0.5, "postgres")
+    await kill_at(trial, 0.2, "postgres")
+    await trial.hurry()
     await trial.finished()
 
     await check_every_verdict(trial)
 
 
 async def test_queue_dies_and_then_loses_everything(world: World) -> None:
-    trial = await Trial.begin(world, NAMES)
+    trial = await Trial.begin(world, NAMES, rate=UNHURRIED)
 
     await kill_at(trial, 0.1, "nats")
-    await trial.until(more_than(0.4))
+    await trial.until(more_than(0.2))
     await trial.is_in_the_middle()
     killed = world.kill("nats")
     await gone(killed.pid)
@@ -80,13 +83,14 @@ async def test_queue_dies_and_then_loses_everything(world: World) -> None:
     assert world.suite.processes["nats"].pid in (None, killed.pid)
     shutil.rmtree(world.folder / "nats" / "data")
     await killed.is_back()
+    await trial.hurry()
     await trial.finished()
 
     await check_every_verdict(trial)
 
 
 async def test_worker_frozen_in_its_transaction_does_not_hold_up_the_campaign(world: World) -> None:
-    trial = await Trial.begin(world, 10_000)
+    trial = await Trial.begin(world, 10_000, rate=UNHURRIED)
     await trial.until(more_than(0.05))
     await trial.is_in_the_middle()
 
@@ -106,8 +110,8 @@ async def test_worker_frozen_in_its_transaction_does_not_hold_up_the_campaign(wo
 
 
 async def test_paused_campaign_stands_still_until_resumed(world: World) -> None:
-    trial = await Trial.begin(world, NAMES)
-    await trial.until(more_than(0.2))
+    trial = await Trial.begin(world, NAMES, rate=UNHURRIED)
+    await trial.until(more_than(0.1))
 
     paused = await trial.do("Pause")
     assert paused.status == campaign_pb2.PHASE_STATUS_PAUSED
@@ -120,13 +124,14 @@ async def test_paused_campaign_stands_still_until_resumed(world: World) -> None:
     assert trial.share() == settled / NAMES
 
     await trial.do("Resume")
+    await trial.hurry()
     await trial.finished()
     await check_every_verdict(trial)
 
 
 async def test_cancelled_campaign_keeps_what_is_settled(world: World) -> None:
-    trial = await Trial.begin(world, NAMES)
-    await trial.until(more_than(0.2))
+    trial = await Trial.begin(world, NAMES, rate=UNHURRIED)
+    await trial.until(more_than(0.1))
 
     await trial.do("Cancel")
     settled = await trial.is_in_the_middle()
