@@ -6,13 +6,15 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import grpc
 import pytest
+import pytest_asyncio
 
 from domainflow.query.v1 import query_service_pb2, query_service_pb2_grpc
 from domainflow.query.v1.consistency_pb2 import READ_SOURCE_REPLICA, Consistency
@@ -43,12 +45,6 @@ asyncio.run(supervise())
 """
 
 
-@pytest.fixture
-async def suite(data_folder: Path) -> AsyncIterator[Suite]:
-    async with Suite(data_folder) as suite:
-        yield suite
-
-
 def _state(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "suite.json").read_text())
 
@@ -68,36 +64,6 @@ async def _get(address: str, path: str) -> Any:
         session.get(f"http://{address}{path}") as answer,
     ):
         return await answer.json()
-
-
-async def test_started_suite_answers_and_tells_its_state(suite: Suite, data_folder: Path) -> None:
-    state = _state(data_folder)
-
-    assert await _campaigns(suite.address) == 200
-    assert state["address"] == suite.address
-    assert {name for name, part in state["parts"].items() if part["pid"]} == PARTS
-    assert {part["state"] for part in state["parts"].values()} == {"ready"}
-    assert stat.S_IMODE((data_folder / "suite.json").stat().st_mode) == 0o600
-
-
-async def test_second_suite_on_the_folder_is_refused(suite: Suite, data_folder: Path) -> None:
-    with pytest.raises(FolderInUse, match=str(os.getpid())):
-        await Suite(data_folder).start()
-
-    assert await _campaigns(suite.address) == 200
-
-
-async def test_every_killed_part_comes_back(suite: Suite, data_folder: Path) -> None:
-    for process in suite.processes.values():
-        assert process.pid
-        os.kill(process.pid, signal.SIGKILL)
-
-    async with asyncio.timeout(30):
-        for process in suite.processes.values():
-            await process.restarted(after=0)
-
-    assert await _campaigns(suite.address) == 200
-    assert {part["state"] for part in _state(data_folder)["parts"].values()} == {"ready"}
 
 
 async def test_ranges_of_workers_are_parts_that_keep_them_themselves(data_folder: Path) -> None:
@@ -244,3 +210,50 @@ async def test_own_database_is_used_instead(database_url: str, data_folder: Path
     async with Suite(data_folder, Options(database_url=database_url)) as suite:
         assert await _campaigns(suite.address) == 200
         assert "postgres" not in suite.processes
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """The data folder of `suite`."""
+    with tempfile.TemporaryDirectory(prefix="domainflow-test-") as folder:
+        yield Path(folder)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def suite(folder: Path) -> AsyncIterator[Suite]:
+    """One for those tests at the end of this file that leave it as they found it."""
+    async with Suite(folder) as suite:
+        yield suite
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_started_suite_answers_and_tells_its_state(suite: Suite, folder: Path) -> None:
+    state = _state(folder)
+
+    assert await _campaigns(suite.address) == 200
+    assert state["address"] == suite.address
+    assert {name for name, part in state["parts"].items() if part["pid"]} == PARTS
+    assert {part["state"] for part in state["parts"].values()} == {"ready"}
+    assert stat.S_IMODE((folder / "suite.json").stat().st_mode) == 0o600
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_second_suite_on_the_folder_is_refused(suite: Suite, folder: Path) -> None:
+    with pytest.raises(FolderInUse, match=str(os.getpid())):
+        await Suite(folder).start()
+
+    assert await _campaigns(suite.address) == 200
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_killed_part_comes_back(suite: Suite, folder: Path) -> None:
+    for process in suite.processes.values():
+        assert process.pid
+        os.kill(process.pid, signal.SIGKILL)
+
+    async with asyncio.timeout(30):
+        for process in suite.processes.values():
+            await process.restarted(after=0)
+
+    assert await _campaigns(suite.address) == 200
+    assert {part["state"] for part in _state(folder)["parts"].values()} == {"ready"}
