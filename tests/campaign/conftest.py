@@ -48,7 +48,9 @@ def serve(store: Store) -> Serve:
         await server.start()
         following = asyncio.create_task(hub.follow())
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            # Who does not read on stops the server soon.
+            options = [("grpc.http2.bdp_probe", 0)]
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
                 yield CampaignServiceStub(channel)
         finally:
             await server.stop(0)

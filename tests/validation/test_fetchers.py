@@ -70,10 +70,10 @@ async def test_a_rate_holds_for_all_plans_together(engines: Engines) -> None:
 
     async with serving(answer) as site, Fetchers(engines) as fetchers:
         plans = [plan_of(site.port, agent, host_rate=50) for agent in ("one/1", "two/1")]
-        await asyncio.gather(*(fetched(fetchers, plan) for plan in plans for _ in range(3)))
+        await asyncio.gather(*(fetched(fetchers, plan) for plan in plans for _ in range(10)))
 
-    # Six requests at 50 a second: five gaps of 20 ms.
-    assert times[-1] - times[0] > 0.09
+    # Twenty requests at 50 a second: nineteen gaps of 20 ms. The first may be seen late.
+    assert times[-1] - times[0] > 0.34
 
 
 async def test_a_denied_network_is_connected_to_by_no_plan(engines: Engines) -> None:

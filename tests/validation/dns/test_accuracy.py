@@ -14,9 +14,12 @@ from tests import accuracy
 NAMES = 100_000
 BATCH = 2000
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="the sandbox's authority needs all of 127.0.0.0/8"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="the sandbox's authority needs all of 127.0.0.0/8"
+    ),
+    pytest.mark.timeout(240),
+]
 
 
 def test_no_verdict_is_wrong_whatever_the_resolvers_do() -> None:
