@@ -6,8 +6,11 @@ PIP_INSTALL := $(BIN)/pip install --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
 
+# Empty is unset: every process of every suite that a test starts would compile what it imports anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast test-system lint fmt gen check-gen baseline bench bench-query bench-query-baseline setup setup-dev lock clean
+.PHONY: help demo up test test-fast test-system lint types style contracts imports fmt gen check-gen baseline bench bench-query bench-query-baseline setup setup-dev lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -18,8 +21,10 @@ demo: $(VENV)/run ## Set everything up, run a campaign as far as leads against t
 up: $(VENV)/run ## Start the suite in the foreground; Ctrl-C stops it
 	@$(BIN)/domainflow up
 
+# More than there are cores of a small machine: tests wait for leases and restarts, too.
+TEST_PROCESSES ?= 3
 test: lint ## Lint, types, contracts, import rules, then every test
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/dev ## The tests that need no server
 	$(BIN)/pytest -m "not postgres and not nats" --ignore tests/system
@@ -27,11 +32,21 @@ test-fast: $(VENV)/dev ## The tests that need no server
 test-system: $(VENV)/dev ## The whole suite through its door, with parts killed
 	$(BIN)/pytest tests/system
 
-lint: $(VENV)/dev check-gen ## Format, lint, types, contracts, import rules
-	$(BIN)/ruff format --check -q && $(BIN)/ruff check -q
+lint: $(VENV)/dev ## Format, lint, types, contracts, import rules
+	@$(MAKE) --no-print-directory -j 3 types check-gen style contracts imports
+
+types: $(VENV)/dev
 	$(BIN)/mypy --no-error-summary
+
+style: $(VENV)/dev
+	$(BIN)/ruff format --check -q && $(BIN)/ruff check -q
+
+contracts: $(VENV)/dev
 	$(BIN)/buf format -d --exit-code proto && $(BIN)/buf lint
 	$(BIN)/buf breaking proto --against proto/baseline.binpb
+
+imports: $(VENV)/dev
+	@mkdir -p build
 	$(BIN)/lint-imports --no-logo > build/imports.txt || { cat build/imports.txt; exit 1; }
 
 fmt: $(VENV)/dev ## Format code and contracts
