@@ -31,6 +31,7 @@ __all__ = ["Contact", "ContactKind", "ContactPage", "Found", "find_contacts"]
 # Contacts of a page, and of one kind among them.
 MAX_CONTACTS = 40
 MAX_OF_KIND = 15
+_KINDS = tuple(ContactKind)
 # Other people's, in structured data: the author of a review, the maker of a product.
 _OTHERS = 0.4
 _HINTS = Hints(emails.HINTS | phones.HINTS | companies.HINTS)
@@ -51,7 +52,7 @@ def find_contacts(page: ContactPage, *, limit: int = MAX_CONTACTS) -> tuple[Cont
             best[key] = sighting
     ranked = sorted(best.values(), key=lambda each: (-each.confidence, each.kind))
     kept: list[Contact] = []
-    counts = dict.fromkeys(ContactKind, 0)
+    counts = dict.fromkeys(_KINDS, 0)
     source_url = clean(page.url, 2_000)
     for each in ranked:
         if len(kept) >= limit:

@@ -161,7 +161,10 @@ def lowered(text: str) -> str:
 def clean(text: str, limit: int = MAX_SNIPPET) -> str:
     """One line of storable text, at most `limit` characters."""
     # Cut first: what is thrown away need not be cleaned. Runs of spaces may make it shorter.
-    return _SPACES.sub(" ", _UNSTORABLE.sub(" ", text[: limit * 4])).strip()[:limit].rstrip()
+    text = text[: limit * 4]
+    if "  " in text or not text.isprintable():
+        text = _SPACES.sub(" ", _UNSTORABLE.sub(" ", text))
+    return text.strip()[:limit].rstrip()
 
 
 def snippet(text: str, start: int, end: int) -> str:
