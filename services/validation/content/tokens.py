@@ -54,9 +54,14 @@ def tokens_of(html: str) -> Tokens:
     if len(parts) > 1 and parts[-4] and html.endswith(parts[-4] + parts[-3]):
         # Cut in the middle: half a tag is none, or a page that was cut would have a made-up link.
         parts[-4] = parts[-3] = parts[-2] = None
+    names = [name or "" for name in parts[2::5]]
+    # All at once: a name has no space.
+    written = " ".join(names)
+    if (lower := written.lower()) != written:
+        names = lower.split(" ")
     return Tokens(
         parts[0::5],
-        [name.lower() if name else "" for name in parts[2::5]],
+        names,
         parts[3::5],
         parts[4::5],
     )
