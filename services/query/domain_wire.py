@@ -1,5 +1,5 @@
-"""Rows as the contract's messages go over the wire, without messages in between: a page of a
-hundred domains has 3,600 fields, and setting them took most of the service's time.
+"""Rows as the contract's messages go over the wire, without messages in between: a quarter less
+time for a hundred domains, which have 3,600 fields.
 
 Bytes are those that protobuf would make: fields in order of their numbers, those with their default
 left out.
