@@ -149,6 +149,7 @@ _RESOURCES = {"img", "iframe", "frame"}
 _CONTACT_SCHEMES = ("mailto:", "tel:", "sms:", "whatsapp:", "skype:", "callto:")
 _HREF = re.compile(r"""[ \t\n\r\f/"']href(?:="([^"&]*+)")?""", re.IGNORECASE)
 _PROTECTED = re.compile(r"data-cfemail=[\"']?([0-9a-fA-F]{6,600})\b")
+_REFRESHED = re.compile(r"url\s*+=\s*+[\"']?+([^\"'\s]++)", re.IGNORECASE)
 _URL_NOISE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]")
 _STRIPPED = dict.fromkeys(map(ord, "\t\n\r"))
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*+:")
@@ -531,7 +532,7 @@ class _Reader:
             self._metas.setdefault(name, attributes.get("content", ""))
 
     def _refresh(self, content: str) -> str:
-        found = re.search(r"url\s*+=\s*+[\"']?+([^\"'\s]++)", content[:MAX_URL], re.IGNORECASE)
+        found = _REFRESHED.search(content[:MAX_URL])
         return self._absolute(found[1]) if found else ""
 
     def _modified(self) -> str:
