@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-fast test-system lint types style contracts imports fmt gen check-gen baseline bench bench-query bench-query-baseline setup setup-dev lock clean
+.PHONY: help demo up test test-fast test-system lint fmt gen check-gen baseline bench bench-query bench-query-baseline setup setup-dev lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
@@ -32,21 +32,11 @@ test-fast: $(VENV)/dev ## The tests that need no server
 test-system: $(VENV)/dev ## The whole suite through its door, with parts killed
 	$(BIN)/pytest tests/system
 
-lint: $(VENV)/dev ## Format, lint, types, contracts, import rules
-	@$(MAKE) --no-print-directory -j 3 types check-gen style contracts imports
-
-types: $(VENV)/dev
-	$(BIN)/mypy --no-error-summary
-
-style: $(VENV)/dev
+lint: $(VENV)/dev check-gen ## Format, lint, types, contracts, import rules
 	$(BIN)/ruff format --check -q && $(BIN)/ruff check -q
-
-contracts: $(VENV)/dev
+	$(BIN)/mypy --no-error-summary
 	$(BIN)/buf format -d --exit-code proto && $(BIN)/buf lint
 	$(BIN)/buf breaking proto --against proto/baseline.binpb
-
-imports: $(VENV)/dev
-	@mkdir -p build
 	$(BIN)/lint-imports --no-logo > build/imports.txt || { cat build/imports.txt; exit 1; }
 
 fmt: $(VENV)/dev ## Format code and contracts
