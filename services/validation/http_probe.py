@@ -245,6 +245,8 @@ class _Round:
         self._reader = reader
         # Bytes of outcomes.
         self.held = 0
+        # Whether any name that was asked for has come to its end.
+        self.is_any_done = False
 
     async def check(self, candidates: Sequence[Candidate]) -> list[HttpOutcome | Later]:
         """Ask for all pages; repetitions wait outside the window."""
@@ -319,7 +321,6 @@ class _Line:
         self._late: dict[int, _Late] = {}
         # Names whose check failed, and how.
         self._failed: list[tuple[_Asked, Exception]] = []
-        self._is_any_done = False
         self._moved = asyncio.Event()
         # Seconds in which nobody was asked.
         self._idle = 0.0
@@ -342,6 +343,9 @@ class _Line:
                 while self._left:
                     if not self._line:
                         if not await self._wait():
+                            # At once: the end of the group may take a turn of the loop, and whoever
+                            # came back in it would be in nobody's hands.
+                            self._stop_timers()
                             break
                         continue
                     place = await windows.enter(plan)
@@ -350,22 +354,29 @@ class _Line:
                     group.create_task(self._ask(asked, place))
         finally:
             self._probe._waiting -= len(self._line)
-            for late in self._late.values():
-                late.timer.cancel()
+            self._stop_timers()
         for index, late in self._late.items():
             self._found[index] = _AskedLater(late.due, _waiting(late.asked))
         if self._failed:
             self._set_failed_aside()
         return [it for it in self._found if it is not None]
 
+    def _stop_timers(self) -> None:
+        for late in self._late.values():
+            late.timer.cancel()
+
     def _set_failed_aside(self) -> None:
         """What came of the others must not be lost with them: the chunk is set aside, and fails
-        when nothing comes of it any more. Raises the first failure when it is so already."""
-        if not (self._is_any_done or self._late):
-            raise self._failed[0][1]
+        when nothing comes of it any more. Raises the first failure when it is so already, but
+        rather one that blames no name."""
+        if not (self._round.is_any_done or self._late):
+            errors = [error for _, error in self._failed]
+            raise next((it for it in errors if isinstance(it, Unable)), errors[0])
         for asked, error in self._failed:
-            told = "%s is asked for again when the others of its chunk are kept"
-            log.warning(told, asked.candidate.name, exc_info=error)
+            told = "%s is asked for again when the others of its chunk are kept: %s"
+            # This machine may be unable to ask for any of them.
+            shown = None if isinstance(error, Unable) else error
+            log.warning(told, asked.candidate.name, error, exc_info=shown)
             due = time.monotonic() + FAILED_DELAY
             self._found[asked.index] = _AskedLater(due, _waiting(asked))
 
@@ -387,10 +398,8 @@ class _Line:
         came: HttpOutcome | float | Exception
         try:
             came = await self._round.ask(asked, place)
-        except Unable:
-            raise
         except Exception as error:
-            # Of its own page, as far as anybody can tell: the others go on.
+            # Of its own page, as far as anybody can tell, or of this machine: the others go on.
             came = error
         finally:
             place.leave()
@@ -399,7 +408,7 @@ class _Line:
             self._left -= 1
         elif isinstance(came, HttpOutcome):
             self._found[asked.index] = came
-            self._is_any_done = True
+            self._round.is_any_done = True
             self._left -= 1
         else:
             loop = asyncio.get_running_loop()

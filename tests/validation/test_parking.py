@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from nats.aio.client import Client
 
 from domainflow.campaign.v1 import campaign_pb2 as pb
@@ -18,10 +19,17 @@ from services.campaign.dispatcher import Dispatcher
 from services.campaign.leases import LONGEST_DELAY
 from services.campaign.rows import RunningPhase
 from services.campaign.store import Store as CampaignStore
+from services.chassis.matching.keywords import PageHits
 from services.chassis.postgres import Pool
 from services.sandbox.web_server import NETWORK, SandboxWeb, SandboxWebSettings
 from services.sandbox.web_truth import Web
-from services.validation.attempt import End, check_and_settle, stored_items
+from services.validation.attempt import (
+    CheckFailed,
+    End,
+    NotPrepared,
+    check_and_settle,
+    stored_items,
+)
 from services.validation.engines import Engines
 from services.validation.fetchers import Fetchers
 from services.validation.http.verdict import Verdict
@@ -29,6 +37,7 @@ from services.validation.http_probe import HttpProbe
 from services.validation.isolation import Isolation
 from services.validation.keyword_library import KeywordLibrary
 from services.validation.pacing import Pace
+from services.validation.probe import Unable
 from services.validation.store import ChunkKey, Claim, Store
 from services.validation.suppression_store import NewSuppression, Scope
 from services.validation.worker import Worker
@@ -302,7 +311,7 @@ async def test_a_process_of_its_own_sets_its_chunk_aside_too(
     check_the_end(await fetched(pool), names, web)
 
 
-async def test_a_chunk_that_is_split_keeps_what_is_finished_of_its_first_half(
+async def test_a_chunk_that_is_split_keeps_what_is_finished_of_both_halves(
     campaign_store: CampaignStore,
     store: Store,
     pool: Pool,
@@ -314,20 +323,21 @@ async def test_a_chunk_that_is_split_keeps_what_is_finished_of_its_first_half(
     assert await attempt(store, probe, await claimed(campaign_store, store, running)) is End.PARKED
     await let_it_come_back(pool)
     assert await store.split(await claimed(campaign_store, store, running), "it failed")
-    # Who waits is in the first half, and that takes nothing more of a rate limit than its names.
+    # Of a rate limit each half takes as much as if all that wait were in it.
     (offers,) = await campaign_store.ledger.offers([running], 10)
-    assert [offer.name_count for offer in offers] == [1, 3]
+    assert [offer.name_count for offer in offers] == [1, 1]
 
     first, second = [await claimed(campaign_store, store, running) for _ in range(2)]
 
-    assert (first.parked, second.parked) == (True, False)
     before = web.stats.requests
+    assert await attempt(store, probe, second) is End.SETTLED
+    assert web.stats.requests == before
     assert await attempt(store, probe, first) is End.SETTLED
     assert web.stats.requests == before + AGAIN
-    assert await attempt(store, probe, second) is End.SETTLED
-    assert web.stats.requests == before + AGAIN * 4
     check_the_end(await fetched(pool), names, web)
     assert await pool.fetchval("SELECT count(*) FROM parked_chunks") == 0
+    # Setting it aside was no repetition; the attempt that failed was one of both halves.
+    assert (await campaign_store.tally(running.campaign_no, HTTP, 1)).retry_count == 2
 
 
 async def test_names_begin_anew_where_what_was_kept_cannot_be_read(
@@ -406,6 +416,88 @@ async def test_a_chunk_at_its_campaign_s_pace_is_set_aside_when_all_its_slices_a
     check_the_end(await fetched(pool), names, web)
 
 
+class RefusingLibrary(KeywordLibrary):
+    """Of keywords that cannot be looked for on one page."""
+
+    def __init__(self, store: Store, title: str, error: Exception) -> None:
+        super().__init__(store.keyword_sets)
+        self._title, self._error = title, error
+
+    async def of_versions(self, *_: object) -> "RefusingLibrary":
+        return self
+
+    def scan(self, text: str, title: str) -> PageHits:
+        if self._title in title:
+            raise self._error
+        return PageHits((), True)
+
+    def matches(self, hits: PageHits) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("rate", [0, 4])
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (ValueError("the page is poison"), CheckFailed),
+        (Unable("the machine has nothing left"), NotPrepared),
+    ],
+)
+async def test_a_name_that_fails_takes_none_of_the_others_with_it(
+    campaign_store: CampaignStore,
+    store: Store,
+    pool: Pool,
+    engines: Engines,
+    web: SandboxWeb,
+    dns: pb.DnsConfiguration,
+    error: Exception,
+    end: type[Exception],
+    rate: int,
+) -> None:
+    # Their titles have their names.
+    names = [
+        name
+        for name in names_of(web.world, 60, Web.TEMPLATE)
+        if name in truth_of(web.world, name).page.title
+    ][:3]
+    running = await fetching(campaign_store, store, web.world, names, http_configuration(web), dns)
+    async with Fetchers(engines) as fetchers:
+        library = RefusingLibrary(store, names[1], error)
+        probe = HttpProbe(engines, fetchers, library, networks=NETWORKS)
+        claim = await claimed(campaign_store, store, running)
+        # At a pace, each is in a slice of its own.
+        assert await attempt(store, probe, claim, rate=rate) is End.PARKED
+        assert await parked(pool) == [("ready", 1, 1, 0, 0)]
+        before = web.stats.requests
+        await let_it_come_back(pool)
+        claim = await claimed(campaign_store, store, running)
+        with pytest.raises(end, match=str(error)):
+            await attempt(store, probe, claim, rate=rate)
+        assert web.stats.requests == before + AGAIN
+
+
+async def test_names_that_are_due_while_their_chunk_is_being_set_aside_go_with_it(
+    campaign_store: CampaignStore,
+    store: Store,
+    pool: Pool,
+    engines: Engines,
+    web: SandboxWeb,
+    dns: pb.DnsConfiguration,
+) -> None:
+    at_once = Duration(nanos=1000)
+    lane = LANE(reason=LANE.REASON_SERVER_ERROR, attempt_limit=5, delay=at_once, max_delay=at_once)
+    names = names_of(web.world, 1, Web.SERVER_ERROR)
+    http = http_configuration(web, retry_lanes=[lane])
+    running = await fetching(campaign_store, store, web.world, names, http, dns)
+    async with Fetchers(engines, suppressions=store.suppressions) as fetchers:
+        library = KeywordLibrary(store.keyword_sets)
+        # As if it had waited long before.
+        probe = HttpProbe(engines, fetchers, library, networks=NETWORKS, park_after=-1)
+        claim = await claimed(campaign_store, store, running)
+        assert await attempt(store, probe, claim) is End.PARKED
+        assert probe.waiting() == 0
+
+
 async def test_a_process_of_its_own_has_no_time_for_waits(
     probe: HttpProbe, web: SandboxWeb
 ) -> None:
@@ -430,6 +522,8 @@ async def test_what_is_kept_survives_a_pause_and_goes_when_its_phase_is_over(
     assert await store.park(claim, b"one", 3, 3600)
     # Twice, as after an answer that was lost.
     assert not await store.park(claim, b"one again", 3, 3600)
+    # By a task that was delivered twice: its names are not due.
+    assert await store.claim(claim.key, "early") is None
     await act(campaign_store, running.campaign_id, Action.PAUSE, phase=HTTP)
     await act(campaign_store, running.campaign_id, Action.RESUME, phase=HTTP)
     assert await campaign_store.ledger.offers([running], 10) == [[]]
@@ -467,7 +561,6 @@ async def test_nobody_waits_longer_than_a_chunk_was_set_aside_for_whatever_the_c
     assert (longest, open_.longest_delay, open_.delayed_chunk_count) == (600, 600, 1)
     await let_it_come_back(pool)
     await store.fail(await claimed(campaign_store, store, running), "it failed", 1)
-    await pool.execute("UPDATE chunks SET put_off = NULL")
     ((_, _, longest),) = (await campaign_store.ledger.delayed()).values()
     assert longest == LONGEST_DELAY
 
