@@ -5,7 +5,7 @@ What a site does wrong is a verdict. Raised is only what says nothing about it: 
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 
 from services.validation.content.clusters import ClusterIndex
@@ -105,33 +105,35 @@ class SiteReader:
         its delegation, where they are known. `until`: a time of the loop, from which on no further
         page is waited for. `place`: of the name in a window. Raises MachineExhausted.
         """
-        try:
-            fetch = await self._fetcher.fetch(
-                name, self._settings, addresses=addresses, place=place
-            )
-        except BadUrl as problem:
-            fetch = nothing_asked(name, Verdict.UNREACHABLE, str(problem))
-        return await self._site(fetch, name, addresses, name_servers, until, place)
+        front = self._front(name, addresses, place)
+        return await self._site(front, name, addresses, name_servers, until, place)
 
     async def read_url(self, url: str, *, until: float | None = None) -> Site:
         """Read the site whose front page has this URL. `until`: as in `read`. Raises
         MachineExhausted and BadUrl."""
-        fetch = await self._fetcher.fetch_url(url, self._settings)
-        return await self._site(fetch, host_of(url), (), (), until, None)
+        front = self._fetcher.fetch_url(url, self._settings)
+        return await self._site(front, host_of(url), (), (), until, None)
+
+    async def _front(self, name: str, addresses: Sequence[str], place: Place | None) -> Fetch:
+        try:
+            return await self._fetcher.fetch(name, self._settings, addresses=addresses, place=place)
+        except BadUrl as problem:
+            return nothing_asked(name, Verdict.UNREACHABLE, str(problem))
 
     async def _site(
         self,
-        fetch: Fetch,
+        asked: Awaitable[Fetch],
         name: str,
         addresses: Sequence[str],
         name_servers: Sequence[str],
         until: float | None,
         place: Place | None,
     ) -> Site:
+        fetch = await asked
         if fetch.verdict is not Verdict.OK:
             return Site(fetch)
         front = await self._look(fetch, fetch.body, name, name_servers)
-        # Not held while further pages are asked for.
+        # Not held while further pages are asked for, nor by whoever called.
         fetch = fetch._replace(body=b"")
         size = self._clusters.add(front.fingerprint).size if self._clusters is not None else 1
         further, crawled = await self._crawl(front, name, addresses, until, place)
@@ -171,16 +173,17 @@ class SiteReader:
             size = 0
             # What another site says is not this one's.
             if fetch.verdict is Verdict.OK and same_site(host_of(url), host):
-                body = fetch.body[:left]
-                size = len(body)
+                size = min(left, len(fetch.body))
                 left -= size
-                each = await self._look(fetch, body, name, ())
+                each = await self._look(fetch, fetch.body[:size], name, ())
                 looks.append(replace(each, links=()))
                 known.update(_names(each))
                 growth.append(len(known))
             crawled.append(Crawled(url, fetch.verdict, size, page.subject))
             if fetch.verdict is Verdict.RATE_LIMITED:
                 break
+            # Not held while the next one is asked for.
+            del fetch
         return looks, tuple(crawled)
 
     def _wanted(self, front: PageLook) -> Sequence[NextPage]:

@@ -1,10 +1,12 @@
 """Sites read over real sockets: what their further pages may do."""
 
 import contextlib
+import gc
 import zlib
 from collections.abc import AsyncIterator
 
 from services.validation.content.crawl import Budget
+from services.validation.http.fetch import Fetch
 from services.validation.http.verdict import Verdict
 from services.validation.http_plans import CrawlPolicy, HttpPlan
 from services.validation.sites import Site, SiteReader
@@ -113,3 +115,17 @@ async def test_a_site_that_is_asked_too_much_is_asked_for_no_further_page() -> N
 
     assert crawled(site) == {"contact": Verdict.RATE_LIMITED}
     assert paths(server) == ["/", "/contact"]
+
+
+async def test_pages_that_were_looked_at_are_not_held_while_others_are_asked_for() -> None:
+    held = []
+
+    async def answer(head, writer):
+        held.append(sum(type(it) is Fetch and bool(it.body) for it in gc.get_objects()))
+        return links("/contact", "/imprint")
+
+    async with serving(answer) as server, reading(Names(), server) as reader:
+        await reader.read(NAME, addresses=KNOWN)
+
+    assert paths(server) == ["/", "/contact", "/imprint"]
+    assert held == [0, 0, 0]
