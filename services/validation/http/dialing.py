@@ -294,6 +294,9 @@ class PinnedConnector(TCPConnector):
         # As the base's, without its limits and its clock.
         key = req.connection_key
         connection = await self._get(key, traces)
+        while connection is not None and _spoke(connection):
+            connection.close()
+            connection = await self._get(key, traces)
         if connection is None:
             protocol = await self._create_connection(req, traces, timeout)
             if self._closed:
@@ -374,6 +377,11 @@ class PinnedConnector(TCPConnector):
             raise OSError(errno.EACCES, reason)
         dial.fresh = True
         return OutgoingSocket(family, kind, protocol)
+
+
+def _spoke(connection: Connection) -> bool:
+    """Whether something came while a connection was kept: it would be taken for the answer."""
+    return connection.protocol is None or connection.protocol.should_close
 
 
 async def _writable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:

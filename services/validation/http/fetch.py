@@ -678,6 +678,9 @@ class Fetcher:
         finally:
             if token is not None:
                 dialled.reset(token)
+            if exchange.dial is not None:
+                # It leads back here: the page would wait for the collector of garbage.
+                exchange.dial.arrived = None
         return False
 
     def _arrived(self, run: _Run, address: str) -> None:

@@ -1,6 +1,7 @@
 """Pages fetched over real sockets: what servers do, and what is made of it."""
 
 import asyncio
+import gc
 import gzip
 import random
 import socket
@@ -770,6 +771,32 @@ async def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(fetcher):
     assert site.connections == 2
 
 
+async def test_what_a_kept_connection_says_unasked_is_no_answer(fetcher):
+    said = asyncio.Event()
+
+    async def answer(head, writer):
+        if site.connections > 1:
+            return page(b"asked for")
+        # When the first answer was read and the connection is kept.
+        asyncio.get_running_loop().call_later(0.05, speak, writer)
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst"
+
+    def speak(writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nunasked")
+        said.set()
+
+    async with serving(answer, keep=True) as site:
+        first = await fetcher.fetch(NAME, plain(site.port))
+        await said.wait()
+        # It arrives within some turns of the loop.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        second = await fetcher.fetch(NAME, plain(site.port))
+
+    assert (first.body, second.body) == (b"first", b"asked for")
+    assert site.connections == 2
+
+
 async def test_a_persona_without_keep_alive_says_so(fetcher):
     async with serving(page()) as site:
         await fetcher.fetch(NAME, plain(site.port, keep_alive=False))
@@ -1104,6 +1131,23 @@ async def test_a_fetch_that_is_cancelled_leaves_nobody_waiting(names):
 
     assert all(fetch.cancelled() for fetch in fetches)
     assert len(turns) == 0
+
+
+async def test_a_page_does_not_wait_for_the_collector_of_garbage(fetcher, names):
+    # The first of them refuses.
+    names.answers[NAME] = [("127.0.0.9", "127.0.0.1")]
+    async with serving(page(b"a page as no other")) as site:
+        gc.collect()
+        gc.disable()
+        try:
+            body = (await fetcher.fetch(NAME, plain(site.port))).body
+            # What it was put together of.
+            lists = [it for it in gc.get_objects() if type(it) is list and len(it) == 1]
+        finally:
+            gc.enable()
+
+    assert body == b"a page as no other"
+    assert not [it for it in lists if type(it[0]) is bytes and it[0] == body]
 
 
 async def test_whoever_speaks_before_he_is_asked_is_no_http_server(fetcher):
