@@ -73,6 +73,9 @@ class Windows:
     def __init__(self, memory: int = MEMORY) -> None:
         self._memory = memory
         self._taken = 0
+        # Whether somebody waits for memory alone: then nobody new gets what comes back of it, or
+        # small pages would keep a large one waiting for ever.
+        self._is_short = False
         self._shares: dict[HttpPlan, _Share] = {}
         self._tickets = count()
         self._allowance = Allowance()
@@ -92,7 +95,7 @@ class Windows:
         place = Place(self, plan, share)
         share.names += 1
         try:
-            if share.waiting or not self._admit(share):
+            if share.waiting or self._is_short or not self._admit(share):
                 await self._wait(share, share.waiting)
         except BaseException:
             self._forget(plan, share)
@@ -131,13 +134,16 @@ class Windows:
             raise
 
     def _let_in(self) -> None:
+        self._is_short = False
         shares = self._shares.values()
         self._let_in_from({it: it.returning for it in shares if it.returning}, returns=True)
-        self._let_in_from({it: it.waiting for it in shares if it.waiting}, returns=False)
+        if not self._is_short:
+            self._let_in_from({it: it.waiting for it in shares if it.waiting}, returns=False)
 
     def _let_in_from(self, lines: dict[_Share, _Line], *, returns: bool) -> None:
         while lines:
-            # Who came first; but of different plans none waits for another's place.
+            # Who came first; but of different plans none waits for another's place, only for the
+            # memory of all.
             share = min(lines, key=lambda it: lines[it][0][0])
             line = lines[share]
             turn = line[0][1]
@@ -146,6 +152,8 @@ class Windows:
             elif self._admit(share, returns=returns):
                 line.popleft()
                 turn.set_result(None)
+            elif self._is_short:
+                return
             else:
                 del lines[share]
                 continue
@@ -153,12 +161,13 @@ class Windows:
                 del lines[share]
 
     def _admit(self, share: _Share, *, returns: bool = False) -> bool:
-        # One page at least, however large.
-        if share.count >= share.window or (self._taken and self._taken + share.size > self._memory):
-            return False
-        if self._in_flight >= self._allowance.count:
+        if share.count >= share.window or self._in_flight >= self._allowance.count:
             return False
         if share.aside >= ASIDE * share.window and not returns:
+            return False
+        # One page at least, however large.
+        if self._taken and self._taken + share.size > self._memory:
+            self._is_short = True
             return False
         share.count += 1
         self._taken += share.size

@@ -1,9 +1,14 @@
 """Places of names in flight: by plan, and by the memory of all plans."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
+from random import Random
+
+import pytest
 
 from services.chassis.http_settings import HttpSettings
+from services.validation.http.turns import Turns
 from services.validation.http_plans import HttpPlan
 from services.validation.windows import ASIDE, FIRST, LATE, LEAST, Allowance, Place, Windows
 from tests.eventually import eventually
@@ -43,6 +48,23 @@ async def test_pages_of_all_plans_share_one_memory() -> None:
     assert not tasks[3].done()
     tasks[0].result().leave()
     await tasks[3]
+
+
+async def test_small_pages_do_not_keep_a_large_one_waiting_for_memory() -> None:
+    windows = Windows(memory=6 * KILOBYTE)
+    large = replace(PLAN, settings=HttpSettings(body_limit=2 * KILOBYTE))
+    small, waiting, *others = await entered(windows, OTHER, OTHER, large, OTHER, PLAN)
+    assert [it.done() for it in (small, waiting, *others)] == [True, True, False, False, False]
+
+    small.result().leave()
+
+    await others[0]
+    assert [it.done() for it in others] == [True, False, False]
+    # Whoever needs no more than there is does not wait for one that gave up.
+    (given_up,) = await entered(windows, large)
+    given_up.cancel()
+    others[0].result().leave()
+    await asyncio.gather(*others[1:])
 
 
 async def test_a_page_larger_than_the_memory_comes_alone() -> None:
@@ -135,6 +157,50 @@ async def test_whoever_gives_up_coming_back_leaves_no_place_taken() -> None:
 
     assert windows.in_flight == 0
     assert all(task.done() for task in await entered(windows, PLAN, PLAN))
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_no_place_is_lost_or_given_twice_whoever_gives_up(seed: int) -> None:
+    random = Random(seed)
+    windows, turns = Windows(memory=16 * KILOBYTE), Turns()
+    plans = [PLAN, OTHER, replace(OTHER, settings=HttpSettings(body_limit=9 * KILOBYTE))]
+    inside: Counter[HttpPlan] = Counter()
+
+    async def visit(plan: HttpPlan) -> None:
+        place = await windows.enter(plan)
+        try:
+            for _ in range(random.randrange(4)):
+                host = random.randrange(3)
+                if not turns.enter(host, 1):
+                    place.step_aside()
+                    await turns.take(host, at_once=1)
+                try:
+                    await place.come_back()
+                    inside[plan] += 1
+                    try:
+                        assert windows.in_flight >= inside.total()
+                        assert inside[plan] <= plan.window
+                        for _ in range(random.randrange(3)):
+                            await asyncio.sleep(0)
+                    finally:
+                        inside[plan] -= 1
+                finally:
+                    turns.give(host)
+        finally:
+            place.leave()
+
+    visits = []
+    for _ in range(60):
+        visits.append(asyncio.create_task(visit(random.choice(plans))))
+        for _ in range(random.randrange(3)):
+            await asyncio.sleep(0)
+        if random.random() < 0.4:
+            random.choice(visits).cancel()
+    ended = await asyncio.wait_for(asyncio.gather(*visits, return_exceptions=True), 30)
+
+    assert all(it is None or isinstance(it, asyncio.CancelledError) for it in ended), ended
+    assert (windows.in_flight, len(turns)) == (0, 0)
+    assert all(it.done() for it in await entered(windows, PLAN, PLAN, OTHER, OTHER, OTHER))
 
 
 def test_what_is_never_late_takes_twice_as_many_at_every_look() -> None:
