@@ -246,14 +246,15 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return stream
 
     async def _check(self, message: Message) -> Message:
-        violations = self._contract.violations(message)
+        # The other rules, too, look at no more of it than its limits allow.
+        seen, violations = self._contract.look(message)
         named = {violation.field for violation in violations}
         if (rule := self._rules.get(type(message))) is not None:
-            violations += [v for v in rule(message) if v.field not in named]
+            violations += [v for v in rule(seen) if v.field not in named]
         if violations:
             if (thorough := self._thorough_rules.get(type(message))) is not None:
                 named = {violation.field for violation in violations}
-                violations += [v for v in await thorough(message) if v.field not in named]
+                violations += [v for v in await thorough(seen) if v.field not in named]
             raise InvalidFields(violations)
         return message
 

@@ -213,7 +213,9 @@ class NamedCalls(Generic[Thing]):
 
     def _check_imported(self, thing: Thing, path: str) -> Iterator[FieldViolation]:
         named = set()
-        for each in self._contract.violations(thing):
+        # The other rules, too, look at no more of it than its limits allow.
+        thing, violations = self._contract.look(thing)
+        for each in violations:
             named.add(f"{path}.{each.field}")
             yield FieldViolation(f"{path}.{each.field}", each.description)
         for check in (self._check, self._thorough):

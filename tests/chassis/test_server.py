@@ -248,6 +248,27 @@ async def test_contract_and_rules_speak_at_once_and_once_a_field() -> None:
     assert "twice" not in refusal.message
 
 
+async def test_rules_look_at_no_more_elements_than_the_contract_allows() -> None:
+    looked_at = []
+
+    def rule(request: pb.CheckNamesRequest) -> list[FieldViolation]:
+        looked_at.append(len(request.names))
+        return []
+
+    async def thorough(request: pb.CheckNamesRequest) -> list[FieldViolation]:
+        return rule(request)
+
+    rules = {pb.CheckNamesRequest: rule}
+    thorough_rules = {pb.CheckNamesRequest: thorough}
+    async with guarded(Scripted(), rules=rules, thorough_rules=thorough_rules) as channel:
+        stub = pb_grpc.ValidationServiceStub(channel)
+        request = pb.CheckNamesRequest(names=["example.com"] * 200_000)
+        refusal = await refused(stub.CheckNames(request))
+
+    assert refusal.fields == {"names"}
+    assert looked_at == [1_000, 1_000]
+
+
 @pytest.mark.parametrize("text", ["n" * 9000, "ü" * 9000, "日" * 9000])
 async def test_the_longest_refusal_still_arrives(text: str) -> None:
     async def refuse() -> None:
