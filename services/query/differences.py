@@ -12,6 +12,8 @@ from functools import cache
 import asyncpg
 
 from services.chassis.postgres import Pool
+from services.query.domain_rows import selected
+from services.query.domain_wire import DNS_COLUMNS, HTTP_COLUMNS
 from services.query.outcomes import DNS, HTTP
 from services.query.result_rows import BOUND
 
@@ -32,14 +34,7 @@ FIELDS: Mapping[int, Sequence[str]] = {DNS: _DNS_FIELDS, HTTP: _HTTP_FIELDS}
 _TABLES = {DNS: "dns_results", HTTP: "http_results"}
 # Answers come in any order: texts that differ are compared as sets.
 _SETS = {"addresses"}
-# As the messages want them (messages.py).
-_COLUMNS = {
-    DNS: """verdict, rcode, attempt_count, tcp, duration_us, check_time_us, ttl, resolver,
-        addresses, cname_chain, authority, agreement, registered, delegated""",
-    HTTP: """verdict AS http_verdict, status_code, attempt_count AS http_attempt_count,
-        duration_us AS http_duration_us, check_time_us AS http_check_time_us, final_url, title,
-        language, content_size, content_sha256, truncated""",
-}
+_COLUMNS = {DNS: selected(DNS_COLUMNS, "dns_"), HTTP: selected(HTTP_COLUMNS, "http_")}
 # The bit of a mask that is set when the verdicts differ: that of the first field.
 VERDICT_BIT = 1
 

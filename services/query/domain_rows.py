@@ -148,7 +148,7 @@ def _later(runs: Runs) -> tuple[bool, bool, bool]:
     return runs.http > 0, runs.analysis > 0, runs.leads > 0
 
 
-def _columns(names: Sequence[str], prefix: str) -> str:
+def selected(names: Sequence[str], prefix: str) -> str:
     """Names in the answer as columns of a table, which have no prefix there."""
     return ", ".join(
         f"{name.removeprefix(prefix)} AS {name}" if name.startswith(prefix) else name
@@ -165,7 +165,7 @@ def _part(
         bound += f" AND run = {run}::int"
     if not there:
         bound += " AND false"
-    return f"(SELECT position, {_columns(columns, prefix)} FROM {table} WHERE {bound}) {table}_"
+    return f"(SELECT position, {selected(columns, prefix)} FROM {table} WHERE {bound}) {table}_"
 
 
 def _joined(columns: Sequence[str], parts: Sequence[str]) -> str:

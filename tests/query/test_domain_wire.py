@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from domainflow.query.v1 import query_service_pb2 as pb
-from domainflow.validation.v1.dns_pb2 import DNS_FACT_NO, DNS_FACT_UNSPECIFIED, DNS_FACT_YES
+from domainflow.validation.v1.analysis_pb2 import KeywordHit, PageAnalysis
+from domainflow.validation.v1.dns_pb2 import (
+    DNS_FACT_NO,
+    DNS_FACT_UNSPECIFIED,
+    DNS_FACT_YES,
+    DnsResult,
+)
+from domainflow.validation.v1.http_pb2 import HttpResult
+from domainflow.validation.v1.lead_pb2 import Lead
 from services.query.domain_wire import (
     ANALYSIS_COLUMNS,
     DNS_COLUMNS,
@@ -152,6 +160,32 @@ def test_bytes_are_those_of_the_message(missing: tuple[tuple[str, ...], ...]) ->
         assert domain_bytes(first, later) == expected.SerializeToString(), values
         page = pb.ListDomainsResponse.FromString(domain_wire(whole, whole))
         assert list(page.domains) == [expected]
+
+
+# What a page does not say of a domain, in any of its messages.
+LEFT_OUT = {
+    (pb.Domain, "page"),
+    (DnsResult, "evidence"),
+    (HttpResult, "evidence"),
+    (Lead, "contacts"),
+    (Lead, "detail"),
+}
+
+
+def test_every_field_of_the_contract_is_written_or_left_out_on_purpose() -> None:
+    written: set[tuple[str, str]] = set()
+    for seed in range(100):
+        values = any_values(random.Random(seed))
+        row: Any = tuple(values[name] for name in (*FIRST, *LATER))
+        domain = pb.Domain.FromString(domain_bytes(row, row))
+        parts = (domain, domain.dns, domain.http, domain.analysis, domain.lead)
+        for part in (*parts, *domain.analysis.keyword_hits):
+            written |= {(part.DESCRIPTOR.name, field.name) for field, _ in part.ListFields()}
+
+    messages = (pb.Domain, DnsResult, HttpResult, PageAnalysis, KeywordHit, Lead)
+    assert {
+        (each.DESCRIPTOR.name, field.name) for each in messages for field in each.DESCRIPTOR.fields
+    } - written == {(each.DESCRIPTOR.name, name) for each, name in LEFT_OUT}
 
 
 def test_without_a_row_of_later_phases_there_is_nothing_of_them() -> None:
