@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from services.chassis.postgres import PLANNED_ONCE, PLANS_ONCE
-from services.query import domain_rows
 from services.query.campaigns import Runs, read_campaigns
 from services.query.domain_rows import DomainRows
 from services.query.page_plan import Key
@@ -110,19 +110,27 @@ async def test_what_is_planned_once_is_planned_well(database_url: str, prepared:
     connection = await asyncpg.connect(database_url)
     try:
         await prepared(connection)
-        await connection.execute(PLANS_ONCE)
         for what, read in READS.items():
-            asked = Asked()
-            await read(asked)
-            for number, (statement, arguments) in enumerate(asked.statements.items()):
-                assert statement.startswith(PLANNED_ONCE)
-                name = f'"{what} {number}"'
-                await connection.execute(f"PREPARE {name} AS {statement}")
-                values = ", ".join(map(literal, arguments))
-                rows = await connection.fetch(f"EXPLAIN EXECUTE {name}({values})")
-                _check("\n".join(row[0] for row in rows), what)
+            for plan in await _planned(connection, read):
+                _check(plan, what)
     finally:
         await connection.close()
+
+
+async def _planned(connection: Any, read: Walk) -> list[str]:
+    """The plans of all statements that are asked, which are planned once."""
+    asked = Asked()
+    await read(asked)
+    await connection.execute(PLANS_ONCE)
+    plans = []
+    for statement, arguments in asked.statements.items():
+        assert statement.startswith(PLANNED_ONCE)
+        await connection.execute(f"PREPARE read AS {statement}")
+        values = ", ".join(literal(each) for each in arguments)
+        rows = await connection.fetch(f"EXPLAIN EXECUTE read({values})")
+        plans.append("\n".join(row[0] for row in rows))
+        await connection.execute("DEALLOCATE read")
+    return plans
 
 
 def _check(plan: str, what: str) -> None:
@@ -162,11 +170,22 @@ def _reads(plan: str) -> Iterator[tuple[str, str, str]]:
 
 
 async def test_campaigns_are_looked_up(database_url: str) -> None:
-    asked = Asked()
-    await read_campaigns(asked, [])  # type: ignore[arg-type]
-    (statement,) = asked.statements
-    assert statement.startswith(PLANNED_ONCE)
+    connection = await asyncpg.connect(database_url)
+    try:
+        (plan,) = await _planned(connection, lambda pool: read_campaigns(pool, [uuid4()]))
+    finally:
+        await connection.close()
+
+    assert "campaigns_pkey" in plan
+    assert "phases_pkey" in plan
+    assert "Seq Scan" not in plan
 
 
-def test_a_page_of_dns_alone_reads_nothing_of_later_phases() -> None:
-    assert "AND false" in domain_rows._domains(False, False, False)
+async def test_a_page_of_dns_alone_reads_nothing_of_later_phases(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        (plan,) = await _planned(connection, READS["near, DNS alone"])
+    finally:
+        await connection.close()
+
+    assert {table for table, _, _ in _reads(plan)} == {"domains", "dns_results", "campaigns"}
