@@ -46,9 +46,11 @@ OnStatement: TypeAlias = Callable[[str, Sequence[Any], float, int], None]
 SILENCE = 15
 
 
-# At the head of a statement's text: a connection plans it once, whatever its arguments are, even
-# where it plans others each time, and never as a scan of a whole table that has an index. For
-# statements that have but one good plan, which is not to depend on what is known of the tables.
+# At the head of a statement's text: a connection plans it once, for as long as the driver keeps it
+# prepared (five minutes), whatever its arguments are, even where it plans others each time, and
+# never as a scan of a whole table that has an index. For statements that have but one good plan,
+# which is not to depend on what is known of the tables. The plan is of all partitions: whoever
+# locks one of them exclusively holds up the statement for every campaign.
 PLANNED_ONCE = "/* planned once */ "
 PLANS_ONCE = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
 _PLANS_AS_TOLD = "RESET plan_cache_mode; RESET enable_seqscan"
@@ -218,7 +220,7 @@ class Beside:
     """One connection beside the pools, for what must get through while they are exhausted.
 
     Opened when it is first needed, and again when it was lost; one statement at a time. Statements
-    are planned as a read-only pool plans them.
+    are planned for their arguments, as a read-only pool plans all but those that are PLANNED_ONCE.
     """
 
     def __init__(self, url: str, *, application_name: str) -> None:

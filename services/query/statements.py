@@ -195,6 +195,7 @@ class StatementWatch:
     async def _plan(self, beside: Beside, slow: _Slow) -> str:
         """How the server would carry it out now, with the same arguments; empty if it cannot say.
 
+        A statement that is PLANNED_ONCE has a plan for any arguments, which may be another one.
         EXPLAIN without ANALYZE: nothing is carried out again. Raises one of AWAY.
         """
         try:
