@@ -6,6 +6,7 @@ import errno
 import re
 import socket
 import ssl
+from ipaddress import ip_address
 from typing import Any
 
 import aiohttp
@@ -34,34 +35,72 @@ _SAYS = {
     errno.EPERM: (Verdict.UNREACHABLE, "a firewall forbids it"),
 }
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+# Of connecting, at once: the way is lost, or there never was one.
+_NO_WAY = frozenset((errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH))
 _NUMBERS = re.compile(r"\[Errno (\d+)\]")
 
 
 class MachineExhausted(Exception):
-    """This machine has no socket, port or memory left for a request; nothing is known about the
-    name."""
+    """This machine has no socket, port, memory or network left for a request; nothing is known
+    about the name."""
 
 
 class OutgoingSocket(socket.socket):
-    """A socket to connect with, whose error says whether the machine has no port left.
+    """A socket to connect with, whose error says whether it is the machine that lacks something.
 
-    The system has one number for that and for a family without a local address (connect(2),
-    EADDRNOTAVAIL): the one says nothing about the other side, the other will not change.
+    The system has one number for no port left and for a family without a local address (connect(2),
+    EADDRNOTAVAIL): the one says nothing about the other side, the other will not change. And one
+    for a network that is lost and for an address that nobody has a way to.
     """
 
     def connect(self, address: Any) -> None:
-        """Raises OSError, of the number ENOBUFS where all ports to this address are taken."""
+        """Raises OSError, of the number ENOBUFS where all ports to this address are taken, or where
+        the way to the IPv4 internet is lost that this process once had."""
         try:
             super().connect(address)
-        except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL and _has_local_address(self.family, address):
-                raise OSError(errno.ENOBUFS, "no local port left to connect from") from error
+        except (BlockingIOError, InterruptedError):
+            _WAY.note(self.family, address)
             raise
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL and _has_way(self.family, address):
+                raise OSError(errno.ENOBUFS, "no local port left to connect from") from error
+            # At once: no router and no host has said so.
+            if error.errno in _NO_WAY and _WAY.is_lost(self.family, address):
+                raise OSError(errno.ENOBUFS, "this machine has lost its network") from error
+            raise
+        _WAY.note(self.family, address)
 
 
-def _has_local_address(family: int, address: Any) -> bool:
-    """Whether this machine has an address to reach that one from: datagrams need the same route,
-    and have ports of their own."""
+class _Way:
+    """Whether this machine has lost its way to the IPv4 internet.
+
+    Where it never had one, as machines with IPv6 alone or without a way out, sites are not to be
+    reached, which will not change: waiting for it would never end.
+    """
+
+    def __init__(self) -> None:
+        # One of the internet that there was a way to, and its port.
+        self._known: tuple[str, int] | None = None
+
+    def note(self, family: int, address: Any) -> None:
+        """There is a way to this address."""
+        if self._known is None and family == socket.AF_INET and ip_address(address[0]).is_global:
+            self._known = address
+
+    def is_lost(self, family: int, address: Any) -> bool:
+        """Of an address of the internet that there was no way to a moment ago."""
+        if self._known is None or family != socket.AF_INET or not ip_address(address[0]).is_global:
+            return False
+        # It may be the only one; or the way may just have come back.
+        return not _has_way(family, self._known) or _has_way(family, address)
+
+
+_WAY = _Way()
+
+
+def _has_way(family: int, address: Any) -> bool:
+    """Whether this machine has a route to that address, and one to come from: datagrams need the
+    same, and have ports of their own."""
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
             datagrams.connect(address)

@@ -1,8 +1,12 @@
 """Statuses and failures to verdicts."""
 
 import errno
+import os
+import shutil
 import socket
 import struct
+import subprocess
+import sys
 
 import aiohttp
 import pytest
@@ -123,6 +127,106 @@ def test_an_address_without_a_way_there_is_no_fault_of_the_machine():
             made.connect(place)
 
     assert classify(caught.value)[0] is Verdict.UNREACHABLE
+
+
+# Run in a network of its own. Each line of the output is the verdict about an address of the
+# internet, or that the machine is at fault.
+_ALONE = """
+import socket, subprocess
+from services.validation.http.failures import MachineExhausted, OutgoingSocket, classify
+
+def ip(*arguments):
+    subprocess.run(["ip", *arguments], check=True)
+
+def ask(address):
+    with OutgoingSocket(socket.AF_INET, socket.SOCK_STREAM) as made:
+        made.setblocking(False)
+        try:
+            made.connect((address, 80))
+        except BlockingIOError:
+            print("on its way")
+        except OSError as error:
+            try:
+                print(classify(error)[0].name)
+            except MachineExhausted as problem:
+                print("lost" if "lost its network" in str(problem) else problem)
+
+def plug_in():
+    ip("link", "add", "cable", "type", "bridge")
+    ip("address", "add", "198.18.0.1/24", "dev", "cable")
+    ip("link", "set", "cable", "up")
+    ip("route", "add", "default", "via", "198.18.0.2")
+"""
+
+
+def alone(script):
+    """What the script prints, line by line."""
+    tools = [shutil.which(tool) for tool in ("unshare", "ip")]
+    command = ["unshare", "--map-root-user", "--net"]
+    make = "ip link add cable type bridge"
+    if (
+        not all(tools)
+        or subprocess.run([*command, "sh", "-c", make], capture_output=True).returncode
+    ):
+        pytest.skip("there can be no network namespaces here")
+    run = subprocess.run(
+        [*command, sys.executable, "-c", _ALONE + script],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={"PYTHONPATH": ":".join(path for path in sys.path if path), "PATH": os.environ["PATH"]},
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split("\n")[:-1]
+
+
+def test_a_machine_that_loses_its_network_is_at_fault_until_it_is_back():
+    said = alone(
+        """
+plug_in()
+ask("8.8.8.8")
+ip("route", "delete", "default")
+ask("1.1.1.1")
+ip("link", "delete", "cable")
+ask("1.1.1.1")
+ask("8.8.8.8")
+plug_in()
+ask("1.1.1.1")
+"""
+    )
+
+    assert said == ["on its way", "lost", "lost", "lost", "on its way"]
+
+
+def test_a_machine_that_never_had_a_way_to_the_internet_waits_for_none():
+    said = alone(
+        """
+ip("link", "add", "cable", "type", "bridge")
+ip("address", "add", "198.18.0.1/24", "dev", "cable")
+ip("link", "set", "cable", "up")
+ask("198.18.0.7")
+ask("1.1.1.1")
+"""
+    )
+
+    assert said == ["on its way", "UNREACHABLE"]
+
+
+def test_an_address_that_nobody_has_a_way_to_is_no_fault_of_the_machine():
+    said = alone(
+        """
+plug_in()
+ip("route", "add", "unreachable", "1.1.1.0/24")
+ip("route", "add", "throw", "9.9.9.0/24")
+ask("8.8.8.8")
+ask("1.1.1.1")
+ask("9.9.9.9")
+ip("route", "delete", "default")
+ask("1.1.1.1")
+"""
+    )
+
+    assert said == ["on its way", "UNREACHABLE", "UNREACHABLE", "lost"]
 
 
 def test_another_scheme_is_tried_after_failures_to_connect_only():
