@@ -88,7 +88,7 @@ class _Way:
             self._known = address
 
     def is_lost(self, family: int, address: Any) -> bool:
-        """Of an address of the internet that there was no way to a moment ago."""
+        """Of an address of the internet that there was no way to a moment ago. Raises OSError."""
         if self._known is None or family != socket.AF_INET or not ip_address(address[0]).is_global:
             return False
         # It may be the only one; or the way may just have come back.
@@ -100,11 +100,13 @@ _WAY = _Way()
 
 def _has_way(family: int, address: Any) -> bool:
     """Whether this machine has a route to that address, and one to come from: datagrams need the
-    same, and have ports of their own."""
+    same, and have ports of their own. Raises OSError where nothing is left to find out with."""
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
             datagrams.connect(address)
-    except OSError:
+    except OSError as error:
+        if error.errno in _OURS:
+            raise
         return False
     return True
 

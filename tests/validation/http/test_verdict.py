@@ -1,7 +1,9 @@
 """Statuses and failures to verdicts."""
 
+import contextlib
 import errno
 import os
+import resource
 import shutil
 import socket
 import struct
@@ -127,6 +129,28 @@ def test_an_address_without_a_way_there_is_no_fault_of_the_machine():
             made.connect(place)
 
     assert classify(caught.value)[0] is Verdict.UNREACHABLE
+
+
+@contextlib.contextmanager
+def no_more_files():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_files_to_find_out_with_it_is_the_machines_fault():
+    with socket.create_server(("127.0.0.1", 0)) as site:
+        place = site.getsockname()
+        with socket.create_connection(place) as earlier:
+            with from_port(socket.AF_INET, earlier.getsockname()[1]) as late:
+                with no_more_files(), pytest.raises(OSError, match="Too many") as caught:
+                    late.connect(place)
+
+    with pytest.raises(MachineExhausted):
+        classify(caught.value)
 
 
 # Run in a network of its own. Each line of the output is the verdict about an address of the
