@@ -497,6 +497,11 @@ class Fetcher:
             return _Exchange().fail(*known)
         exchange = _Exchange()
         run.proxies_refusing.clear()
+        if run.place is not None:
+            # Whoever waited for another's robots.txt does nothing more from aside.
+            since = self._loop.time()
+            await run.place.come_back()
+            run.deadline += self._loop.time() - since
         addresses = await self._addresses(run, target, exchange)
         if exchange.failure is not None:
             return exchange

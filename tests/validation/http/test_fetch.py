@@ -19,7 +19,7 @@ from services.validation.http.turns import Turns
 from services.validation.http.verdict import Truncation, Verdict
 from services.validation.http_plans import HttpPlan
 from services.validation.windows import Windows
-from tests.validation.http.conftest import LOOPBACK, fetching, plain
+from tests.validation.http.conftest import LOOPBACK, Names, fetching, plain
 from tests.validation.http.servers import accepting, never, page, redirect, serving
 
 NAME = "site.example"
@@ -999,6 +999,45 @@ async def test_what_led_to_a_robots_txt_that_is_asked_too_much_is_told(fetcher):
     assert [(each.url, each.status) for each in fetch.redirects] == [
         (f"http://{NAME}:{site.port}/", 302)
     ]
+
+
+class Noted:
+    """A place that says whether its name is aside."""
+
+    def __init__(self) -> None:
+        self.is_aside = False
+        self.steps = 0
+
+    def step_aside(self) -> None:
+        self.is_aside = True
+        self.steps += 1
+
+    async def come_back(self) -> None:
+        self.is_aside = False
+
+
+class NamesOf(Names):
+    """Notes at each question who of the places' names is aside."""
+
+    def __init__(self, *places: Noted) -> None:
+        super().__init__()
+        self.places = places
+        self.aside: list[list[bool]] = []
+
+    async def resolve(self, host):
+        self.aside.append([place.is_aside for place in self.places])
+        return await super().resolve(host)
+
+
+async def test_whoever_waited_for_anothers_robots_txt_has_his_place_again_to_resolve():
+    places = Noted(), Noted()
+    names = NamesOf(*places)
+    async with fetching(names) as fetcher, serving(robots(page(b"User-agent: *"))) as site:
+        settings = plain(site.port, respect_robots=True)
+        await asyncio.gather(*(fetcher.fetch(NAME, settings, place=place) for place in places))
+
+    assert [place.steps for place in places] == [0, 1]
+    assert names.aside == [[False, False]] * 2
 
 
 async def test_waiting_for_anothers_robots_txt_does_not_count_against_the_time(fetcher):
