@@ -66,6 +66,10 @@ async def test_each_statement_is_planned_as_it_says(database_url: str) -> None:
             assert await pool.fetchval(PLANNED_ONCE + _PLANNING) == _ONCE
             assert await pool.fetchval(PLANNED_ONCE + _PLANNING) == _ONCE
             assert await pool.fetchval(_PLANNING) == _EACH_TIME
+        async with pool.acquire() as connection, connection.transaction():
+            for _ in range(2):
+                assert await connection.fetchval(PLANNED_ONCE + _PLANNING) == _ONCE
+                assert await connection.fetchval(_PLANNING) == _EACH_TIME
 
 
 async def test_a_failed_transaction_takes_back_how_statements_are_planned(
@@ -85,11 +89,13 @@ async def test_a_failed_transaction_takes_back_how_statements_are_planned(
                         assert await connection.fetchval(inside + _PLANNING) != expected
                         await connection.fetchval(inside + "SELECT 1 / 0")
 
-            assert await pool.fetchval(outside + _PLANNING) == expected
             assert await pool.fetchval(inside + _PLANNING) != expected
+            assert await pool.fetchval(outside + _PLANNING) == expected
 
 
-async def test_a_connection_that_was_put_in_order_plans_as_told(database_url: str) -> None:
+async def test_a_connection_that_was_put_in_order_plans_as_statements_say(
+    database_url: str,
+) -> None:
     async with await open_pool(
         database_url, application_name="test", max_size=1, read_only=True
     ) as pool:
@@ -97,5 +103,5 @@ async def test_a_connection_that_was_put_in_order_plans_as_told(database_url: st
         with contextlib.suppress(asyncpg.PostgresSyntaxError):
             await pool.fetchval(PLANNED_ONCE + "SELECT FROM WHERE")
 
-        assert await pool.fetchval(_PLANNING) == _EACH_TIME
         assert await pool.fetchval(PLANNED_ONCE + _PLANNING) == _ONCE
+        assert await pool.fetchval(_PLANNING) == _EACH_TIME
