@@ -377,6 +377,27 @@ async def test_the_service_cannot_write(query: Query, writer: Writer) -> None:
         await query.pool.execute("DELETE FROM domains WHERE campaign_no = $1", made.no)
 
 
+@pytest.mark.parametrize("size", [10, 100])
+async def test_campaign_that_was_the_same_for_long_is_not_found_once_it_is_being_deleted(
+    query: Query, writer: Writer, size: int
+) -> None:
+    """Pages of such a campaign are read without asking for it first."""
+    made = await writer.campaign(300)
+    for order in (pb.DOMAIN_ORDER_POSITION, pb.DOMAIN_ORDER_SETTLE_TIME):
+        request = pb.ListDomainsRequest(campaign_id=str(made), page_size=size, order=order)
+        for _ in range(4):
+            await query.stub.ListDomains(request)
+    await writer.connection.execute(
+        "UPDATE campaigns SET delete_time = now() WHERE no = $1", made.no
+    )
+
+    for order in (pb.DOMAIN_ORDER_POSITION, pb.DOMAIN_ORDER_SETTLE_TIME):
+        request = pb.ListDomainsRequest(campaign_id=str(made), page_size=size, order=order)
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await query.stub.ListDomains(request)
+        assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+
+
 async def test_campaign_that_is_being_deleted_is_not_found(query: Query, writer: Writer) -> None:
     made, other = await writer.campaign(5), await writer.campaign(3)
     await writer.connection.execute(
