@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
 from domainflow.query.v1 import query_service_pb2 as pb
 from domainflow.validation.v1.analysis_pb2 import KeywordHit, PageAnalysis
@@ -163,7 +164,7 @@ def test_bytes_are_those_of_the_message(missing: tuple[tuple[str, ...], ...]) ->
 
 
 # What a page does not say of a domain, in any of its messages.
-LEFT_OUT = {
+LEFT_OUT: set[tuple[type[Message], str]] = {
     (pb.Domain, "page"),
     (DnsResult, "evidence"),
     (HttpResult, "evidence"),
@@ -182,6 +183,7 @@ def test_every_field_of_the_contract_is_written_or_left_out_on_purpose() -> None
         for part in (*parts, *domain.analysis.keyword_hits):
             written |= {(part.DESCRIPTOR.name, field.name) for field, _ in part.ListFields()}
 
+    messages: tuple[type[Message], ...]
     messages = (pb.Domain, DnsResult, HttpResult, PageAnalysis, KeywordHit, Lead)
     assert {
         (each.DESCRIPTOR.name, field.name) for each in messages for field in each.DESCRIPTOR.fields
