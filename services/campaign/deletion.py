@@ -218,6 +218,21 @@ class Deletions:
                     if not connection.is_closed():
                         await connection.execute("RESET statement_timeout")
 
+    async def delete_progress(self, limit: int) -> int:
+        """Delete what is kept of chunks whose run is over, at most as much as `limit` ordinary rows
+        cost: nobody takes it up again. That of campaigns that are being deleted goes with them.
+        Returns how many rows that were; 0: no more are there."""
+        status: str = await self._pool.execute(
+            """DELETE FROM parked_chunks WHERE ctid = ANY(ARRAY(
+                   SELECT c.ctid FROM parked_chunks c JOIN phases p USING (campaign_no, phase)
+                   JOIN campaigns k ON k.no = campaign_no
+                   WHERE (c.run < p.run OR p.status IN ('COMPLETED', 'SKIPPED', 'CANCELLED'))
+                       AND k.delete_time IS NULL
+                   LIMIT $1 FOR UPDATE OF c SKIP LOCKED))""",
+            max(1, limit // _PROGRESS_WEIGHT),
+        )
+        return int(status.split()[-1])
+
     async def forget(self, age: timedelta) -> None:
         """Drop what is known of deletions that have been over for `age`."""
         await self._pool.execute(
@@ -259,6 +274,7 @@ class Eraser:
             try:
                 if time.monotonic() - forgot > FORGET_PERIOD:
                     await self._deletions.forget(KEEP)
+                    await self._delete_progress(work)
                     forgot = time.monotonic()
                 while await self._round(work):
                     pass
@@ -303,6 +319,18 @@ class Eraser:
             # Half of the time belongs to everybody else.
             await asyncio.sleep(took)
         return moved
+
+    async def _delete_progress(self, work: _Work) -> None:
+        """What is kept of chunks whose run is over, a portion at a time."""
+        while True:
+            jetstream.raise_if_cancelled()
+            began = time.monotonic()
+            deleted = await self._deletions.delete_progress(self._portion)
+            if not deleted:
+                return
+            work.dirty["parked_chunks"] += deleted
+            # Half of the time belongs to everybody else.
+            await asyncio.sleep(time.monotonic() - began)
 
     async def _vacuum(self, work: _Work, *, at_least: int) -> None:
         tables = [table for table, rows in work.dirty.items() if rows >= at_least]
@@ -424,6 +452,7 @@ async def _spans(connection: Connection, campaign_no: int) -> list[Span]:
     for phase, run in runs:
         of_run = {**campaign, "phase": phase, "run": run}
         spans.append(Span("chunks", of_run, "first_position"))
+        spans.append(Span("parked_chunks", of_run, "first_position", weight=_PROGRESS_WEIGHT))
         spans.append(Span("dead_letters", of_run, "position"))
         spans.append(Span("tld_totals", of_run, "tld"))
     spans += [Span("upload_names", campaign, "name"), Span("name_orders", campaign, "block")]
@@ -445,6 +474,10 @@ _RESULTS: Mapping[int, Sequence[str]] = {
     Phase.CONTENT_ANALYSIS: ("page_analyses", "keyword_hits"),
     Phase.LEAD_EXTRACTION: ("leads",),
 }
+
+
+# Of what is kept of a chunk: up to megabytes, stored in pieces of 2 KB.
+_PROGRESS_WEIGHT = 200
 
 
 def _weight(kind: str) -> int:

@@ -10,7 +10,7 @@ One writer per table; `query` reads all of them over read-only connections.
 | chunks | campaign plans them, hands them out and takes them back; workers change them through
 claim_chunk, hold_chunk, release_chunk, park_chunk, fail_chunk, split_chunk, settle_chunk and
 withdraw_chunks only |
-| parked_chunks | park_chunk adds, triggers on chunks and phases remove |
+| parked_chunks | park_chunk adds, a trigger on chunks and the campaign service remove |
 | events | campaign and workers, through append_event only |
 | dns_results, workers, pools, resolver_reports | validation |
 | dns_personas | validation; campaign copies their settings |

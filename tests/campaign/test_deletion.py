@@ -27,7 +27,7 @@ TABLES = (
 ).split()
 # Those whose few rows go with the campaign itself and are not counted.
 WITH_THE_CAMPAIGN = set(
-    "campaigns counter_checks derivations ledger_totals parked_chunks phases scorings"
+    "campaigns counter_checks derivations ledger_totals phases scorings"
     " upload_rejections uploads".split()
 )
 
@@ -102,7 +102,7 @@ async def fill(pool: Pool, no: int, names: int, runs: int = 1) -> None:
     )
     # As of a phase that failed, and may go on.
     await pool.execute(
-        "INSERT INTO parked_chunks VALUES ($1, 3, 1, 0, 1, '') ON CONFLICT DO NOTHING", no
+        "INSERT INTO parked_chunks VALUES ($1, 3, $2, 0, 1, '') ON CONFLICT DO NOTHING", no, runs
     )
     await pool.execute(
         """INSERT INTO upload_names SELECT $1, 'name-' || n FROM generate_series(1, $2::int) n
@@ -451,6 +451,8 @@ async def test_a_neighbour_in_the_same_partitions_is_untouched(store: Store, poo
     await aim_at_partitions_of(pool, no)
     other = (await store.get(await full_campaign(store, pool))).no
     assert await partition(pool, no) == await partition(pool, other)
+    # What is kept of a run that is over would go in time.
+    await pool.execute("UPDATE phases SET status = 'FAILED' WHERE campaign_no = $1", other)
     before = await rows(pool, other)
     await begin(store, campaign_id)
 
@@ -610,6 +612,42 @@ async def test_deletion_that_fails_stops_no_other(store: Store, pool: Pool) -> N
         await until_gone(pool, numbers[1])
 
     assert (await rows(pool, numbers[0]))["domains"] == 500
+
+
+async def test_what_is_kept_of_chunks_goes_in_portions_when_their_run_is_over(
+    store: Store, pool: Pool
+) -> None:
+    kept, over = [
+        (await generating(store, new_campaign(from_upload()))).campaign_no for _ in range(2)
+    ]
+    # Those of a phase that failed may be taken up again.
+    await pool.execute("UPDATE phases SET status = 'FAILED', run = 2 WHERE campaign_no = $1", kept)
+    await pool.execute("UPDATE phases SET status = 'CANCELLED' WHERE campaign_no = $1", over)
+    await pool.executemany(
+        "INSERT INTO parked_chunks VALUES ($1, 1, $2, $3, 1, 'finished')",
+        [(no, run, first) for no, run in ((kept, 1), (kept, 2), (over, 1)) for first in range(3)],
+    )
+
+    portions = [await store.deletions.delete_progress(limit=400) for _ in range(4)]
+
+    assert portions == [2, 2, 2, 0]
+    left = await pool.fetch("SELECT DISTINCT campaign_no, run FROM parked_chunks")
+    assert [tuple(row) for row in left] == [(kept, 2)]
+
+
+async def test_the_service_removes_what_is_kept_of_runs_that_are_over(
+    store: Store, pool: Pool
+) -> None:
+    running = await generating(store, new_campaign(from_upload()))
+    no = running.campaign_no
+    await pool.execute("INSERT INTO parked_chunks VALUES ($1, 1, 1, 0, 1, 'finished')", no)
+    await act(store, running.campaign_id, Action.CANCEL)
+
+    async def gone() -> None:
+        assert await pool.fetchval("SELECT count(*) FROM parked_chunks") == 0
+
+    async with erasing(store):
+        await eventually(gone)
 
 
 async def test_finished_deletions_are_forgotten_after_their_time(store: Store, pool: Pool) -> None:

@@ -542,8 +542,9 @@ async def test_what_is_kept_survives_a_pause_and_goes_when_its_phase_is_over(
     assert await store.progress(claim) == [b"one", b"two"]
 
     await act(campaign_store, running.campaign_id, Action.CANCEL, phase=HTTP)
-    assert await store.progress(claim) == []
     assert not await store.park(claim, b"too late", 3, 0)
+    assert await campaign_store.deletions.delete_progress(100_000) == 2
+    assert await store.progress(claim) == []
 
 
 async def test_nobody_waits_longer_than_a_chunk_was_set_aside_for_whatever_the_clocks_say(

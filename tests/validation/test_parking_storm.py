@@ -196,11 +196,12 @@ class Storm:
     async def check(self, pool: Pool) -> None:
         (work,) = await self._ledger.survey()
         assert 0 <= work.unclaimed <= work.in_flight <= work.out <= NAMES
-        # What is kept is of an open chunk of this run; a chunk's rows are of its names.
+        # What is kept of this run is of an open chunk; a chunk's rows are of its names.
         assert not await pool.fetchval(
             """SELECT count(*) FROM parked_chunks p
                LEFT JOIN chunks c USING (campaign_no, phase, run, first_position)
-               WHERE p.run <> $1 OR c.state IS NULL OR c.state = 'done' OR c.park_count = 0""",
+               WHERE p.run = $1
+                   AND (c.state IS NULL OR c.state = 'done' OR c.park_count = 0)""",
             self.running.run,
         )
         names, done, rows = await pool.fetchrow(
@@ -255,4 +256,4 @@ async def test_every_name_comes_to_one_verdict_and_nothing_that_is_kept_is_asked
         position: Verdict.DEAD_LETTER if position in probe.poison else probe.kept[run, position]
         for position in range(NAMES)
     }
-    assert await pool.fetchval("SELECT count(*) FROM parked_chunks") == 0
+    assert await pool.fetchval("SELECT count(*) FROM parked_chunks WHERE run = $1", run) == 0

@@ -7,8 +7,6 @@ LOCK TABLE chunks IN ACCESS EXCLUSIVE MODE;
 SET LOCAL lock_timeout = '500ms';
 LOCK TABLE phases IN ACCESS EXCLUSIVE MODE;
 
-DROP TRIGGER forget_all_progress ON phases;
-DROP FUNCTION forget_all_progress();
 DROP TRIGGER forget_progress ON chunks;
 DROP FUNCTION forget_progress();
 -- As in 0003_control.sql and 0006_http.sql.

@@ -15,7 +15,8 @@ ALTER TABLE chunks
     ADD put_off interval;
 
 -- What is finished of an open chunk, and how far the names are that wait: a row for each time that it was set aside, with what came since the
--- last one. Written by park_chunk; removed when the chunk is done, or its phase is over.
+-- last one. Written by park_chunk; removed when the chunk is done, and in portions some time after its run is over:
+-- together they may have gigabytes.
 CREATE TABLE parked_chunks (
     campaign_no integer NOT NULL,
     phase smallint NOT NULL,
@@ -127,7 +128,7 @@ BEGIN
 END
 $$;
 
--- Triggers, since services of the version before settle chunks and end phases too.
+-- A trigger, since services of the version before settle chunks too.
 CREATE FUNCTION forget_progress() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -138,14 +139,3 @@ END
 $$;
 CREATE TRIGGER forget_progress AFTER UPDATE OF state ON chunks
     FOR EACH ROW WHEN (NEW.state = 'done' AND NEW.park_count > 0) EXECUTE FUNCTION forget_progress();
--- Whoever ends a phase has the campaign's turn: nobody sets a chunk of it aside meanwhile. A phase that failed may go on.
-CREATE FUNCTION forget_all_progress() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-    DELETE FROM parked_chunks WHERE campaign_no = NEW.campaign_no AND phase = NEW.phase;
-    RETURN NULL;
-END
-$$;
-CREATE TRIGGER forget_all_progress AFTER UPDATE OF status, run ON phases
-    FOR EACH ROW WHEN (NEW.run <> OLD.run OR NEW.status IN ('COMPLETED', 'SKIPPED', 'CANCELLED'))
-    EXECUTE FUNCTION forget_all_progress();
