@@ -305,9 +305,10 @@ def main() -> int:
         return 2
     telemetry.set_up(f"validation-{role}", json_logs=log_format == "json")
     _allow_descriptors()
-    # Objects of the hot path live for milliseconds; full collections only walk what stays.
+    # Objects of the hot path live for milliseconds. A full collection takes some 20 ms; without one
+    # now and then, circles that lived for a second would stay for hours, with the pages they hold.
     gc.freeze()
-    gc.set_threshold(50_000, 50, 100)
+    gc.set_threshold(50_000, 10, 10)
     try:
         return uvloop.run(process) or 0
     except Exception:
